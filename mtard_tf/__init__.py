@@ -1,0 +1,43 @@
+"""Small, accurate and adversarially robust classifiers, distilled from several teachers.
+
+The names below are the public API. Each is imported on first use, so that `import mtard_tf` and
+a binary's `--help` do not wait for TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> the module that it is, or that holds it.
+_PUBLIC = {
+    "Distiller": "mtard_tf.distiller",
+    "FGSM": "mtard_tf.attacks.pgd",
+    "PGD": "mtard_tf.attacks.pgd",
+    "ThreatModel": "mtard_tf.threat",
+    "get": "mtard_tf.registry",
+    "losses": "mtard_tf.losses",
+    "register": "mtard_tf.registry",
+    "schedules": "mtard_tf.schedules",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    target = _PUBLIC.get(name)
+    if target is None:
+        raise AttributeError(
+            f"module 'mtard_tf' has no attribute {name!r}; its public names are "
+            f"{', '.join(sorted(_PUBLIC))}."
+        )
+    module = importlib.import_module(target)
+    value = module if target == f"{__name__}.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

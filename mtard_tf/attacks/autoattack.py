@@ -1,0 +1,103 @@
+"""AutoAttack: the parameter-free ensemble, run on what still stands."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from mtard_tf import losses
+from mtard_tf.attacks import standing
+from mtard_tf.attacks import seeds as random
+from mtard_tf.attacks.apgd import APGDDLR, APGDCrossEntropy, APGDTargeted
+from mtard_tf.attacks.fab import FAB, FABTargeted
+from mtard_tf.attacks.square import Square
+from mtard_tf.threat import ThreatModel
+
+ModelFn = Callable[[tf.Tensor], tf.Tensor]
+
+VERSIONS = ("standard", "plus", "rand")
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoAttack:
+    """AutoAttack (Croce and Hein, ICML 2020, arXiv 2003.01690), one attack after the other.
+
+        standard: apgd_ce, apgd_t, fab_t, square
+        plus:     apgd_ce (5 restarts), apgd_dlr (5), fab (5), square, apgd_t, fab_t
+        rand:     apgd_ce, apgd_dlr, each step averaged over 20 model calls
+
+    Each attack starts from the clean images of those that stand. The model must give raw logits
+    and, but for `rand`, the same answer each time.
+
+    Attributes:
+      version: "standard", "plus" or "rand".
+      num_steps: steps of APGD and FAB.
+      num_queries: queries of Square.
+
+    Raises:
+      ValueError: an unknown version; when called, fewer than 4 classes (3 for `rand`).
+    """
+
+    version: str = "standard"
+    num_steps: int = 100
+    num_queries: int = 5000
+
+    def __post_init__(self) -> None:
+        if self.version not in VERSIONS:
+            raise ValueError(
+                f"AutoAttack.version is {self.version!r}; use one of {', '.join(VERSIONS)}."
+            )
+
+    @property
+    def components(self) -> dict[str, Callable[..., tf.Tensor]]:
+        """The attacks by name, in the order in which they run."""
+        steps, square = self.num_steps, Square(self.num_queries)
+        if self.version == "standard":
+            return {
+                "apgd_ce": APGDCrossEntropy(steps),
+                "apgd_t": APGDTargeted(steps),
+                "fab_t": FABTargeted(steps),
+                "square": square,
+            }
+        if self.version == "plus":
+            return {
+                "apgd_ce": APGDCrossEntropy(steps, restarts=5),
+                "apgd_dlr": APGDDLR(steps, restarts=5),
+                "fab": FAB(num_steps=steps, restarts=5),
+                "square": square,
+                "apgd_t": APGDTargeted(steps),
+                "fab_t": FABTargeted(steps),
+            }
+        return {
+            "apgd_ce": APGDCrossEntropy(steps, eot_samples=20),
+            "apgd_dlr": APGDDLR(steps, eot_samples=20),
+        }
+
+    def __call__(
+        self,
+        model_fn: ModelFn,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        *,
+        threat: ThreatModel,
+        seeds: tf.Tensor,
+        objective: object = None,
+    ) -> tf.Tensor:
+        """Perturbed images, float32, shaped like `images`; see the package docstring.
+
+        Raises:
+          ValueError: an objective is given; the ensemble brings its own.
+        """
+        if objective is not None:
+            raise ValueError("AutoAttack brings its own losses; give no objective (PGD takes one).")
+        best = images
+        for i, attack in enumerate(self.components.values()):
+            rows = standing.rows_where(losses.margin(model_fn(best), labels) >= 0)
+            clean, own_labels, own_seeds = standing.take((images, labels, seeds), rows)
+            perturbed = attack(
+                model_fn, clean, own_labels, threat=threat, seeds=random.fold(own_seeds, 100 + i)
+            )
+            best = standing.scatter(best, rows, perturbed)
+        return best

@@ -1,0 +1,110 @@
+"""DeepFool: steps to the nearest linearised class boundary, Linf and L2."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from mtard_tf import losses
+from mtard_tf.attacks import geometry, jacobian, standing
+from mtard_tf.threat import ThreatModel
+
+ModelFn = Callable[[tf.Tensor], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepFool:
+    """DeepFool (Moosavi-Dezfooli et al., CVPR 2016, arXiv 1511.04599, algorithm 2).
+
+        r_i = (|f_k| + 1e-4) / |w_k|_2^2 w_k              (Linf: / |w_k|_1 sign(w_k))
+        x = clip(x_0 + (1 + overshoot) sum_i r_i)
+
+    with k the nearest of the linearised boundaries f_k = z_k - z_label, w_k = grad f_k. Minimises
+    the distance, whatever epsilon is; what is not broken within epsilon comes back unchanged. An
+    image leaves the batch at the step that breaks it.
+
+    Attributes:
+      num_steps: most steps.
+      overshoot: eta, how far behind the boundary to land.
+      candidates: how many of the likeliest other classes are considered.
+
+    Raises:
+      ValueError: a number below 1.
+    """
+
+    num_steps: int = 50
+    overshoot: float = 0.02
+    candidates: int = 9
+
+    def __post_init__(self) -> None:
+        for field in ("num_steps", "candidates"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"DeepFool.{field} is {getattr(self, field)}; give at least 1.")
+
+    def __call__(
+        self,
+        model_fn: ModelFn,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        *,
+        threat: ThreatModel,
+        seeds: tf.Tensor,
+        objective: object = None,
+    ) -> tf.Tensor:
+        """Perturbed images, float32, shaped like `images`; see the package docstring.
+
+        Raises:
+          ValueError: an objective is given; this attack has none to replace.
+        """
+        if objective is not None:
+            raise ValueError(
+                "DeepFool follows the decision boundary; give no objective (PGD takes one)."
+            )
+        return geometry.only_inside(
+            self.minimal(model_fn, images, labels, threat=threat), images, threat
+        )
+
+    def minimal(
+        self, model_fn: ModelFn, images: tf.Tensor, labels: tf.Tensor, *, threat: ThreatModel
+    ) -> tf.Tensor:
+        """The same without the ball: of `threat`, only the norm and the box are used."""
+
+        def step(i, perturbed, total, margins):
+            rows = standing.rows_where(margins >= 0)
+            x, clean, so_far, own = standing.take((perturbed, images, total, labels), rows)
+            gap, normal = jacobian.nearest_boundary(
+                model_fn, x, own, norm=threat.norm, candidates=self.candidates
+            )
+            so_far += _shortest(tf.abs(gap) + 1e-4, normal, threat.norm)
+            moved = clean + (1 + self.overshoot) * so_far
+            moved = tf.clip_by_value(moved, threat.minimum, threat.maximum)
+            reached = losses.margin(model_fn(moved), own)
+            return (
+                i + 1,
+                standing.scatter(perturbed, rows, moved),
+                standing.scatter(total, rows, so_far),
+                standing.scatter(margins, rows, reached),
+            )
+
+        margins = losses.margin(model_fn(images), labels)
+        _, perturbed, _, _ = tf.while_loop(
+            lambda i, _, __, margins: tf.logical_and(
+                i < self.num_steps, tf.reduce_any(margins >= 0)
+            ),
+            step,
+            (0, images, tf.zeros_like(images), margins),
+            shape_invariants=(tf.TensorShape([]), images.shape, images.shape, margins.shape),
+            parallel_iterations=1,
+        )
+        return tf.stop_gradient(perturbed)
+
+
+def _shortest(way: tf.Tensor, normal: tf.Tensor, norm: str) -> tf.Tensor:
+    """Shortest step d with <normal, d> = way, in the given norm."""
+    if norm == "linf":
+        length = tf.math.divide_no_nan(way, geometry.per_image_sum(tf.abs(normal)))
+        return geometry.spread(length, normal) * tf.sign(normal)
+    length = tf.math.divide_no_nan(way, geometry.size(normal, "l2"))
+    return geometry.spread(length, normal) * geometry.unit(normal, "l2")

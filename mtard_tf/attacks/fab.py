@@ -1,0 +1,220 @@
+"""Fast adaptive boundary attack: small perturbations by projection onto linearised boundaries."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from mtard_tf import losses
+from mtard_tf.attacks import geometry, jacobian, standing
+from mtard_tf.attacks import seeds as random
+from mtard_tf.threat import ThreatModel
+
+ModelFn = Callable[[tf.Tensor], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class FAB:
+    """Fast adaptive boundary attack (Croce and Hein, ICML 2020, arXiv 1907.02044).
+
+        d, d0 = steps from x_k and from the clean x to the boundary of the linearised model
+        alpha = min(|d| / (|d| + |d0|), 0.1)
+        x_(k+1) = clip((1 - alpha) (x_k + 1.05 d) + alpha (x + 1.05 d0))
+
+    A point that the model gets wrong is noted with its distance and pulled back towards the clean
+    image: x + 0.9 (x_(k+1) - x). Minimises the distance, whatever epsilon is; an image leaves the
+    batch once it is broken within epsilon, and comes back unchanged if it never is.
+
+    Attributes:
+      targeted: linearise towards one wrong class per round, the likeliest first (`fab_t`), instead
+        of towards the nearest of all classes (`fab`), which takes a gradient for each class.
+      num_steps: steps of each round.
+      restarts: rounds (for each target class); all but the first start at random within epsilon / 2.
+      num_targets: target classes when `targeted`, or all wrong ones if there are fewer.
+      alpha_max: greatest pull towards the clean image.
+      eta: overshoot behind the boundary.
+      beta: share of the way from the clean image at which a found point goes on.
+
+    Raises:
+      ValueError: a number below 1.
+    """
+
+    targeted: bool = False
+    num_steps: int = 100
+    restarts: int = 1
+    num_targets: int = 9
+    alpha_max: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        for field in ("num_steps", "restarts", "num_targets"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{name}.{field} is {getattr(self, field)}; give at least 1.")
+
+    def __call__(
+        self,
+        model_fn: ModelFn,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        *,
+        threat: ThreatModel,
+        seeds: tf.Tensor,
+        objective: object = None,
+    ) -> tf.Tensor:
+        """Perturbed images, float32, shaped like `images`; see the package docstring.
+
+        Raises:
+          ValueError: an objective is given; this attack has none to replace.
+        """
+        if objective is not None:
+            raise ValueError("FAB follows the decision boundary; give no objective (PGD takes one).")
+        likely = standing.wrong_classes(model_fn(images), labels)
+        targets = (
+            standing.count_targets(self.num_targets, likely.shape[1] + 1) if self.targeted else 1
+        )
+
+        def single(i, images, labels, seeds, ranking):
+            run = _Run(self, model_fn, threat, ranking.shape[1] + 1)
+            return run(images, labels, ranking[:, i % targets], seeds, i >= targets)
+
+        return standing.attack_standing(
+            single,
+            model_fn,
+            images,
+            labels,
+            seeds,
+            rounds=self.restarts * targets,
+            extra=likely,
+        )
+
+
+class FABTargeted(FAB):
+    """FAB target by target: `fab_t`."""
+
+    def __init__(self, num_steps: int = 100, restarts: int = 1, num_targets: int = 9) -> None:
+        super().__init__(True, num_steps, restarts, num_targets)
+
+
+class _Rows(NamedTuple):
+    """What one run knows of each image that is still in its batch."""
+
+    row: tf.Tensor
+    clean: tf.Tensor
+    labels: tf.Tensor
+    targets: tf.Tensor
+    current: tf.Tensor
+    best: tf.Tensor
+    distance: tf.Tensor
+
+
+class _Run:
+    """One round of FAB on one (compacted) batch."""
+
+    def __init__(
+        self, attack: FAB, model_fn: ModelFn, threat: ThreatModel, classes: int
+    ) -> None:
+        self.attack, self.model_fn, self.threat = attack, model_fn, threat
+        self.classes = classes
+
+    def __call__(
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        targets: tf.Tensor,
+        seeds: tf.Tensor,
+        random_start: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The images, or what broke them within epsilon; margin -1 for what fell, 0 else."""
+        count = tf.shape(labels)[0]
+        rows = _Rows(
+            row=tf.range(count), clean=images, labels=labels, targets=targets,
+            current=tf.cond(random_start, lambda: self._noisy(images, seeds), lambda: images),
+            best=images, distance=tf.fill([count], float("inf")),
+        )  # fmt: skip
+
+        def step(i, found, margins, rows):
+            return (i + 1, *self._drop(found, margins, self._pull_back(self._approach(rows))))
+
+        _, found, margins, _ = tf.while_loop(
+            lambda i, found, margins, rows: tf.logical_and(
+                i < self.attack.num_steps, tf.size(rows.row) > 0
+            ),
+            step,
+            (0, images, tf.zeros([count]), rows),
+            shape_invariants=(
+                tf.TensorShape([]), images.shape, labels.shape, standing.any_batch(rows)
+            ),
+            parallel_iterations=1,
+        )  # fmt: skip
+        return found, margins
+
+    def _noisy(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        linf = self.threat.norm == "linf"
+        draw = random.uniform if linf else random.normal
+        noise = draw(seeds, images.shape[1:])
+        offset = geometry.unit(2 * noise - 1 if linf else noise, self.threat.norm)
+        start = images + 0.5 * self.threat.epsilon * offset
+        return tf.clip_by_value(start, self.threat.minimum, self.threat.maximum)
+
+    def _approach(self, rows: _Rows) -> _Rows:
+        """One step towards the linearised boundary, biased towards the clean image."""
+        attack, threat, x = self.attack, self.threat, rows.current
+        gap, normal = self._boundary(rows)
+        offset = geometry.per_image_sum(normal * x) - gap
+        both = tf.concat([x, rows.clean], axis=0)
+        steps = geometry.to_hyperplane(
+            both, tf.concat([normal, normal], axis=0), tf.concat([offset, offset], axis=0), threat
+        )
+        here, there = tf.split(steps, 2)
+        sizes = [tf.maximum(geometry.size(d, threat.norm), 1e-8) for d in (here, there)]
+        alpha = tf.minimum(sizes[0] / (sizes[0] + sizes[1]), attack.alpha_max)
+        alpha = geometry.spread(alpha, x)
+        moved = (1 - alpha) * (x + attack.eta * here) + alpha * (rows.clean + attack.eta * there)
+        return rows._replace(current=tf.clip_by_value(moved, threat.minimum, threat.maximum))
+
+    def _boundary(self, rows: _Rows) -> tuple[tf.Tensor, tf.Tensor]:
+        """z_other - z_label and its gradient, for the target or the nearest other class."""
+        if self.attack.targeted:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(rows.current)
+                logits = tf.cast(self.model_fn(rows.current), tf.float32)
+                gap = tf.gather(logits, rows.targets, batch_dims=1) - tf.gather(
+                    logits, rows.labels, batch_dims=1
+                )
+            return gap, tape.gradient(gap, rows.current)
+        return jacobian.nearest_boundary(
+            self.model_fn, rows.current, rows.labels, norm=self.threat.norm
+        )
+
+    def _pull_back(self, rows: _Rows) -> _Rows:
+        """Notes the points that the model gets wrong and takes them closer to the clean image."""
+        x = rows.current
+        wrong = ~(losses.margin(self.model_fn(x), rows.labels) >= 0)
+        distance = geometry.size(x - rows.clean, self.threat.norm)
+        better = tf.logical_and(wrong, distance < rows.distance)
+        closer = rows.clean + self.attack.beta * (x - rows.clean)
+        return rows._replace(
+            current=tf.where(geometry.spread(wrong, x), closer, x),
+            best=tf.where(geometry.spread(better, x), x, rows.best),
+            distance=tf.where(better, distance, rows.distance),
+        )
+
+    def _drop(self, found: tf.Tensor, margins: tf.Tensor, rows: _Rows):
+        """Writes what is broken within epsilon to `found` and takes it out of the batch."""
+        fell = rows.distance <= self.threat.epsilon
+
+        def drop():
+            gone, left = standing.rows_where(fell), standing.rows_where(~fell)
+            row, best = standing.take((rows.row, rows.best), gone)
+            return (
+                standing.scatter(found, row, best),
+                standing.scatter(margins, row, tf.fill([tf.size(row)], -1.0)),
+                standing.take(rows, left),
+            )
+
+        return tf.cond(tf.reduce_any(fell), drop, lambda: (found, margins, rows))

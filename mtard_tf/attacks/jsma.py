@@ -1,0 +1,163 @@
+"""Jacobian saliency map attack: few pixels, moved all the way (L0)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from mtard_tf import losses
+from mtard_tf.attacks import geometry, jacobian, standing
+from mtard_tf.threat import ThreatModel
+
+ModelFn = Callable[[tf.Tensor], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class JSMA:
+    """Papernot et al. (EuroS&P 2016, arXiv 1511.07528), algorithm 3, on pairs of pixels.
+
+        (p, q) = argmax -a b,   a = sum_{p, q} dZ_target/dx > 0,   b = sum_{p, q, j != target} dZ_j/dx < 0
+
+    Each step moves the best pair by `theta` and a pixel at the end of its range is never used
+    again. The number of pixels is bounded, not their change: give a threat model whose ball holds
+    whole pixels (Linf with epsilon 1); what leaves the ball comes back unchanged. An image leaves
+    the batch at the step that breaks it.
+
+    Attributes:
+      theta: change of each chosen pixel, in [0, 1] pixel units; negative darkens.
+      max_fraction: greatest share of the pixels (of all channels) that may change.
+      targeted: the labels are classes to reach. Otherwise they are the true classes, and the
+        target is the likeliest wrong class of the clean image.
+      temperature: None for gradients of the logits. A number takes those of softmax(logits /
+        temperature) instead: the fix that breaks defensive distillation at its own temperature.
+
+    Raises:
+      ValueError: a number that means nothing.
+    """
+
+    theta: float = 1.0
+    max_fraction: float = 0.145
+    targeted: bool = False
+    temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < abs(self.theta) <= 1:
+            raise ValueError(f"JSMA.theta is {self.theta}; give a change in [-1, 1], not 0.")
+        if not 0 < self.max_fraction <= 1:
+            raise ValueError(f"JSMA.max_fraction is {self.max_fraction}; give a share in (0, 1].")
+        if self.temperature is not None and not self.temperature > 0:
+            raise ValueError(
+                f"JSMA.temperature is {self.temperature}; give a number above 0, or None for logits."
+            )
+
+    def __call__(
+        self,
+        model_fn: ModelFn,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        *,
+        threat: ThreatModel,
+        seeds: tf.Tensor,
+        objective: object = None,
+    ) -> tf.Tensor:
+        """Perturbed images, float32, shaped like `images`; see the package docstring.
+
+        Raises:
+          ValueError: an objective is given; this attack has none to replace.
+        """
+        if objective is not None:
+            raise ValueError("JSMA follows its saliency map; give no objective (PGD takes one).")
+        return geometry.only_inside(
+            self.minimal(model_fn, images, labels, threat=threat), images, threat
+        )
+
+    def minimal(
+        self, model_fn: ModelFn, images: tf.Tensor, labels: tf.Tensor, *, threat: ThreatModel
+    ) -> tf.Tensor:
+        """The same without the ball: of `threat`, only the box is used."""
+        logits = model_fn(images)
+        targets = labels if self.targeted else standing.wrong_classes(logits, labels)[:, 0]
+        targets = tf.cast(targets, tf.int32)
+        steps = int(self.max_fraction * images.shape[1:].num_elements() / 2)
+
+        def scores(logits, own):  # 0 or more while the attack has not succeeded
+            margin = losses.margin(logits, own)
+            return -margin if self.targeted else margin
+
+        def step(i, perturbed, domain, left):
+            rows = standing.rows_where(left >= 0)
+            x, free, own, aims = standing.take((perturbed, domain, labels, targets), rows)
+            x, free, moved = self._move_pair(model_fn, x, free, aims, threat)
+            # Without a pair that helps, the search is over for this image.
+            reached = tf.where(moved, scores(model_fn(x), own), -1.0)
+            before, after = (perturbed, domain, left), (x, free, reached)
+            return i + 1, *(
+                standing.scatter(b, rows, a) for b, a in zip(before, after, strict=True)
+            )
+
+        domain = images < threat.maximum if self.theta > 0 else images > threat.minimum
+        left = scores(logits, labels)
+        _, perturbed, *_ = tf.while_loop(
+            lambda i, _, __, left: tf.logical_and(i < steps, tf.reduce_any(left >= 0)),
+            step,
+            (0, images, domain, left),
+            shape_invariants=(tf.TensorShape([]), images.shape, images.shape, left.shape),
+            parallel_iterations=1,
+        )
+        return tf.stop_gradient(perturbed)
+
+    def _move_pair(self, model_fn, x, domain, targets, threat):
+        """Images with their best pair moved, the pixels still free, and whether there was one."""
+        towards, away = self._saliency(model_fn, x, targets)
+        if self.theta < 0:
+            towards, away = -towards, -away
+        shape, count = tf.shape(x), x.shape[1:].num_elements()
+        flat = [tf.reshape(t, [-1, count]) for t in (towards, away, domain)]
+        # One image at a time: the table of all pairs is as large as the square of the image.
+        pairs, found = tf.map_fn(
+            _best_pair,
+            tuple(flat),
+            fn_output_signature=(tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.bool)),
+        )
+        chosen = tf.reduce_any(
+            tf.one_hot(pairs, count, on_value=True, off_value=False, dtype=tf.bool), axis=1
+        )
+        chosen = tf.reshape(tf.logical_and(chosen, found[:, None]), shape)
+        x = tf.where(chosen, tf.clip_by_value(x + self.theta, threat.minimum, threat.maximum), x)
+        free = x < threat.maximum if self.theta > 0 else x > threat.minimum
+        return x, tf.logical_and(domain, free), found
+
+    def _saliency(self, model_fn, x, targets):
+        """Gradients of the target's output and of the sum of the others."""
+
+        def outputs(logits):
+            logits = tf.cast(logits, tf.float32)
+            return logits if self.temperature is None else tf.nn.softmax(logits / self.temperature)
+
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            values = outputs(model_fn(x))
+            own = tf.gather(values, targets, batch_dims=1)
+            others = tf.reduce_sum(values, axis=1) - own
+        return tape.gradient(own, x), tape.gradient(others, x)
+
+
+def _best_pair(saliency):
+    """The pair of free pixels with the greatest -a b, and whether there is one."""
+    towards, away, free = saliency
+    a = towards[:, None] + towards[None]
+    b = away[:, None] + away[None]
+    count = tf.shape(towards)[0]
+    distinct = ~tf.eye(count, dtype=tf.bool)
+    usable = (a > 0) & (b < 0) & free[:, None] & free[None] & distinct
+    worth = tf.reshape(tf.where(usable, -a * b, 0.0), [-1])
+    place = tf.argmax(worth, output_type=tf.int32)
+    return tf.stack([place // count, place % count]), worth[place] > 0
+
+
+def changed_fraction(perturbed: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    """Share of the pixels (of all channels) that differ: Papernot's distortion, `[batch]`."""
+    axes = list(range(1, images.shape.rank))
+    return tf.reduce_mean(tf.cast(perturbed != images, tf.float32), axis=axes)

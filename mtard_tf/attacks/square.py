@@ -1,0 +1,181 @@
+"""Square attack: black-box random search over square patches, Linf and L2."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from mtard_tf import losses
+from mtard_tf.attacks import geometry, standing, square_l2
+from mtard_tf.attacks import seeds as random
+from mtard_tf.threat import ThreatModel
+
+ModelFn = Callable[[tf.Tensor], tf.Tensor]
+
+# Queries (of a budget of 10,000) after which the patch is halved in area again.
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+_BUDGET = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Square:
+    """Square attack (Andriushchenko et al., ECCV 2020, arXiv 1912.00049).
+
+    Starts from vertical stripes of +-epsilon. Each query moves one square patch to an edge of the
+    ball, one sign for each channel, and keeps it if the margin z_label - max other falls. Only
+    model outputs are used. A candidate that equals the present image cannot be kept and is not
+    sent to the model; it still counts as a query.
+
+    Attributes:
+      num_queries: model queries for each image and restart.
+      initial_share: share of the image that the first patches cover.
+      restarts: each on what still stands.
+      rescale_schedule: stretch the schedule of patch sizes, made for 10,000 queries, to
+        `num_queries`. AutoAttack does not; do it for budgets far from 5,000.
+      shared_window: one patch and one sign for the whole batch in each query, and the last row
+        and column left out, as in the official AutoAttack: results then depend on the batch.
+
+    Raises:
+      ValueError: a number below 1 or a share outside (0, 1].
+    """
+
+    num_queries: int = 5000
+    initial_share: float = 0.8
+    restarts: int = 1
+    rescale_schedule: bool = False
+    shared_window: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("num_queries", "restarts"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"Square.{field} is {getattr(self, field)}; give at least 1.")
+        if not 0 < self.initial_share <= 1:
+            raise ValueError(
+                f"Square.initial_share is {self.initial_share}; give a share in (0, 1]."
+            )
+
+    def __call__(
+        self,
+        model_fn: ModelFn,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        *,
+        threat: ThreatModel,
+        seeds: tf.Tensor,
+        objective: object = None,
+    ) -> tf.Tensor:
+        """Perturbed images, float32, shaped like `images`; see the package docstring.
+
+        Raises:
+          ValueError: an objective is given; this attack has none to replace.
+        """
+        if objective is not None:
+            raise ValueError("Square searches on the margin; give no objective (PGD takes one).")
+
+        def single(i, images, labels, seeds):
+            return self._search(model_fn, images, labels, seeds, threat)
+
+        return standing.attack_standing(
+            single, model_fn, images, labels, seeds, rounds=self.restarts
+        )
+
+    def side(self, query: tf.Tensor, height: int, width: int) -> tf.Tensor:
+        """Side of the patch of query 0, 1, ..., in pixels, int32."""
+        if self.rescale_schedule:
+            query = tf.cast(
+                tf.floor(tf.cast(query, tf.float32) * (_BUDGET / self.num_queries)), tf.int32
+            )
+        halvings = tf.reduce_sum(tf.cast(query > tf.constant(HALVINGS), tf.int32))
+        area = self.initial_share * height * width
+        sides = [max(round((area / 2**k) ** 0.5), 1) for k in range(len(HALVINGS) + 1)]
+        return tf.gather(tf.constant(sides), halvings)
+
+    def _search(self, model_fn, images, labels, seeds, threat):
+        proposal = _Patches if threat.norm == "linf" else square_l2.Patches
+        draw_seeds = random.fold(seeds, 0)
+        if self.shared_window:
+            draw_seeds = draw_seeds[:1]
+        draws = random.uniform(draw_seeds, [self.num_queries, proposal.draws])
+        patches = proposal(images, threat, inclusive=not self.shared_window)
+        best = patches.start(random.fold(seeds, 1))
+        margins = losses.margin(model_fn(best), labels)
+
+        def query(i, best, margins):
+            rows = standing.rows_where(margins >= 0)
+            draw = draws[:, i]
+            draw = (
+                tf.repeat(draw, tf.size(rows), axis=0)
+                if self.shared_window
+                else tf.gather(draw, rows)
+            )
+            now = tf.gather(best, rows)
+            side = self.side(i, images.shape[1], images.shape[2])
+            candidates, changed = patches.propose(now, rows, side, draw)
+            use = standing.rows_where(changed)
+            rows, candidates = standing.take((rows, candidates), use)
+            reached = losses.margin(model_fn(candidates), tf.gather(labels, rows))
+            kept = standing.rows_where(~(reached >= tf.gather(margins, rows)))
+            rows, candidates, reached = standing.take((rows, candidates, reached), kept)
+            best = standing.scatter(best, rows, candidates)
+            return i + 1, best, standing.scatter(margins, rows, reached)
+
+        _, best, margins = tf.while_loop(
+            lambda i, _, margins: tf.logical_and(
+                i < self.num_queries, tf.reduce_any(margins >= 0)
+            ),
+            query,
+            (0, best, margins),
+            shape_invariants=(tf.TensorShape([]), images.shape, margins.shape),
+            parallel_iterations=1,
+        )
+        return best, margins
+
+
+def signs(uniform: tf.Tensor, count: int) -> tf.Tensor:
+    """`count` independent signs from each uniform number, float32 `[batch, count]`."""
+    bits = tf.cast(uniform * 2.0**23, tf.int32)[:, tf.newaxis]
+    shifted = tf.bitwise.right_shift(bits, tf.range(22, 22 - count, -1)[tf.newaxis])
+    return 1.0 - 2.0 * tf.cast(tf.bitwise.bitwise_and(shifted, 1), tf.float32)
+
+
+def inside(length: int, first: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
+    """Which of `length` places lie in [first, first + side): bool `[batch, length]`."""
+    place = tf.range(length)[tf.newaxis] - first[:, tf.newaxis]
+    return tf.logical_and(place >= 0, place < side)
+
+
+def corner(uniform: tf.Tensor, length: int, side: tf.Tensor, inclusive: bool) -> tf.Tensor:
+    """First place of a patch, int32 `[batch]`; not `inclusive` never draws the last one."""
+    places = tf.maximum(length - side + int(inclusive), 1)
+    return tf.cast(uniform * tf.cast(places, tf.float32), tf.int32)
+
+
+class _Patches:
+    """Linf proposals: a square set to an edge of the ball, one sign by channel."""
+
+    draws = 3
+
+    def __init__(self, images: tf.Tensor, threat: ThreatModel, *, inclusive: bool) -> None:
+        self.low = tf.maximum(images - threat.epsilon, threat.minimum)
+        self.high = tf.minimum(images + threat.epsilon, threat.maximum)
+        self.inclusive = inclusive
+
+    def start(self, seeds: tf.Tensor) -> tf.Tensor:
+        """Vertical stripes: one sign for each column and channel."""
+        stripes = random.uniform(seeds, [1, *self.low.shape[2:]])
+        return tf.where(stripes < 0.5, self.low, self.high)
+
+    def propose(self, now, rows, side, draw):
+        """Candidates, and which of them differ from `now`."""
+        height, width, channels = now.shape[1:]
+        patch = tf.logical_and(
+            inside(height, corner(draw[:, 0], height, side, self.inclusive), side)[:, :, None],
+            inside(width, corner(draw[:, 1], width, side, self.inclusive), side)[:, None],
+        )
+        up = signs(draw[:, 2], channels)[:, None, None] > 0
+        # Any point of the ball, moved by 2 epsilon and clipped, lands on the edge.
+        edge = tf.where(up, tf.gather(self.high, rows), tf.gather(self.low, rows))
+        candidates = tf.where(patch[..., None], edge, now)
+        return candidates, tf.reduce_any(candidates != now, axis=[1, 2, 3])

@@ -1,0 +1,55 @@
+"""The binaries: flags, one call, errors in one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the whole stack trace of an error.")
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs `main` under absl: quiet TensorFlow, and a user's error as one line with exit code 1."""
+
+    def guarded(argv: Sequence[str]) -> None:
+        try:
+            logging.set_verbosity(logging.ERROR)
+            import_tensorflow_quietly()
+            main(argv)
+        except (ValueError, OSError) as error:
+            if _DEBUG.value:
+                raise
+            sys.exit(f"{os.path.basename(argv[0])}: {error}")
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+    app.run(guarded)
+
+
+def import_tensorflow_quietly() -> None:
+    """Imports TensorFlow and finds its devices without its start-up noise.
+
+    Its C++ parts write to file descriptor 2 before any log level is read, so the descriptor itself
+    is turned away meanwhile; what they wrote is shown if the import fails.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as noise:
+        os.dup2(noise.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+            tf.get_logger().setLevel("ERROR")
+        except BaseException:
+            noise.seek(0)
+            os.write(kept, noise.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

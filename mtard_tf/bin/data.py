@@ -1,0 +1,59 @@
+"""Prepares data sets on machines with no network.
+
+    mtard-data list [--data_dir=DIR]
+    mtard-data import fashion_mnist --source=/usr/share/datasets/fashion-mnist [--data_dir=DIR]
+    mtard-data make-mini --source=/usr/share/datasets/fashion-mnist --out=DIR/fashion_mini/1.0.0
+
+`import` turns four IDX files of fashion_mnist or mnist into TFDS format; `make-mini` makes the set
+that is embedded in the package. Also `python -m mtard_tf.bin.data ...`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+
+from absl import app, flags
+
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Prepared TFDS sets; default $TFDS_DATA_DIR or ~/tensorflow_datasets."
+)
+_SOURCE = flags.DEFINE_string("source", None, "The folder with the four IDX files, .gz or not.")
+_OUT = flags.DEFINE_string("out", None, "make-mini: the version folder to write.")
+
+
+def main(argv: Sequence[str]) -> None:
+    from mtard_tf.data import catalogue, image_data, importing
+
+    try:
+        if argv[1:] == ["list"]:
+            print(catalogue.table(_DATA_DIR.value))
+        elif len(argv) == 3 and argv[1] == "import" and _SOURCE.value:
+            source = importing.named_source(argv[2])
+            path = importing.import_idx(source, _SOURCE.value, _DATA_DIR.value, progress=_bar)
+            print(f"{source.name} is in {path} ({source.assurance}).")
+        elif argv[1:] == ["make-mini"] and _SOURCE.value and _OUT.value:
+            print(importing.make_fashion_mini(_SOURCE.value, _OUT.value, progress=_bar))
+        else:
+            sys.exit(
+                "mtard-data: say `list`, `import NAME --source=DIR`, or "
+                "`make-mini --source=DIR --out=DIR`; --help says more."
+            )
+    except image_data.DataError as error:
+        sys.exit(f"mtard-data: {error}")
+
+
+def _bar(places: Sequence[int], role: str) -> Iterable[int]:
+    import tqdm
+
+    return tqdm.tqdm(places, desc=role, unit=" images", mininterval=0.5)
+
+
+def run() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,44 @@
+"""Writes a stage's student as a SavedModel for TF Serving.
+
+    mtard-export --run_dir=runs/quickstart --stage=student
+
+Also `python -m mtard_tf.bin.export ...`.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from mtard_tf import bin as binary
+
+_RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of a finished run.", required=True)
+_STAGE = flags.DEFINE_string("stage", None, "Stage to export; default the last.")
+
+
+def main(argv: Sequence[str]) -> None:
+    from mtard_tf import config, experiment, export
+
+    run_dir = pathlib.Path(_RUN_DIR.value)
+    described = config.of_run(run_dir)
+    stage = _STAGE.value or described.stages[-1].name
+    data = described.dataset()
+    folder = export.export(
+        experiment.load_student(run_dir, stage),
+        data.label_names,
+        run_dir / "export" / stage,
+        data.test.images[:32],
+        experiment.metadata(run_dir, described, stage, data),
+    )
+    print(f"SavedModel: {folder} (loaded by a fresh process, logits equal)")
+    print(f"Look at it: {export.describe(folder)}")
+
+
+def run() -> None:
+    binary.run(main)
+
+
+if __name__ == "__main__":
+    run()

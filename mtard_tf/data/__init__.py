@@ -1,0 +1,36 @@
+"""Image-classification sets in memory, and batches of them.
+
+    data = mtard_tf.data.fashion_mini()
+    for images, labels, ids in mtard_tf.data.training_batches(
+        data, batch_size=128, epochs=2, seed=0
+    ): ...
+
+Names are imported on first use: listing sets must not wait for TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "DataError": "image_data",
+    "ImageData": "image_data",
+    "Split": "image_data",
+    "cifar10": "tfds_sets",
+    "cifar100": "tfds_sets",
+    "evaluation_batches": "batches",
+    "fashion_mini": "fashion",
+    "fashion_mnist": "fashion",
+    "mnist": "fashion",
+    "steps_per_epoch": "batches",
+    "tfds": "tfds_sets",
+    "training_batches": "batches",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

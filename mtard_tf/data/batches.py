@@ -1,0 +1,170 @@
+"""Batches as a pure function of (seed, step): a resumed run sees what it would have seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from mtard_tf.data.image_data import DataError, ImageData, Split
+
+CROP_PADDING = 4
+_PREFETCHED_BATCHES = 4
+# splitmix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", fig. 15).
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+_MIX_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+
+
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """Batches per epoch, the short last one included: ceil(examples / batch_size)."""
+    return -(-examples // batch_size)
+
+
+def training_batches(
+    data: ImageData, *, batch_size: int, epochs: int, seed: int, start_step: int = 0
+) -> tf.data.Dataset:
+    """`epochs * ceil(n / batch_size)` batches of the training split, from `start_step` on.
+
+    Epoch e goes through a permutation that depends on (seed, e) alone; the last batch of an epoch
+    is short where batch_size does not divide n. What happens to an image depends on (seed, id).
+
+    Args:
+      data: the set; its `augmentation` is applied.
+      batch_size: images per batch, over all replicas.
+      epochs: passes over the training split.
+      seed: integer; order and augmentation are functions of it.
+      start_step: batches to leave out, as if they had been taken (resuming). 0 to
+        `epochs * ceil(n / batch_size)`.
+
+    Returns:
+      A dataset of (images float32 `[batch, h, w, c]` in [0, 1], labels int32 `[batch]`,
+      ids int64 `[batch]`); an id is the place in the stream, `epoch * n + place`, so it is unique.
+
+    Raises:
+      DataError: a size below 1, an empty split, or `start_step` out of range.
+    """
+    examples = len(data.train)
+    _check_positive(batch_size=batch_size, epochs=epochs, training_examples=examples)
+    per_epoch = steps_per_epoch(examples, batch_size)
+    if not 0 <= start_step <= epochs * per_epoch:
+        raise DataError(
+            f"start_step is {start_step}; {epochs} epochs of {per_epoch} batches allow 0 to "
+            f"{epochs * per_epoch}."
+        )
+    first_epoch, first_batch = divmod(start_step, per_epoch)
+    images, labels = tf.constant(data.train.images), tf.constant(data.train.labels)
+
+    def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        order = tf.random.experimental.stateless_shuffle(tf.range(examples), seed=key)
+
+        def places_and_ids(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            start = batch * batch_size
+            stop = tf.minimum(start + batch_size, examples)
+            return order[start:stop], epoch * examples + tf.range(start, stop)
+
+        start_batch = tf.where(epoch == first_epoch, tf.constant(first_batch, tf.int64), 0)
+        return tf.data.Dataset.range(start_batch, per_epoch).map(places_and_ids)
+
+    def examples_of(places: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        batch = tf.gather(images, places)
+        if data.augmentation == "crop_flip":
+            batch = crop_flip(batch, ids, seed)
+        return to_float(batch), tf.gather(labels, places), ids
+
+    batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_batches).map(examples_of)
+    batches = batches.apply(
+        tf.data.experimental.assert_cardinality(epochs * per_epoch - start_step)
+    )
+    return batches.prefetch(_PREFETCHED_BATCHES)
+
+
+def evaluation_batches(
+    split: Split, batch_size: int, examples: int | None = None
+) -> tf.data.Dataset:
+    """The split in its own order, once, without augmentation; the last batch is short.
+
+    Args:
+      split: what to evaluate on.
+      batch_size: images per batch.
+      examples: only the first so many; None, or more than there are, means all.
+
+    Returns:
+      A dataset of (images float32 `[batch, h, w, c]` in [0, 1], labels int32 `[batch]`,
+      ids int64 `[batch]`); an id is the place in the split.
+
+    Raises:
+      DataError: a size below 1, or an empty split.
+    """
+    examples = len(split) if examples is None else min(examples, len(split))
+    _check_positive(batch_size=batch_size, examples=examples)
+    images, labels = tf.constant(split.images), tf.constant(split.labels)
+
+    def examples_of(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        start = batch * batch_size
+        stop = tf.minimum(start + batch_size, examples)
+        return to_float(images[start:stop]), labels[start:stop], tf.range(start, stop)
+
+    batches = tf.data.Dataset.range(steps_per_epoch(examples, batch_size)).map(examples_of)
+    return batches.prefetch(_PREFETCHED_BATCHES)
+
+
+def to_float(images: tf.Tensor | np.ndarray) -> tf.Tensor:
+    """uint8 images, 0 to 255, as float32 in [0, 1]."""
+    return tf.cast(images, tf.float32) / 255.0
+
+
+def crop_flip(images: tf.Tensor, ids: tf.Tensor, seed: int) -> tf.Tensor:
+    """Zero padding by 4, a random crop of the old size, a horizontal flip for half of the images.
+
+    Args:
+      images: `[batch, height, width, channels]`, any dtype.
+      ids: int64 `[batch]`; row i's draw depends on (seed, ids[i]) alone, not on its batch.
+      seed: integer.
+    """
+    rows, columns, flips = crop_flip_draws(ids, seed)
+    height, width = images.shape[1:3]
+    margin = [CROP_PADDING, CROP_PADDING]
+    padded = tf.pad(images, [[0, 0], margin, margin, [0, 0]])
+    across = tf.range(width)
+    across = tf.where(flips[:, None], width - 1 - across, across)
+    padded = tf.gather(padded, rows[:, None] + tf.range(height), axis=1, batch_dims=1)
+    cropped = tf.gather(padded, columns[:, None] + across, axis=2, batch_dims=1)
+    return tf.ensure_shape(cropped, images.shape)
+
+
+def crop_flip_draws(ids: tf.Tensor, seed: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """What `crop_flip` does to each image: (row, column) int32 in 0..8 and flip bool, `[batch]`.
+
+        bits = splitmix64(splitmix64(seed) + id * gamma)
+        row = 9 * bits[0:16] >> 16, column = 9 * bits[16:32] >> 16, flip = bits[63]
+
+    A hash rather than `tf.random.stateless_*`: those draw a whole batch from one seed, and one
+    call per image costs more than the augmentation itself.
+    """
+    gamma = tf.constant(_GOLDEN_GAMMA, tf.uint64)
+    start = _splitmix64(tf.constant(seed % 2**64, tf.uint64))
+    bits = _splitmix64(start + tf.cast(ids, tf.uint64) * gamma)
+
+    def offset(shift: int) -> tf.Tensor:
+        field = tf.bitwise.bitwise_and(_shift(bits, shift), tf.constant(0xFFFF, tf.uint64))
+        return tf.cast(field, tf.int32) * (2 * CROP_PADDING + 1) // 2**16
+
+    return offset(0), offset(16), tf.cast(_shift(bits, 63), tf.bool)
+
+
+def _splitmix64(state: tf.Tensor) -> tf.Tensor:
+    mixed = state + tf.constant(_GOLDEN_GAMMA, tf.uint64)
+    for shift, factor in _MIX_ROUNDS:
+        mixed = tf.bitwise.bitwise_xor(mixed, _shift(mixed, shift))
+        mixed *= tf.constant(factor, tf.uint64)
+    return tf.bitwise.bitwise_xor(mixed, _shift(mixed, 31))
+
+
+def _shift(bits: tf.Tensor, places: int) -> tf.Tensor:
+    return tf.bitwise.right_shift(bits, tf.constant(places, tf.uint64))
+
+
+def _check_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise DataError(f"{name} is {size}; give an integer >= 1.")

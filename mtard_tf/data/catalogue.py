@@ -1,0 +1,78 @@
+"""Which data sets are known by a name of their own, and which are prepared where. No TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+
+from mtard_tf.data.image_data import DataError
+
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_IMPORTABLE = ("fashion_mnist", "mnist")
+KNOWN = {
+    "fashion_mini": "embedded: 6,000 train, 1,000 test, 28x28x1",
+    "fashion_mnist": "mtard-data import fashion_mnist --source=DIR, or tfds build fashion_mnist",
+    "mnist": "mtard-data import mnist --source=DIR, or tfds build mnist",
+    "cifar10": "tfds build cifar10",
+    "cifar100": "tfds build cifar100",
+}
+
+
+def default_data_dir() -> str:
+    """TFDS' own default: $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    return os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
+
+
+def versions(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The prepared versions of a set (or of a config of one) in `directory`, oldest first."""
+    if not directory.is_dir():
+        return []
+    found = [path.parent for path in directory.glob("*/dataset_info.json")]
+    found = [path for path in found if _VERSION.fullmatch(path.name)]
+    return sorted(found, key=lambda path: [int(part) for part in path.name.split(".")])
+
+
+def prepared_directory(name: str, data_dir: str | None = None) -> pathlib.Path:
+    """The folder with the `dataset_info.json` of a prepared set; arguments as in `tfds`.
+
+    Looks at folders only: TFDS' own look-up imports the set's code and may ask the network.
+
+    Raises:
+      DataError: nothing prepared there, or several configs and none named.
+    """
+    path, _, version = name.partition(":")
+    root = pathlib.Path(os.path.expanduser(data_dir or default_data_dir()))
+    candidates = versions(root / path)
+    if version:
+        candidates = [folder for folder in candidates if folder.name == version]
+    if candidates:
+        return candidates[-1]
+    configs = sorted(
+        {info.parent.parent.name for info in (root / path).glob("*/*/dataset_info.json")}
+    )
+    if configs and "/" not in path and not version:
+        raise DataError(
+            f"{name} at {root / path} has configs ({', '.join(configs)}); name one: "
+            f"{path}/{configs[0]}."
+        )
+    remedy = f"run `tfds build {name} --data_dir={root}` where there is a network"
+    if path in _IMPORTABLE:
+        remedy = f"run `mtard-data import {path} --source=DIR_WITH_IDX_FILES --data_dir={root}`"
+    raise DataError(f"{name} is not prepared: looked in {root / path}; {remedy}.")
+
+
+def table(data_dir: str | None = None) -> str:
+    """The known sets and all that are prepared in `data_dir` (None: TFDS' default), one a line."""
+    root = pathlib.Path(os.path.expanduser(data_dir or default_data_dir()))
+    prepared = {
+        str(info.parent.parent.relative_to(root)): info.parent.name
+        for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json")
+        for info in sorted(root.glob(pattern))
+        if info.parent in versions(info.parent.parent)
+    }
+    lines = [f"Prepared in {root} (any image-classification set of these can be used by name):"]
+    lines += [f"  {name:16} {version}" for name, version in prepared.items()] or ["  nothing"]
+    lines += ["Known by name, and how to get them:"]
+    lines += [f"  {name:16} {source}" for name, source in KNOWN.items()]
+    return "\n".join(lines)

@@ -1,0 +1,53 @@
+"""Reads IDX files (the format of MNIST and Fashion-MNIST), plain or gzipped."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import pathlib
+import zlib
+
+import numpy as np
+
+from mtard_tf.data.image_data import DataError
+
+_UNSIGNED_BYTE = 0x08
+
+
+def read_idx(path: pathlib.Path, *, dimensions: int) -> tuple[np.ndarray, str]:
+    """The array in an IDX file and the SHA-256 of the file's uncompressed content.
+
+    Layout: bytes 0, 0, 0x08 (unsigned byte), number of dimensions; each size as big-endian
+    uint32; the values, last dimension fastest.
+
+    Args:
+      path: the file; gzipped if its name ends in .gz.
+      dimensions: how many the array must have (3 for images, 1 for labels).
+
+    Returns:
+      (uint8 array, hexadecimal digest).
+
+    Raises:
+      DataError: unreadable, truncated, or not an IDX file of that kind.
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}); fetch the file again.") from error
+    header = 4 + 4 * dimensions
+    if len(content) < header or content[:4] != bytes([0, 0, _UNSIGNED_BYTE, dimensions]):
+        raise DataError(
+            f"{path} begins with {content[:4].hex(' ')}; an IDX file of bytes with {dimensions} "
+            f"dimension(s) begins with 00 00 08 {dimensions:02x}: fetch the file again."
+        )
+    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4))
+    expected = header + int(np.prod(shape, dtype=np.int64))
+    if len(content) != expected:
+        raise DataError(
+            f"{path} holds {len(content)} bytes, its header announces {expected}; fetch the file "
+            "again."
+        )
+    values = np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return values, hashlib.sha256(content).hexdigest()

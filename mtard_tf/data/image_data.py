@@ -1,0 +1,146 @@
+"""The value a data set is: three splits in memory, with what training needs to know about them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+AUGMENTATIONS = ("none", "crop_flip")
+DEFAULT_VALIDATION_FRACTION = 0.1
+MAX_DEFAULT_VALIDATION = 5_000
+
+
+class DataError(ValueError):
+    """A data set that cannot be read, written or used; the message is one line for the user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images and their labels.
+
+    Attributes:
+      images: uint8 `[n, height, width, channels]`, 0 to 255.
+      labels: int32 `[n]`, class ids.
+
+    Raises:
+      DataError: other shapes or dtypes, or different lengths.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise DataError(
+                f"Split.images is {self.images.dtype} {self.images.shape}; give uint8 "
+                "[n, height, width, channels]."
+            )
+        if self.labels.dtype != np.int32 or self.labels.shape != self.images.shape[:1]:
+            raise DataError(
+                f"Split.labels is {self.labels.dtype} {self.labels.shape} for "
+                f"{len(self.images)} images; give int32 [{len(self.images)}]."
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, places: np.ndarray) -> Split:
+        """The examples at `places`, integers `[m]`, in that order (a copy)."""
+        return Split(self.images[places], self.labels[places])
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """An image-classification set, in memory.
+
+    Attributes:
+      name: what reports call it.
+      label_names: one name per class; class id i is `label_names[i]`.
+      train: what is trained on.
+      validation: carved from the training split; chooses checkpoints.
+      test: only for the final audit.
+      augmentation: "none", or "crop_flip" (zero padding by 4, random crop, horizontal flip).
+
+    Raises:
+      DataError: unknown augmentation, splits of different image shapes, or a label without a name.
+    """
+
+    name: str
+    label_names: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    augmentation: str = "none"
+
+    def __post_init__(self) -> None:
+        check_augmentation(self.augmentation)
+        for role in ("train", "validation", "test"):
+            split: Split = getattr(self, role)
+            if split.images.shape[1:] != self.image_shape:
+                raise DataError(
+                    f"{self.name}: {role} images are {split.images.shape[1:]}, train images are "
+                    f"{self.image_shape}; all splits need one shape."
+                )
+            if len(split) and not 0 <= split.labels.min() <= split.labels.max() < self.num_classes:
+                raise DataError(
+                    f"{self.name}: {role} labels run from {split.labels.min()} to "
+                    f"{split.labels.max()}, but there are {self.num_classes} label names; give "
+                    "one name per class."
+                )
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.label_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+
+def check_augmentation(augmentation: str) -> None:
+    """Raises DataError unless `augmentation` is one that `training_batches` knows."""
+    if augmentation not in AUGMENTATIONS:
+        raise DataError(f"augmentation is {augmentation!r}; use one of {', '.join(AUGMENTATIONS)}.")
+
+
+def carve_validation(
+    split: Split, examples: int | None = None, *, seed: int = 0
+) -> tuple[Split, Split]:
+    """Divides a training split into (train, validation), keeping the shares of the classes.
+
+    Class c gives `examples * n_c / n` validation examples, rounded by largest remainder, so that
+    the total is exact and each class is within one of its share. Both parts keep the order of
+    `split`.
+
+    Args:
+      split: the training split, n examples.
+      examples: validation size, 1 to n - 1. None means a tenth of n, at most 5,000.
+      seed: chooses the members; independent of the seed of a run, so that every stage and every
+        run holds out the same examples.
+
+    Raises:
+      DataError: `examples` out of range.
+    """
+    total = len(split)
+    if examples is None:
+        examples = min(int(total * DEFAULT_VALIDATION_FRACTION), MAX_DEFAULT_VALIDATION)
+    if not 0 < examples < total:
+        raise DataError(
+            f"validation_examples is {examples} of {total} training examples; give 1 to "
+            f"{total - 1}: checkpoints are chosen on the validation split."
+        )
+    classes, counts = np.unique(split.labels, return_counts=True)
+    shares = examples * counts / total
+    sizes = np.floor(shares).astype(int)
+    by_remainder = np.argsort(sizes - shares, kind="stable")
+    sizes[by_remainder[: examples - sizes.sum()]] += 1
+    # RandomState, not default_rng: only its stream is promised never to change with NumPy.
+    random = np.random.RandomState(seed)
+    held_out = np.zeros(total, bool)
+    for label, size in zip(classes, sizes, strict=True):
+        places = np.flatnonzero(split.labels == label)
+        held_out[random.permutation(places)[:size]] = True
+    return split.take(np.flatnonzero(~held_out)), split.take(np.flatnonzero(held_out))

@@ -1,0 +1,230 @@
+"""Image-classification sets in TFDS format, read whole into memory. Never uses the network."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import numpy as np
+
+from mtard_tf.data import catalogue
+from mtard_tf.data.image_data import (
+    DataError,
+    ImageData,
+    Split,
+    carve_validation,
+    check_augmentation,
+)
+
+MAX_BYTES = 8 * 2**30
+_READ_BATCH = 1_000
+
+
+def tfds(
+    name: str,
+    data_dir: str | None = None,
+    *,
+    validation_examples: int | None = None,
+    split_seed: int = 0,
+    augmentation: str | None = None,
+    image_key: str | None = None,
+    label_key: str | None = None,
+    test_split: str | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> ImageData:
+    """Any prepared TFDS image-classification set, by name.
+
+    Args:
+      name: as TFDS writes it: "cifar10", "cifar10:3.0.2", "mnist_corrupted/fog", "a/config:1.0.0".
+        Without a version, the newest that is prepared.
+      data_dir: where prepared sets lie. None means TFDS' default: $TFDS_DATA_DIR, or
+        ~/tensorflow_datasets.
+      validation_examples: how many training examples are held out, class by class. None means a
+        tenth, at most 5,000. The test split is never used for it, nor is the set's own
+        validation split, if there is one.
+      split_seed: chooses them; keep it the same for all stages.
+      augmentation: "none" or "crop_flip"; None means "crop_flip" for colour images and "none" for
+        grey ones.
+      image_key: the image's feature; None means the set's own supervised key, or its only image.
+      label_key: the label's feature (cifar100 has "label" and "coarse_label"); None as above.
+      test_split: None means "test", or "validation" where there is no "test".
+      max_bytes: refuse a set that is larger than this when decoded.
+
+    Raises:
+      DataError: the set is not prepared, is not one image of fixed size with one label, is larger
+        than `max_bytes`, or lacks a split.
+    """
+    return read(
+        catalogue.prepared_directory(name, data_dir),
+        validation_examples=validation_examples,
+        split_seed=split_seed,
+        augmentation=augmentation,
+        image_key=image_key,
+        label_key=label_key,
+        test_split=test_split,
+        max_bytes=max_bytes,
+    )
+
+
+def cifar10(
+    data_dir: str | None = None,
+    validation_examples: int | None = None,
+    split_seed: int = 0,
+    augmentation: str = "crop_flip",
+) -> ImageData:
+    """CIFAR-10 as prepared by TFDS; arguments as in `tfds`."""
+    return tfds(
+        "cifar10",
+        data_dir,
+        validation_examples=validation_examples,
+        split_seed=split_seed,
+        augmentation=augmentation,
+    )
+
+
+def cifar100(
+    data_dir: str | None = None,
+    validation_examples: int | None = None,
+    split_seed: int = 0,
+    augmentation: str = "crop_flip",
+) -> ImageData:
+    """CIFAR-100 with its 100 fine labels, as prepared by TFDS; arguments as in `tfds`."""
+    return tfds(
+        "cifar100",
+        data_dir,
+        validation_examples=validation_examples,
+        split_seed=split_seed,
+        augmentation=augmentation,
+        label_key="label",
+    )
+
+
+def read(
+    directory: str | os.PathLike[str],
+    *,
+    validation_examples: int | None = None,
+    split_seed: int = 0,
+    augmentation: str | None = None,
+    image_key: str | None = None,
+    label_key: str | None = None,
+    test_split: str | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> ImageData:
+    """The set whose `dataset_info.json` lies in `directory`; arguments as in `tfds`."""
+    import tensorflow_datasets
+
+    if augmentation is not None:
+        check_augmentation(augmentation)
+    try:
+        builder = tensorflow_datasets.builder_from_directory(os.fspath(directory))
+    except Exception as error:  # whatever TFDS meets in a damaged folder
+        raise _damaged(directory, error) from error
+    keys = _keys(builder.info, image_key, label_key)
+    shape = _image_shape(builder.info, keys[0])
+    test_split = _test_split(builder.info, test_split)
+    _check_size(builder.info, shape, ("train", test_split), max_bytes)
+    train, validation = carve_validation(
+        _read_split(builder, "train", keys, shape), validation_examples, seed=split_seed
+    )
+    return ImageData(
+        name=builder.info.name,
+        label_names=tuple(builder.info.features[keys[1]].names),
+        train=train,
+        validation=validation,
+        test=_read_split(builder, test_split, keys, shape),
+        augmentation=augmentation or ("crop_flip" if shape[-1] == 3 else "none"),
+    )
+
+
+def _keys(info: Any, image_key: str | None, label_key: str | None) -> tuple[str, str]:
+    """The names of the image and of the label feature."""
+    import tensorflow_datasets
+
+    features = info.features
+    supervised = info.supervised_keys or (None, None)
+
+    def choose(kind: type, key: str | None, position: int, argument: str) -> str:
+        fitting = sorted(name for name in features if isinstance(features[name], kind))
+        for name in fitting:
+            if name == (key or supervised[position]):
+                return name
+        if key is None and len(fitting) == 1:
+            return fitting[0]
+        raise DataError(
+            f"{info.name} has the {kind.__name__} features ({', '.join(fitting) or 'none'}) and "
+            f"{argument} is {key!r}; one image and one label are needed: name a fitting feature, "
+            "or use another set."
+        )
+
+    return (
+        choose(tensorflow_datasets.features.Image, image_key, 0, "image_key"),
+        choose(tensorflow_datasets.features.ClassLabel, label_key, 1, "label_key"),
+    )
+
+
+def _image_shape(info: Any, key: str) -> tuple[int, int, int]:
+    feature = info.features[key]
+    if None in feature.shape or len(feature.shape) != 3:
+        raise DataError(
+            f"{info.name} has images of shape {feature.shape}; a fixed [height, width, channels] "
+            "is needed: resize them into a set of your own."
+        )
+    if feature.np_dtype != np.uint8:
+        raise DataError(
+            f"{info.name} has {np.dtype(feature.np_dtype)} images; uint8 is needed: convert them "
+            "into a set of your own."
+        )
+    return feature.shape
+
+
+def _test_split(info: Any, wanted: str | None) -> str:
+    available = list(info.splits)
+    tests = [wanted] if wanted else ["test", "validation"]
+    found = [name for name in tests if name in available]
+    if "train" not in available or not found:
+        raise DataError(
+            f"{info.name} has the splits ({', '.join(available)}); 'train' and "
+            f"{' or '.join(map(repr, tests))} are needed: name one with test_split."
+        )
+    return found[0]
+
+
+def _check_size(info: Any, shape: tuple[int, ...], splits: tuple[str, ...], limit: int) -> None:
+    size = sum(info.splits[name].num_examples for name in splits) * int(np.prod(shape))
+    if size > limit:
+        raise DataError(
+            f"{info.name} takes {size / 2**30:.2f} GiB in memory, over the limit of "
+            f"{limit / 2**30:.2f} GiB; raise max_bytes if there is room, or use a smaller set."
+        )
+
+
+def _read_split(
+    builder: Any, name: str, keys: tuple[str, str], shape: tuple[int, int, int]
+) -> Split:
+    import tensorflow as tf
+    import tensorflow_datasets
+
+    image_key, label_key = keys
+    count = builder.info.splits[name].num_examples
+    images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
+    dataset = builder.as_dataset(
+        split=name,
+        read_config=tensorflow_datasets.ReadConfig(try_autocache=False, skip_prefetch=True),
+    )
+    # Other features go before batching: they may not have one size.
+    dataset = dataset.map(lambda example: (example[image_key], example[label_key]))
+    stop = 0
+    try:
+        for batch_images, batch_labels in dataset.batch(_READ_BATCH).prefetch(1):
+            start, stop = stop, stop + len(batch_labels)
+            images[start:stop], labels[start:stop] = batch_images, batch_labels
+    except (tf.errors.OpError, ValueError) as error:
+        raise _damaged(builder.data_dir, error) from error
+    return Split(images, labels)
+
+
+def _damaged(directory: str | os.PathLike[str], reason: object) -> DataError:
+    # TensorFlow wraps the words in "{{function_node ...}} ... [Op:...] name:".
+    words = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", str(reason).strip().partition("\n")[0])
+    return DataError(f"TFDS cannot read {directory} ({words}); prepare it again.")

@@ -1,0 +1,180 @@
+"""The distiller: one Keras model, one `train_step`; a family declares what enters it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import keras
+import tensorflow as tf
+
+from mtard_tf.attacks.pgd import PGD
+from mtard_tf.attacks.seeds import image_seeds
+from mtard_tf.distribution import mean_share, replica_sum
+from mtard_tf.models.folding import FoldedInference
+from mtard_tf.schedules import Constant, Schedule, epoch_of
+from mtard_tf.threat import ThreatModel
+
+Tensors = Mapping[str, tf.Tensor]
+
+
+class Distiller(keras.Model):
+    """Trains `student` from `teachers` (or from labels alone, with no teacher).
+
+    One step: make the views of the batch (clean, adversarial), ask the teachers, run the student
+    on its views in training mode in the declared order, form named per-example terms, weigh
+    their means over the global batch, take one gradient, apply. A family declares
+
+    * `student_views`: names of the views that the student is trained on, in order. Each is a
+      forward pass of its own, so BatchNorm sees them as separate batches, as the papers' code does;
+    * `teacher_views`: role of each teacher -> the view that this teacher sees;
+    * `perturb`: how the adversarial view is made (default: the attack on cross-entropy);
+    * `terms`: named per-example losses;
+    * `weigh`: the weight of each term, and what state moves (default: 1 each, no state).
+
+    Teachers run in inference mode outside the tape. They are not changed, not tracked by Keras, and
+    not part of a checkpoint.
+
+    Args:
+      student: model from images to logits; trained in place.
+      teachers: role -> model. The roles must be those of `teacher_views`.
+      threat: ball and box of the adversarial view.
+      attack: makes the adversarial view, on the student in inference mode; None for none.
+      epsilon_schedule: factor on `threat.epsilon` by epoch (the attack's step scales with it).
+      rate_schedule: factor on the balance rates by epoch.
+      steps_per_epoch: what an epoch is, for the schedules.
+      seed: seeds the attack's starts.
+
+    Raises:
+      ValueError: the teachers' roles are not those that the family needs, or a teacher's classes or
+        image size differ from the student's.
+    """
+
+    student_views: tuple[str, ...] = ("clean",)
+    teacher_views: Mapping[str, str] = {}
+
+    def __init__(
+        self,
+        student: keras.Model,
+        teachers: Mapping[str, keras.Model] | None = None,
+        *,
+        threat: ThreatModel | None = None,
+        attack: Callable | None = None,
+        epsilon_schedule: Schedule = Constant(),
+        rate_schedule: Schedule = Constant(),
+        steps_per_epoch: int = 1,
+        seed: int = 0,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.student = student
+        self.threat = threat or ThreatModel()
+        self.attack = attack
+        self.epsilon_schedule = epsilon_schedule
+        self.rate_schedule = rate_schedule
+        self.steps_per_epoch = steps_per_epoch
+        self.seed = seed
+        teachers = dict(teachers or {})
+        self._check(teachers)
+        self._student_inference = FoldedInference(student)
+        self._teacher_inference = {role: FoldedInference(t) for role, t in teachers.items()}
+
+    # Hooks of a family.
+
+    def perturb(self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        """The adversarial view, `[batch, height, width, channels]`: cross-entropy is maximised."""
+        return self.run_attack(images, labels, seeds)
+
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
+        """Named losses per example.
+
+        Args:
+          labels: class ids, `[batch]`.
+          student: view -> training-mode logits, `[batch, classes]`.
+          teachers: role -> logits, `[batch, classes]`, no gradient.
+
+        Returns:
+          name -> `[batch]`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define terms().")
+
+    def weigh(self, means: Tensors, teachers: Tensors) -> tuple[Tensors, Tensors]:
+        """The weights of this step's terms, and scalars to log.
+
+        Args:
+          means: name -> mean over the global batch, no gradient.
+          teachers: role -> logits on this replica, `[batch, classes]`.
+        """
+        return {name: tf.ones([]) for name in means}, {}
+
+    # What families share.
+
+    @property
+    def epoch(self) -> tf.Tensor:
+        """Epochs done, as a float32 scalar."""
+        return epoch_of(self.optimizer.iterations, self.steps_per_epoch)
+
+    @property
+    def current_threat(self) -> ThreatModel:
+        """The threat model at this step of the epsilon schedule."""
+        return self.threat.scaled(self.epsilon_schedule(self.epoch))
+
+    def run_attack(self, images, labels, seeds, objective=None) -> tf.Tensor:
+        """The attack on the student in inference mode (BatchNorm folded), projected by us."""
+        model_fn = self._student_inference()
+        threat = self.current_threat
+        perturbed = self.attack(
+            model_fn, images, labels, threat=threat, seeds=seeds, objective=objective
+        )
+        return threat.project(perturbed, images)
+
+    def train_step(self, data) -> dict[str, tf.Tensor]:
+        """One step on (images, labels, ids); returns this step's scalars by name."""
+        images, labels, ids = data
+        views = {"clean": images}
+        if "adversarial" in (*self.student_views, *self.teacher_views.values()):
+            views["adversarial"] = self.perturb(images, labels, image_seeds(self.seed, ids))
+        teachers = {
+            role: tf.stop_gradient(self._teacher_inference[role]()(views[view]))
+            for role, view in self.teacher_views.items()
+        }
+        with tf.GradientTape() as tape:
+            student = {view: self.student(views[view], training=True) for view in self.student_views}
+            shares = {
+                name: mean_share(term)
+                for name, term in self.terms(labels, student, teachers).items()
+            }
+            means = {name: tf.stop_gradient(replica_sum(share)) for name, share in shares.items()}
+            weights, logs = self.weigh(means, teachers)
+            loss = tf.add_n([weights[name] * share for name, share in shares.items()])
+        variables = self.student.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        total = tf.add_n([weights[name] * means[name] for name in means])
+        return {"loss": total, **means, **logs}
+
+    def call(self, inputs, training=False):
+        """The student's logits."""
+        return self.student(inputs, training=training)
+
+    def _check(self, teachers: Mapping[str, keras.Model]) -> None:
+        name = type(self).__name__
+        if set(teachers) != set(self.teacher_views):
+            raise ValueError(
+                f"{name} has the teachers {sorted(teachers) or 'none'}; it needs "
+                f"{sorted(self.teacher_views) or 'none'}: set Stage.teachers = "
+                f"{{{', '.join(f'{role!r}: ...' for role in sorted(self.teacher_views))}}}."
+            )
+        for role, teacher in teachers.items():
+            for what, ours, theirs in (
+                ("logits", self.student.output_shape, teacher.output_shape),
+                ("images", self.student.input_shape, teacher.input_shape),
+            ):
+                if tuple(ours[1:]) != tuple(theirs[1:]):
+                    raise ValueError(
+                        f"{name}: teacher {role!r} has {what} of shape {tuple(theirs[1:])}, the "
+                        f"student {tuple(ours[1:])}; teach on the same data set."
+                    )
+
+
+def default_attack(start: str = "gaussian", relative_step_size: float = 0.25) -> PGD:
+    """The inner maximisation of the papers: PGD-10 with 2/255 at 8/255."""
+    return PGD(num_steps=10, relative_step_size=relative_step_size, start=start)

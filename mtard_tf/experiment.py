@@ -1,0 +1,188 @@
+"""An experiment: an ordered list of stages in one run directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import difflib
+import os
+import pathlib
+import platform
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from mtard_tf import files
+from mtard_tf.data.image_data import ImageData
+from mtard_tf.stage import Stage, train
+from mtard_tf.threat import ThreatModel
+
+
+class RunError(ValueError):
+    """A run directory that cannot be used. The message says why, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Stages in the order in which they run, what they share, and what judges them.
+
+    Attributes:
+      dataset: factory of the data, such as `@datasets.fashion_mini`.
+      stages: names of the stages, in order; each is configured in the gin scope of its name.
+      epsilon: radius of the threat model, in [0, 1] pixel units.
+      norm: "linf" or "l2".
+      seed: of weights, order of examples, augmentation and attacks.
+
+    Raises:
+      ValueError: no stages, a name twice, or a stage whose teacher is neither an earlier stage nor
+        a file.
+    """
+
+    dataset: Callable[[], ImageData]
+    stages: Sequence[str | Stage]
+    epsilon: float = 8 / 255
+    norm: str = "linf"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        names = [stage if isinstance(stage, str) else stage.name for stage in self.stages]
+        if not names:
+            raise ValueError("Experiment.stages is empty; name at least one stage.")
+        if len(set(names)) < len(names):
+            raise ValueError(f"Experiment.stages names a stage twice: {', '.join(names)}.")
+        for place, stage in enumerate(self.stages):
+            if isinstance(stage, Stage):
+                for source in (*stage.teachers.values(), stage.initial):
+                    if source is not None:
+                        _check_source(stage.name, source, names[:place])
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The threat model that training and evaluation share."""
+        return ThreatModel(self.norm, self.epsilon)
+
+
+def run(experiment: Experiment, run_dir: pathlib.Path, config: str) -> list[dict]:
+    """Runs all stages that are not finished.
+
+    Args:
+      experiment: with its stages built.
+      run_dir: written as `docs/` describes; made if it is not there.
+      config: the configuration as one text, kept as `config.gin`.
+
+    Returns:
+      One `stage.json` per stage.
+
+    Raises:
+      RunError: the directory holds a run of another configuration.
+    """
+    claim(run_dir, config)
+    data = experiment.dataset()
+    results = []
+    for place, stage in enumerate(experiment.stages):
+        assert isinstance(stage, Stage)
+        folder = run_dir / stage.name
+        if (folder / "stage.json").exists():
+            results.append(files.read_json(folder / "stage.json"))
+            print(f"{stage.name}: finished before, not run again.")
+            continue
+        results.append(
+            train(
+                stage,
+                data,
+                {role: load_student(run_dir, name) for role, name in stage.teachers.items()},
+                folder,
+                threat=experiment.threat,
+                seed=experiment.seed + place,
+                initial=load_student(run_dir, stage.initial) if stage.initial else None,
+            )
+        )
+        keras.backend.clear_session()
+    return results
+
+
+def claim(run_dir: pathlib.Path, config: str) -> None:
+    """Makes the run directory this configuration's, or refuses with the difference."""
+    path = run_dir / "config.gin"
+    if path.exists():
+        before = path.read_text(encoding="utf-8")
+        if before != config:
+            difference = "\n".join(
+                difflib.unified_diff(
+                    before.splitlines(), config.splitlines(), str(path), "now", lineterm="", n=0
+                )
+            )
+            raise RunError(
+                f"{run_dir} holds a run of another configuration; choose another --run_dir, or "
+                f"remove it:\n{difference}"
+            )
+        return
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        files.write_text(path, config)
+        files.write_json(run_dir / "environment.json", environment())
+    except OSError as error:
+        raise RunError(f"{run_dir} cannot be written ({error.strerror}); choose another --run_dir.") from error
+
+
+def environment() -> dict:
+    """Where a run took place."""
+    return {
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "devices": [device.name for device in tf.config.list_logical_devices()],
+    }
+
+
+def metadata(run_dir: pathlib.Path, experiment: Experiment, stage: str, data: ImageData) -> dict:
+    """What goes with an exported student: where it comes from and what is known of it."""
+    report = run_dir / "evaluation" / stage / "report.json"
+    return {
+        "stage": files.read_json(run_dir / stage / "stage.json"),
+        "dataset": data.name,
+        "label_names": list(data.label_names),
+        "images": {"dtype": "uint8", "shape": list(data.image_shape)},
+        "threat": {"norm": experiment.norm, "epsilon": experiment.epsilon},
+        "evaluation": files.read_json(report) if report.exists() else None,
+    }
+
+
+def student_path(run_dir: pathlib.Path, source: str) -> pathlib.Path:
+    """The file of a teacher: that of a stage of the run, or a path."""
+    if source.endswith(".keras"):
+        return pathlib.Path(source)
+    return run_dir / source / "student.keras"
+
+
+def load_student(run_dir: pathlib.Path, source: str) -> keras.Model:
+    """Loads a stage's student, or a model file.
+
+    Raises:
+      RunError: the file is missing or is not a Keras model.
+    """
+    path = student_path(run_dir, source)
+    if not path.exists():
+        raise RunError(f"{path} is missing; run the stage {source!r} first, or give a .keras file.")
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:
+        raise RunError(
+            f"{path} is not a readable .keras file ({' '.join(str(error).split())[:200]}); "
+            "remove it and run its stage again."
+        ) from error
+
+
+def _check_source(stage: str, source: str, earlier: Sequence[str]) -> None:
+    if source in earlier or source.endswith(".keras"):
+        return
+    near = difflib.get_close_matches(source, earlier, 1, 0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(
+        f"Stage {stage!r} names {source!r}, which is neither an earlier stage nor a .keras file; "
+        f"{hint}earlier stages: {', '.join(earlier) or 'none'}."
+    )

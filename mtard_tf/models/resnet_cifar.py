@@ -1,0 +1,140 @@
+"""Residual nets for small images (He et al. 2016, arXiv 1512.03385)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+
+from mtard_tf.models.layers import batch_norm, conv, image_input
+
+_Normalization = tuple[Sequence[float], Sequence[float]] | None
+
+
+def _shortcut(x, filters: int, stride: int, option: str, name: str):
+    if stride == 1 and x.shape[-1] == filters:
+        return x
+    if option == "B":
+        return batch_norm(conv(x, filters, 1, stride, name=f"{name}_skip"), name=f"{name}_skip_bn")
+    # Option A: every second pixel, and zeros for the channels that are new.
+    x = keras.layers.MaxPooling2D(1, stride, name=f"{name}_skip")(x)
+    new = filters - x.shape[-1]
+    # "channels_first" makes the layer pad the last axis, which here is the channels.
+    padding = ((0, 0), (new // 2, new - new // 2))
+    return keras.layers.ZeroPadding2D(padding, "channels_first", name=f"{name}_skip_pad")(x)
+
+
+def _block(x, filters: int, stride: int, option: str, name: str):
+    y = batch_norm(conv(x, filters, 3, stride, name=f"{name}_conv1"), name=f"{name}_bn1")
+    y = keras.layers.ReLU(name=f"{name}_relu1")(y)
+    y = batch_norm(conv(y, filters, 3, name=f"{name}_conv2"), name=f"{name}_bn2")
+    y = keras.layers.Add(name=f"{name}_add")([y, _shortcut(x, filters, stride, option, name)])
+    return keras.layers.ReLU(name=f"{name}_relu2")(y)
+
+
+def _residual_net(
+    image_shape, num_classes, widths, blocks, option, normalization, name
+) -> keras.Model:
+    if option not in ("A", "B"):
+        raise ValueError(
+            f"{name}.shortcut is {option!r}; use 'A' (zero padding) or 'B' (1x1 convolution)."
+        )
+    images, x = image_input(image_shape, normalization)
+    x = batch_norm(conv(x, widths[0], 3, name="conv"), name="bn")
+    x = keras.layers.ReLU(name="relu")(x)
+    for stage, (width, count) in enumerate(zip(widths, blocks, strict=True), 1):
+        for block in range(1, count + 1):
+            stride = 2 if stage > 1 and block == 1 else 1
+            x = _block(x, width, stride, option, f"stage{stage}_block{block}")
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(images, keras.layers.Dense(num_classes, name="logits")(x), name=name)
+
+
+def resnet_cifar(
+    image_shape: Sequence[int],
+    num_classes: int,
+    *,
+    depth: int,
+    shortcut: str = "B",
+    width: int = 16,
+    normalization: _Normalization = None,
+) -> keras.Model:
+    """ResNet of depth 6n + 2 with three stages of `width`, 2 `width`, 4 `width` channels.
+
+    Args:
+      image_shape: (height, width, channels).
+      num_classes: number of logits.
+      depth: 20, 32, 44, 56, 110: any 6n + 2.
+      shortcut: "B" (1x1 convolution and BatchNorm, as MTARD's ResNet-56: 855,770 parameters for 10
+        classes) or "A" (zero-padded channels, as the paper: 853,018).
+      width: channels of the first stage; 16 in the paper.
+      normalization: (mean, standard deviation) per channel, or None for raw [0, 1] images.
+
+    Raises:
+      ValueError: a depth that is not 6n + 2, or an unknown shortcut.
+    """
+    if depth < 8 or (depth - 2) % 6:
+        raise ValueError(
+            f"resnet_cifar.depth is {depth}; give 6n + 2, such as 20, 32, 44, 56 or 110."
+        )
+    blocks = [(depth - 2) // 6] * 3
+    widths = [width, 2 * width, 4 * width]
+    return _residual_net(
+        image_shape, num_classes, widths, blocks, shortcut, normalization, f"resnet{depth}"
+    )
+
+
+def resnet20(image_shape, num_classes, *, shortcut="B", width=16, normalization=None):
+    """`resnet_cifar` of depth 20."""
+    return resnet_cifar(
+        image_shape, num_classes, depth=20, shortcut=shortcut, width=width,
+        normalization=normalization,
+    )  # fmt: skip
+
+
+def resnet32(image_shape, num_classes, *, shortcut="B", width=16, normalization=None):
+    """`resnet_cifar` of depth 32."""
+    return resnet_cifar(
+        image_shape, num_classes, depth=32, shortcut=shortcut, width=width,
+        normalization=normalization,
+    )  # fmt: skip
+
+
+def resnet44(image_shape, num_classes, *, shortcut="B", width=16, normalization=None):
+    """`resnet_cifar` of depth 44."""
+    return resnet_cifar(
+        image_shape, num_classes, depth=44, shortcut=shortcut, width=width,
+        normalization=normalization,
+    )  # fmt: skip
+
+
+def resnet56(image_shape, num_classes, *, shortcut="B", width=16, normalization=None):
+    """`resnet_cifar` of depth 56, MTARD's clean teacher on CIFAR-10."""
+    return resnet_cifar(
+        image_shape, num_classes, depth=56, shortcut=shortcut, width=width,
+        normalization=normalization,
+    )  # fmt: skip
+
+
+def resnet18(
+    image_shape: Sequence[int],
+    num_classes: int,
+    *,
+    width: int = 64,
+    normalization: _Normalization = None,
+) -> keras.Model:
+    """ResNet-18 for small images, the student of MTARD: 11,173,962 parameters for 10 classes.
+
+    First convolution 3x3 with stride 1, no max pooling, four stages of two blocks, global pooling
+    (so that 28, 32 and 64 pixels all work).
+
+    Args:
+      image_shape: (height, width, channels).
+      num_classes: number of logits.
+      width: channels of the first stage; 64 in the papers.
+      normalization: (mean, standard deviation) per channel, or None for raw [0, 1] images.
+    """
+    widths = [width, 2 * width, 4 * width, 8 * width]
+    return _residual_net(
+        image_shape, num_classes, widths, [2] * 4, "B", normalization, "resnet18"
+    )

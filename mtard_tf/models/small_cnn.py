@@ -1,0 +1,49 @@
+"""A plain convolutional net for 28- to 32-pixel images: teachers and students that train on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+
+from mtard_tf.models.layers import batch_norm, conv, image_input
+
+
+def small_cnn(
+    image_shape: Sequence[int],
+    num_classes: int,
+    *,
+    widths: Sequence[int] = (16, 16, 32, 32),
+    dense: int = 128,
+    batch_normalization: bool = False,
+    normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> keras.Model:
+    """3x3 convolutions with 2x2 max pooling after every second, a dense layer, logits.
+
+    Args:
+      image_shape: (height, width, channels).
+      num_classes: number of logits.
+      widths: channels of each convolution; pooling follows the second, fourth, ...
+      dense: units of the hidden dense layer; 0 for none (global average pooling instead).
+      batch_normalization: BatchNorm after every convolution (which then has no bias).
+      normalization: (mean, standard deviation) per channel, or None for raw [0, 1] images.
+
+    Raises:
+      ValueError: no widths.
+    """
+    if not widths:
+        raise ValueError("small_cnn.widths is empty; give the channels of at least one convolution.")
+    images, x = image_input(image_shape, normalization)
+    for i, width in enumerate(widths, 1):
+        x = conv(x, width, 3, name=f"conv{i}", bias=not batch_normalization)
+        if batch_normalization:
+            x = batch_norm(x, name=f"bn{i}")
+        x = keras.layers.ReLU(name=f"relu{i}")(x)
+        if i % 2 == 0:
+            x = keras.layers.MaxPooling2D(2, name=f"pool{i // 2}")(x)
+    if dense:
+        x = keras.layers.Flatten(name="flatten")(x)
+        x = keras.layers.Dense(dense, activation="relu", name="dense")(x)
+    else:
+        x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(images, keras.layers.Dense(num_classes, name="logits")(x), name="small_cnn")

@@ -1,0 +1,83 @@
+"""Optimizers as the papers' code has them: weight decay is part of the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+
+LearningRate = float | keras.optimizers.schedules.LearningRateSchedule
+
+
+class CoupledSGD(keras.optimizers.Optimizer):
+    """SGD in PyTorch's form, which all the papers use.
+
+        g <- gradient + weight_decay * w
+        m <- momentum * m + g
+        w <- w - learning_rate * (g + momentum * m  if nesterov else  m)
+
+    Keras' own SGD differs in two ways: its weight decay skips the momentum, and its momentum holds
+    the learning rate, so that after a decay the old rate works on for some steps.
+
+    Args:
+      learning_rate: a number or a Keras schedule.
+      momentum: 0 for none.
+      weight_decay: L2 coefficient, applied to every trained variable (BatchNorm and biases too, as
+        the official code does).
+      nesterov: Nesterov's form.
+    """
+
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 2e-4,
+        nesterov: bool = False,
+        name: str = "coupled_sgd",
+        **kwargs,
+    ) -> None:
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.momentum = momentum
+        self.l2 = weight_decay
+        self.nesterov = nesterov
+
+    def build(self, variables) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        self._momentums = self.add_optimizer_variables(variables, "momentum")
+
+    def update_step(self, gradient, variable, learning_rate) -> None:
+        ops = keras.ops
+        rate = ops.cast(learning_rate, variable.dtype)
+        gradient = ops.cast(gradient, variable.dtype) + self.l2 * variable
+        buffer = self._momentums[self._get_variable_index(variable)]
+        momentum = self.momentum * buffer + gradient
+        self.assign(buffer, momentum)
+        update = gradient + self.momentum * momentum if self.nesterov else momentum
+        self.assign_sub(variable, rate * update)
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        config.update(momentum=self.momentum, weight_decay=self.l2, nesterov=self.nesterov)
+        return config
+
+
+def sgd(
+    learning_rate: LearningRate,
+    momentum: float = 0.9,
+    weight_decay: float = 2e-4,
+    nesterov: bool = False,
+) -> keras.optimizers.Optimizer:
+    """`CoupledSGD` with the settings of MTARD and RSLAD."""
+    return CoupledSGD(learning_rate, momentum, weight_decay, nesterov)
+
+
+def adam(
+    learning_rate: LearningRate, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7
+) -> keras.optimizers.Optimizer:
+    """Keras' Adam without weight decay: what small nets at a large epsilon train well with."""
+    return keras.optimizers.Adam(learning_rate, beta_1, beta_2, epsilon)
+
+
+OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {"sgd": sgd, "adam": adam}

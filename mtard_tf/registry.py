@@ -1,0 +1,208 @@
+"""Names to plugins: distillers, attacks, models, datasets. A plugin's name is its gin selector.
+
+Built-ins stand in a literal table and are imported on first use. Third parties declare an entry
+point in the group `mtard_tf.plugins`, whose value is a module that calls `register` when imported:
+
+    [project.entry-points."mtard_tf.plugins"]
+    my_plugin = "my_package.my_module"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import importlib.metadata
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import gin
+
+KINDS = ("distillers", "attacks", "models", "datasets")
+ENTRY_POINTS = "mtard_tf.plugins"
+
+_ADVERSARIAL = "mtard_tf.plugins.adversarial_training"
+_MULTI = "mtard_tf.plugins.multi_teacher"
+_RESNET = "mtard_tf.models.resnet_cifar"
+BUILT_INS: dict[str, dict[str, str]] = {
+    "distillers": {
+        "natural": f"{_ADVERSARIAL}.natural:Natural",
+        "pgd_at": f"{_ADVERSARIAL}.pgd_at:PGDAdversarialTraining",
+        "trades": f"{_ADVERSARIAL}.trades:Trades",
+        "mtard": f"{_MULTI}.mtard:MTARD",
+        "bmtard": f"{_MULTI}.bmtard:BMTARD",
+    },
+    "attacks": {
+        "fgsm": "mtard_tf.attacks.pgd:FGSM",
+        "pgd": "mtard_tf.attacks.pgd:PGD",
+    },
+    "models": {
+        "small_cnn": "mtard_tf.models.small_cnn:small_cnn",
+        "resnet20": f"{_RESNET}:resnet20",
+        "resnet32": f"{_RESNET}:resnet32",
+        "resnet44": f"{_RESNET}:resnet44",
+        "resnet56": f"{_RESNET}:resnet56",
+        "resnet18": f"{_RESNET}:resnet18",
+    },
+    "datasets": {
+        name: f"mtard_tf.data:{name}"
+        for name in ("fashion_mini", "fashion_mnist", "mnist", "cifar10", "cifar100", "tfds")
+    },
+}
+
+
+class RegistryError(ValueError):
+    """A name that is unknown or taken. The message is one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plugin:
+    """A registered plugin.
+
+    Attributes:
+      factory: what makes the object; its parameters are what gin can bind.
+      origin: module that it came from.
+    """
+
+    factory: Callable[..., Any]
+    origin: str
+
+
+_plugins: dict[str, dict[str, Plugin]] = {kind: {} for kind in KINDS}
+_broken: dict[str, str] = {}
+
+
+def register(kind: str, name: str) -> Callable[[Any], Any]:
+    """Decorator that makes a class or function a plugin, for third parties.
+
+        @register("attacks", "my_attack")
+        @dataclasses.dataclass(frozen=True)
+        class MyAttack: ...
+
+    Args:
+      kind: one of "distillers", "attacks", "models", "datasets".
+      name: its name in `get` and in gin (`@attacks.my_attack`).
+
+    Raises:
+      RegistryError: an unknown kind, or a name that another module has taken.
+    """
+
+    def decorate(target: Any) -> Any:
+        _load_built_ins()
+        _add(kind, name, target, target.__module__)
+        return target
+
+    return decorate
+
+
+def get(kind: str, name: str) -> Callable[..., Any]:
+    """The factory of a plugin; what gin binds to it applies when it is called.
+
+    Raises:
+      RegistryError: no such kind or name; the message names the nearest known one.
+    """
+    load()
+    table = _table(kind)
+    if name not in table:
+        raise RegistryError(unknown_name(f"{kind[:-1]}", name, list(table)))
+    return table[name].factory
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """The names of all plugins of a kind, sorted."""
+    load()
+    return tuple(sorted(_table(kind)))
+
+
+def broken() -> dict[str, str]:
+    """Third-party entry points that failed to load: name -> one line that says why."""
+    load()
+    return dict(_broken)
+
+
+@functools.cache
+def load() -> None:
+    """Imports all plugins, once. A third party that fails is logged and does not stop others."""
+    _load_built_ins()
+    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        before = {kind: dict(table) for kind, table in _plugins.items()}
+        try:
+            entry_point.load()
+        except Exception as error:  # whatever a stranger's module raises at import
+            _plugins.update(before)
+            _broken[entry_point.name] = (
+                f"plugin {entry_point.name!r} ({entry_point.value}) was left out: "
+                f"{type(error).__name__}: {' '.join(str(error).split())}"
+            )
+            logging.getLogger(__name__).warning(_broken[entry_point.name])
+
+
+def unknown_name(what: str, name: str, known: list[str]) -> str:
+    """One line for a misspelt name: the nearest known one, then all."""
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    lost = f" Left out: {'; '.join(_broken.values())}." if _broken else ""
+    return f"Unknown {what} {name!r}; {hint}known: {', '.join(sorted(known))}.{lost}"
+
+
+@functools.cache
+def _load_built_ins() -> None:
+    for kind, table in BUILT_INS.items():
+        for name, path in table.items():
+            module, attribute = path.split(":")
+            _add(kind, name, getattr(importlib.import_module(module), attribute), module)
+
+
+def _table(kind: str) -> dict[str, Plugin]:
+    if kind not in _plugins:
+        raise RegistryError(unknown_name("kind of plugin", kind, list(KINDS)))
+    return _plugins[kind]
+
+
+def _add(kind: str, name: str, target: Any, origin: str) -> None:
+    table = _table(kind)
+    if name in table:
+        raise RegistryError(
+            f"The name {kind}.{name} is registered twice: by {table[name].origin} and by {origin}; "
+            "rename one of them."
+        )
+    factory = gin.external_configurable(_factory(target), name=name, module=kind)
+    table[name] = Plugin(factory, origin)
+
+
+def _factory(target: Any) -> Callable[..., Any]:
+    """A plain function that calls `target`, with the signature that gin should see.
+
+    Gin would subclass a class, which breaks Keras models (their `get_config` and `build`), and
+    would not see the keyword arguments that a subclass passes on to its base.
+    """
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        return target(*args, **kwargs)
+
+    make.__name__ = make.__qualname__ = getattr(target, "__name__", "factory")
+    make.__module__ = target.__module__
+    make.__doc__ = target.__doc__
+    make.__signature__ = _full_signature(target)  # type: ignore[attr-defined]
+    return make
+
+
+def _full_signature(target: Any) -> inspect.Signature:
+    if not inspect.isclass(target):
+        return inspect.signature(target)
+    parameters: dict[str, inspect.Parameter] = {}
+    for cls in target.__mro__:
+        if "__init__" not in vars(cls):
+            continue
+        own = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        for parameter in own:
+            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+                parameters.setdefault(parameter.name, parameter)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
+            break
+        if cls.__module__.startswith("mtard_tf.distiller"):
+            break  # below it is Keras, whose arguments are no business of a run file
+    return inspect.Signature(sorted(parameters.values(), key=lambda p: p.kind))

@@ -1,0 +1,115 @@
+"""Schedules: a factor as a function of the epoch, for learning rates, epsilon and balance rates.
+
+A schedule is called with the epoch as a float (2.5 is the middle of the third) and returns the
+factor that multiplies the base value. All quantities that change in training use these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+Schedule = Callable[[tf.Tensor], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """1 at every epoch."""
+
+    def __call__(self, epoch: tf.Tensor) -> tf.Tensor:
+        return tf.ones_like(epoch)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepDecay:
+    """`factor` to the power of how many of `epochs` are over.
+
+    MTARD, B-MTARD and RSLAD decay learning rate and balance rates at the end of epochs 215, 260 and
+    285 of 300: epoch 215 still runs at the old value (`mtard_resnet18_cifar10.py:135-138`).
+
+    Attributes:
+      epochs: ends of the epochs, counted from 1, after which the factor applies once more.
+      factor: multiplier per decay.
+    """
+
+    epochs: Sequence[float] = (215, 260, 285)
+    factor: float = 0.1
+
+    def __call__(self, epoch: tf.Tensor) -> tf.Tensor:
+        over = tf.reduce_sum(tf.cast(epoch >= tf.constant(list(self.epochs), epoch.dtype), epoch.dtype))
+        return tf.cast(self.factor, epoch.dtype) ** over
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from 1 to `final` over `epochs`, then `final`.
+
+    Attributes:
+      epochs: length in epochs.
+      final: factor at the end.
+    """
+
+    epochs: float
+    final: float = 0.0
+
+    def __call__(self, epoch: tf.Tensor) -> tf.Tensor:
+        share = tf.clip_by_value(epoch / self.epochs, 0.0, 1.0)
+        return self.final + (1 - self.final) * 0.5 * (1 + tf.cos(3.141592653589793 * share))
+
+
+@dataclasses.dataclass(frozen=True)
+class Warmup:
+    """A line from `start` to 1 over `epochs`, then `after` (a schedule of the whole training).
+
+    Small nets trained at a large epsilon from the first step can collapse to chance; an epsilon
+    that grows over the first epochs avoids it.
+
+    Attributes:
+      epochs: length of the warm-up in epochs.
+      start: factor at epoch 0.
+      after: multiplies the warm-up; it sees the epoch counted from the start of training.
+    """
+
+    epochs: float
+    start: float = 0.0
+    after: Schedule = Constant()
+
+    def __call__(self, epoch: tf.Tensor) -> tf.Tensor:
+        share = tf.clip_by_value(epoch / max(self.epochs, 1e-9), 0.0, 1.0)
+        return (self.start + (1 - self.start) * share) * self.after(epoch)
+
+
+SCHEDULES: tuple[type, ...] = (Constant, StepDecay, Cosine, Warmup)
+
+
+def epoch_of(step: tf.Tensor, steps_per_epoch: int) -> tf.Tensor:
+    """Steps done, in epochs, float32: 0 at the first step."""
+    return tf.cast(step, tf.float32) / tf.cast(steps_per_epoch, tf.float32)
+
+
+class ScheduledRate(keras.optimizers.schedules.LearningRateSchedule):
+    """A Keras learning-rate schedule from one of ours: `base * schedule(step / steps_per_epoch)`.
+
+    Args:
+      base: learning rate at factor 1.
+      schedule: the factor as a function of the epoch.
+      steps_per_epoch: steps of one epoch.
+    """
+
+    def __init__(self, base: float, schedule: Schedule, steps_per_epoch: int) -> None:
+        self.base = base
+        self.schedule = schedule
+        self.steps_per_epoch = steps_per_epoch
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        return self.base * self.schedule(epoch_of(step, self.steps_per_epoch))
+
+    def get_config(self) -> dict:
+        return {
+            "base": self.base,
+            "schedule": repr(self.schedule),
+            "steps_per_epoch": self.steps_per_epoch,
+        }

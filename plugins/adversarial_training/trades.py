@@ -1,0 +1,42 @@
+"""TRADES (Zhang et al. 2019, arXiv 1901.08573, equation 5)."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from mtard_tf.distiller import Distiller, default_attack
+from mtard_tf.losses import cross_entropy, kl_divergence
+
+
+class Trades(Distiller):
+    """loss = CE(f(x), y) + beta KL(f(x) || f(x')), x' maximising that KL.
+
+    The gradient flows through both sides of the KL, and the attack's target is f(x) in inference
+    mode (`yaodongyu/TRADES:trades.py:17-84`). The official step is 0.007 at epsilon 0.031.
+
+    Args:
+      beta: weight of the robust term ("1/lambda" in the paper); 6 in the official run.
+      attack: default PGD-10 from 0.001 Gaussian noise.
+    """
+
+    student_views = ("clean", "adversarial")
+
+    def __init__(self, student, teachers=None, *, beta=6.0, attack=None, **kwargs):
+        attack = attack or default_attack("gaussian", relative_step_size=0.007 / 0.031)
+        super().__init__(student, teachers, attack=attack, **kwargs)
+        self.beta = beta
+
+    def perturb(self, images, labels, seeds):
+        clean = tf.stop_gradient(self._student_inference()(images))
+        return self.run_attack(
+            images, labels, seeds, objective=lambda _, logits: kl_divergence(clean, logits)
+        )
+
+    def terms(self, labels, student, teachers):
+        return {
+            "cross_entropy": cross_entropy(student["clean"], labels),
+            "kl": kl_divergence(student["clean"], student["adversarial"]),
+        }
+
+    def weigh(self, means, teachers):
+        return {"cross_entropy": tf.ones([]), "kl": tf.constant(float(self.beta))}, {}

@@ -1,0 +1,1 @@
+"""Distillation from several teachers at once: MTARD and B-MTARD."""

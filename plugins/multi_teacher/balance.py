@@ -1,0 +1,94 @@
+"""The balance of several teachers: temperatures from entropies, weights from losses."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def balanced_temperatures(
+    temperatures: tf.Tensor,
+    entropies: tf.Tensor,
+    *,
+    rate: float | tf.Tensor,
+    minimum: float = 1.0,
+    maximum: float = 10.0,
+) -> tf.Tensor:
+    """Entropy-Based Balance: one step towards teachers that speak with the same entropy.
+
+        tau_k <- clip(tau_k - rate * sign(H_k - mean_{j != k} H_j), minimum, maximum)
+
+    The less certain teacher is sharpened, the more certain one softened. With two teachers this is
+    the official rule, sign(H_k / H_other - 1), in a form that needs no division; beyond two, each
+    teacher is held against the mean of the others (ours; the paper has two).
+
+    Args:
+      temperatures: `[teachers]`, those with which the entropies were taken.
+      entropies: `[teachers]`, mean entropy over the *global* batch; positive, any scale.
+      rate: step in temperature.
+      minimum: lower bound.
+      maximum: upper bound.
+
+    Returns:
+      `[teachers]`; a teacher whose entropy is NaN keeps its temperature.
+
+    Raises:
+      ValueError: fewer than two teachers.
+
+    Source: B-MTARD (arXiv 2306.16170), `MTARD-extension/resnet18_mtard_cifar10.py:128-134`.
+    """
+    difference = entropies - _mean_of_others(entropies)
+    step = tf.where(tf.math.is_nan(difference), 0.0, tf.sign(difference))
+    return tf.clip_by_value(temperatures - rate * step, minimum, maximum)
+
+
+def balanced_weights(
+    weights: tf.Tensor,
+    losses: tf.Tensor,
+    first_losses: tf.Tensor,
+    *,
+    rate: float | tf.Tensor,
+    exponent: float = 1.0,
+) -> tf.Tensor:
+    """Normalization Loss Balance: the term that has fallen less since the first batch gains weight.
+
+        l_k = losses_k / first_losses_k
+        target_k = l_k^exponent / sum_j l_j^exponent
+        w_k <- w_k + rate * (target_k - w_k)
+
+    Weights that sum to 1 keep summing to 1 for any number of teachers; with two this is the
+    official rule, whose clipping and renormalisation change nothing.
+
+    Args:
+      weights: `[teachers]`, summing to 1.
+      losses: `[teachers]`, this step's losses, means over the *global* batch.
+      first_losses: `[teachers]`, the losses of the run's first batch.
+      rate: share of the way to the target, in [0, 1].
+      exponent: "alpha" in the paper; 1 in the official code.
+
+    Returns:
+      `[teachers]`; the old weights where no target exists (all relative losses 0).
+
+    Raises:
+      ValueError: fewer than two teachers.
+
+    Source: MTARD (ECCV 2022), `mtard/mtard_resnet18_cifar10.py:82-100`.
+    """
+    _check_teachers(weights)
+    relative = tf.math.divide_no_nan(losses, first_losses) ** exponent
+    total = tf.reduce_sum(relative)
+    target = tf.where(total > 0, tf.math.divide_no_nan(relative, total), weights)
+    return weights + rate * (target - weights)
+
+
+def _mean_of_others(values: tf.Tensor) -> tf.Tensor:
+    teachers = _check_teachers(values)
+    if teachers == 2:
+        return tf.reverse(values, [0])  # exact: (a + b) - a is not always b in floating point
+    return (tf.reduce_sum(values) - values) / (teachers - 1)
+
+
+def _check_teachers(values: tf.Tensor) -> int:
+    teachers = tf.convert_to_tensor(values).shape[0]
+    if teachers is None or teachers < 2:
+        raise ValueError(f"Balance got {teachers} teacher(s); it needs at least 2.")
+    return teachers
