@@ -63,10 +63,12 @@ class Plugin:
     """A registered plugin.
 
     Attributes:
-      factory: what makes the object; its parameters are what gin can bind.
+      target: the class or function that was registered.
+      factory: calls it with what gin binds.
       origin: module that it came from.
     """
 
+    target: Any
     factory: Callable[..., Any]
     origin: str
 
@@ -104,11 +106,16 @@ def get(kind: str, name: str) -> Callable[..., Any]:
     Raises:
       RegistryError: no such kind or name; the message names the nearest known one.
     """
-    load()
-    table = _table(kind)
-    if name not in table:
-        raise RegistryError(unknown_name(f"{kind[:-1]}", name, list(table)))
-    return table[name].factory
+    return _find(kind, name).factory
+
+
+def target(kind: str, name: str) -> Any:
+    """The class or function itself, as it was registered, without gin.
+
+    Raises:
+      RegistryError: no such kind or name.
+    """
+    return _find(kind, name).target
 
 
 def names(kind: str) -> tuple[str, ...]:
@@ -156,6 +163,14 @@ def _load_built_ins() -> None:
             _add(kind, name, getattr(importlib.import_module(module), attribute), module)
 
 
+def _find(kind: str, name: str) -> Plugin:
+    load()
+    table = _table(kind)
+    if name not in table:
+        raise RegistryError(unknown_name(kind[:-1], name, list(table)))
+    return table[name]
+
+
 def _table(kind: str) -> dict[str, Plugin]:
     if kind not in _plugins:
         raise RegistryError(unknown_name("kind of plugin", kind, list(KINDS)))
@@ -170,7 +185,7 @@ def _add(kind: str, name: str, target: Any, origin: str) -> None:
             "rename one of them."
         )
     factory = gin.external_configurable(_factory(target), name=name, module=kind)
-    table[name] = Plugin(factory, origin)
+    table[name] = Plugin(target, factory, origin)
 
 
 def _factory(target: Any) -> Callable[..., Any]:

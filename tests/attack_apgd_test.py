@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mtard_tf import losses
 from mtard_tf.attacks import seeds as random
-from mtard_tf.attacks.apgd import APGD, APGDDLR, APGDCrossEntropy, APGDTargeted, checkpoints
+from mtard_tf.attacks.apgd import APGD, APGDDLR, APGDCrossEntropy, APGDTargeted
+from mtard_tf.attacks.apgd_run import checkpoints
 from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.threat import ThreatModel
 
@@ -99,7 +101,8 @@ def test_starts_on_the_boundary_of_the_ball() -> None:
         _linear(3), images, tf.zeros([4], tf.int32), threat=threat,
         seeds=image_seeds(0, tf.range(4)), objective=lambda x, _: tf.reduce_sum(0 * x, [1, 2, 3]),
     )  # fmt: skip
-    np.testing.assert_allclose(tf.reduce_max(tf.abs(start - images), axis=[1, 2, 3]), 0.2, rtol=1e-6)
+    distance = tf.reduce_max(tf.abs(start - images), axis=[1, 2, 3])
+    np.testing.assert_allclose(distance, 0.2, rtol=1e-6)
 
 
 def test_targets_are_the_likeliest_wrong_classes_and_no_more_than_there_are() -> None:
@@ -110,7 +113,7 @@ def test_targets_are_the_likeliest_wrong_classes_and_no_more_than_there_are() ->
         # Robust: whatever the image, the same logits; the tiny term keeps a gradient path.
         return tf.repeat(logits, tf.shape(images)[0], 0) + 1e-9 * tf.reduce_sum(images)
 
-    original = APGDTargeted.__call__.__globals__["losses"].dlr_targeted
+    original = losses.dlr_targeted
 
     def spy(logits, labels, targets):
         seen.append(targets)
@@ -157,10 +160,8 @@ def test_restarts_keep_the_lowest_margin() -> None:
     run = {"threat": ThreatModel("linf", 0.03), "seeds": image_seeds(0, tf.range(16))}
 
     def margins(restarts):
-        from mtard_tf.losses import margin
-
         attack = APGDDLR(num_steps=3, restarts=restarts)
-        return margin(model(attack(model, images, labels, **run)), labels).numpy()
+        return losses.margin(model(attack(model, images, labels, **run)), labels).numpy()
 
     one, three = margins(1), margins(3)
     assert np.all((three <= one + 1e-6) | (one < 0))

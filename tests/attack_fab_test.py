@@ -115,16 +115,19 @@ def test_breaks_a_linear_model_exactly_from_the_true_distance_on(attack, norm) -
         dual = np.abs(normals).sum(0) if norm == "linf" else np.linalg.norm(normals, axis=0)
         others = [k for k in range(4) if k != y]
         distances.append(min((z[y] - z[k]) / dual[k] for k in others))
-    distances = np.array(distances)
-    for factor, broken in ((0.97, False), (1.08, True)):
-        for i in range(6):
-            threat = ThreatModel(norm, float(distances[i] * factor))
-            x = attack(
-                model, images[i : i + 1], tf.constant(labels[i : i + 1]), threat=threat,
-                seeds=image_seeds(0, tf.constant([i])),
-            )  # fmt: skip
+
+    @tf.function
+    def run(image, label, seed, epsilon):
+        return attack(model, image, label, threat=ThreatModel(norm, epsilon), seeds=seed)
+
+    seeds = image_seeds(0, tf.range(6))
+    for i, distance in enumerate(distances):
+        image, label = images[i : i + 1], tf.constant(labels[i : i + 1])
+        for factor, broken in ((0.97, False), (1.08, True)):
+            epsilon = tf.constant(distance * factor, tf.float32)
+            x = run(image, label, seeds[i : i + 1], epsilon)
             assert (int(model(x).numpy().argmax()) != labels[i]) == broken
-            assert float(threat.violation(x, images[i : i + 1])[0]) == 0.0
+            assert float(ThreatModel(norm, epsilon).violation(x, image)[0]) == 0.0
 
 
 def test_jacobian_is_one_forward_pass_and_right() -> None:
@@ -145,6 +148,4 @@ def test_settings_and_objectives_that_mean_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="FABTargeted.num_steps is 0; give at least 1"):
         FABTargeted(num_steps=0)
     with pytest.raises(ValueError, match="FAB follows the decision boundary; give no objective"):
-        FAB()(
-            None, None, None, threat=ThreatModel(), seeds=None, objective=lambda x, z: z[:, 0]
-        )
+        FAB()(None, None, None, threat=ThreatModel(), seeds=None, objective=lambda x, z: z[:, 0])

@@ -30,7 +30,8 @@ def test_sides_follow_the_official_schedule() -> None:
 
 def test_rescaled_schedule_spends_all_sizes_on_a_small_budget() -> None:
     attack = Square(num_queries=1000, rescale_schedule=True)
-    assert [int(attack.side(tf.constant(q), 28, 28)) for q in (1, 2, 5, 400, 999)] == [25, 18, 18, 3, 1]
+    sides = [int(attack.side(tf.constant(q), 28, 28)) for q in (1, 2, 5, 400, 999)]
+    assert sides == [25, 18, 18, 3, 1]
 
 
 def test_starts_with_vertical_stripes_at_the_edge_of_the_ball() -> None:
@@ -61,7 +62,8 @@ def test_a_proposal_is_one_square_with_one_sign_by_channel() -> None:
         corners.add((top, left))
     # Every place can be drawn, the last row and column too (the official code leaves them out).
     assert max(c[0] for c in corners) == 5 and max(c[1] for c in corners) == 5
-    assert {tuple(np.sign(one.sum((0, 1)))) for one in delta} >= {(1, 1, -1), (-1, 1, 1), (1, -1, 1)}
+    signs = {tuple(np.sign(one.sum((0, 1)))) for one in delta}
+    assert len(signs) == 8
 
 
 def test_a_candidate_equal_to_the_image_costs_no_model_call() -> None:
@@ -82,7 +84,7 @@ def test_margins_never_rise_and_images_do_not_see_each_other(norm) -> None:
     seeds = image_seeds(5, tf.range(8))
 
     def run(queries, rows=slice(None), **settings):
-        attack = Square(queries, **settings)
+        attack = tf.function(Square(queries, **settings))
         return attack(model, images[rows], labels[rows], threat=threat, seeds=seeds[rows])
 
     short, long = (margin(model(run(q)), labels).numpy() for q in (5, 60))
@@ -104,9 +106,8 @@ def test_only_what_stands_is_sent_to_the_model() -> None:
 
     images = tf.random.stateless_uniform([32, 6, 6, 1], seed=[1, 3])
     labels = tf.argmax(model(images), axis=1, output_type=tf.int32)
-    Square(40)(
-        model_fn, images, labels, threat=ThreatModel("linf", 0.1), seeds=image_seeds(0, tf.range(32))
-    )
+    run = {"threat": ThreatModel("linf", 0.1), "seeds": image_seeds(0, tf.range(32))}
+    Square(40)(model_fn, images, labels, **run)
     assert sent[0] == 32 and max(sent[2:]) < 32 and sent[-1] < sent[2]
 
 

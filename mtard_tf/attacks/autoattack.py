@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import standing
+from mtard_tf.attacks import objectives, standing
 from mtard_tf.attacks import seeds as random
 from mtard_tf.attacks.apgd import APGDDLR, APGDCrossEntropy, APGDTargeted
 from mtard_tf.attacks.fab import FAB, FABTargeted
@@ -90,8 +90,7 @@ class AutoAttack:
         Raises:
           ValueError: an objective is given; the ensemble brings its own.
         """
-        if objective is not None:
-            raise ValueError("AutoAttack brings its own losses; give no objective (PGD takes one).")
+        objectives.refuse("AutoAttack brings its own losses", objective)
         best = images
         for i, attack in enumerate(self.components.values()):
             rows = standing.rows_where(losses.margin(model_fn(best), labels) >= 0)

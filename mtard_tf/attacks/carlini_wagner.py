@@ -9,7 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry, standing
+from mtard_tf.attacks import geometry, objectives, standing
 from mtard_tf.attacks.spsa import adam
 from mtard_tf.threat import ThreatModel
 
@@ -74,8 +74,7 @@ class CWL2:
         Raises:
           ValueError: an objective is given; this attack has none to replace.
         """
-        if objective is not None:
-            raise ValueError("CWL2 brings its own loss; give no objective (PGD takes one).")
+        objectives.refuse("CWL2 brings its own loss", objective)
         return geometry.only_inside(
             self.minimal(model_fn, images, labels, threat=threat), images, threat
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry, jacobian, standing
+from mtard_tf.attacks import geometry, jacobian, objectives, standing
 from mtard_tf.threat import ThreatModel
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
@@ -58,10 +58,7 @@ class DeepFool:
         Raises:
           ValueError: an objective is given; this attack has none to replace.
         """
-        if objective is not None:
-            raise ValueError(
-                "DeepFool follows the decision boundary; give no objective (PGD takes one)."
-            )
+        objectives.refuse("DeepFool follows the decision boundary", objective)
         return geometry.only_inside(
             self.minimal(model_fn, images, labels, threat=threat), images, threat
         )

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry, jacobian, standing
-from mtard_tf.attacks import seeds as random
+from mtard_tf.attacks import geometry, jacobian, objectives, standing
 from mtard_tf.threat import ThreatModel
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
@@ -32,7 +31,7 @@ class FAB:
       targeted: linearise towards one wrong class per round, the likeliest first (`fab_t`), instead
         of towards the nearest of all classes (`fab`), which takes a gradient for each class.
       num_steps: steps of each round.
-      restarts: rounds (for each target class); all but the first start at random within epsilon / 2.
+      restarts: rounds (for each target class); all but the first start at random.
       num_targets: target classes when `targeted`, or all wrong ones if there are fewer.
       alpha_max: greatest pull towards the clean image.
       eta: overshoot behind the boundary.
@@ -71,8 +70,7 @@ class FAB:
         Raises:
           ValueError: an objective is given; this attack has none to replace.
         """
-        if objective is not None:
-            raise ValueError("FAB follows the decision boundary; give no objective (PGD takes one).")
+        objectives.refuse("FAB follows the decision boundary", objective)
         likely = standing.wrong_classes(model_fn(images), labels)
         targets = (
             standing.count_targets(self.num_targets, likely.shape[1] + 1) if self.targeted else 1
@@ -115,9 +113,7 @@ class _Rows(NamedTuple):
 class _Run:
     """One round of FAB on one (compacted) batch."""
 
-    def __init__(
-        self, attack: FAB, model_fn: ModelFn, threat: ThreatModel, classes: int
-    ) -> None:
+    def __init__(self, attack: FAB, model_fn: ModelFn, threat: ThreatModel, classes: int) -> None:
         self.attack, self.model_fn, self.threat = attack, model_fn, threat
         self.classes = classes
 
@@ -154,10 +150,7 @@ class _Run:
         return found, margins
 
     def _noisy(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
-        linf = self.threat.norm == "linf"
-        draw = random.uniform if linf else random.normal
-        noise = draw(seeds, images.shape[1:])
-        offset = geometry.unit(2 * noise - 1 if linf else noise, self.threat.norm)
+        offset = geometry.boundary_noise(seeds, images.shape[1:], self.threat.norm)
         start = images + 0.5 * self.threat.epsilon * offset
         return tf.clip_by_value(start, self.threat.minimum, self.threat.maximum)
 

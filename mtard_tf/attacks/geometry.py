@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from mtard_tf.attacks import seeds as random
 from mtard_tf.threat import ThreatModel
 
 
@@ -36,6 +37,13 @@ def unit(deltas: tf.Tensor, norm: str) -> tf.Tensor:
 def steepest(gradients: tf.Tensor, norm: str) -> tf.Tensor:
     """Unit step of steepest ascent: the sign for Linf, the unit gradient for L2."""
     return tf.sign(gradients) if norm == "linf" else unit(gradients, "l2")
+
+
+def boundary_noise(seeds: tf.Tensor, shape: tf.TensorShape, norm: str) -> tf.Tensor:
+    """Random perturbations of size 1 in `norm`, `[batch, *shape]`: the starts of AutoAttack."""
+    if norm == "linf":
+        return unit(2.0 * random.uniform(seeds, shape) - 1.0, norm)
+    return unit(random.normal(seeds, shape), norm)
 
 
 def only_inside(perturbed: tf.Tensor, images: tf.Tensor, threat: ThreatModel) -> tf.Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry, jacobian, standing
+from mtard_tf.attacks import geometry, objectives, standing
 from mtard_tf.threat import ThreatModel
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
@@ -18,7 +18,8 @@ ModelFn = Callable[[tf.Tensor], tf.Tensor]
 class JSMA:
     """Papernot et al. (EuroS&P 2016, arXiv 1511.07528), algorithm 3, on pairs of pixels.
 
-        (p, q) = argmax -a b,   a = sum_{p, q} dZ_target/dx > 0,   b = sum_{p, q, j != target} dZ_j/dx < 0
+        (p, q) = argmax -a b,   a = sum over p, q of dZ_target/dx > 0,
+                                b = sum over p, q and j != target of dZ_j/dx < 0
 
     Each step moves the best pair by `theta` and a pixel at the end of its range is never used
     again. The number of pixels is bounded, not their change: give a threat model whose ball holds
@@ -49,7 +50,7 @@ class JSMA:
             raise ValueError(f"JSMA.max_fraction is {self.max_fraction}; give a share in (0, 1].")
         if self.temperature is not None and not self.temperature > 0:
             raise ValueError(
-                f"JSMA.temperature is {self.temperature}; give a number above 0, or None for logits."
+                f"JSMA.temperature is {self.temperature}; give a number above 0 or None."
             )
 
     def __call__(
@@ -67,8 +68,7 @@ class JSMA:
         Raises:
           ValueError: an objective is given; this attack has none to replace.
         """
-        if objective is not None:
-            raise ValueError("JSMA follows its saliency map; give no objective (PGD takes one).")
+        objectives.refuse("JSMA follows its saliency map", objective)
         return geometry.only_inside(
             self.minimal(model_fn, images, labels, threat=threat), images, threat
         )

@@ -1,4 +1,4 @@
-"""Iterated Linf and L2 attacks on other losses or with other steps than PGD: CW margin, momentum."""
+"""Relatives of PGD, Linf and L2: on the Carlini-Wagner margin, and with momentum."""
 
 from __future__ import annotations
 
@@ -102,8 +102,6 @@ class MIM:
             size = tf.reduce_mean(tf.abs(gradient), axis=axes, keepdims=True)
             momentum = self.decay * momentum + gradient / tf.maximum(size, 1e-12)
             moved = perturbed + step_size * geometry.steepest(momentum, threat.norm)
-            if threat.norm == "l2":  # the box before the ball as well, as in CleverHans
-                moved = tf.clip_by_value(moved, threat.minimum, threat.maximum)
             return i + 1, threat.project(moved, images), momentum
 
         _, perturbed, _ = tf.while_loop(

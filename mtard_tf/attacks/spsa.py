@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import standing
+from mtard_tf.attacks import objectives, standing
 from mtard_tf.attacks import seeds as random
 from mtard_tf.threat import ThreatModel
 
@@ -64,8 +64,7 @@ class SPSA:
         Raises:
           ValueError: an objective is given; this attack has none to replace.
         """
-        if objective is not None:
-            raise ValueError("SPSA descends the margin; give no objective (PGD takes one).")
+        objectives.refuse("SPSA descends the margin", objective)
         sign = -1.0 if self.targeted else 1.0
 
         def score(x, own):  # below 0 where the attack has succeeded
@@ -87,9 +86,7 @@ class SPSA:
         zeros = tf.zeros_like(images)
         scores = score(images, labels)
         _, perturbed, *_ = tf.while_loop(
-            lambda i, *state: tf.logical_and(
-                i < self.num_steps, tf.reduce_any(state[-1] >= 0)
-            ),
+            lambda i, *state: tf.logical_and(i < self.num_steps, tf.reduce_any(state[-1] >= 0)),
             step,
             (0, images, zeros, zeros, scores),
             shape_invariants=(tf.TensorShape([]), *[images.shape] * 3, scores.shape),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry, standing, square_l2
+from mtard_tf.attacks import objectives, square_l2, standing, windows
 from mtard_tf.attacks import seeds as random
 from mtard_tf.threat import ThreatModel
 
@@ -71,8 +71,7 @@ class Square:
         Raises:
           ValueError: an objective is given; this attack has none to replace.
         """
-        if objective is not None:
-            raise ValueError("Square searches on the margin; give no objective (PGD takes one).")
+        objectives.refuse("Square searches on the margin", objective)
 
         def single(i, images, labels, seeds):
             return self._search(model_fn, images, labels, seeds, threat)
@@ -104,17 +103,11 @@ class Square:
 
         def query(i, best, margins):
             rows = standing.rows_where(margins >= 0)
-            draw = draws[:, i]
-            draw = (
-                tf.repeat(draw, tf.size(rows), axis=0)
-                if self.shared_window
-                else tf.gather(draw, rows)
-            )
-            now = tf.gather(best, rows)
+            own = tf.zeros_like(rows) if self.shared_window else rows
+            draw, now = tf.gather(draws[:, i], own), tf.gather(best, rows)
             side = self.side(i, images.shape[1], images.shape[2])
             candidates, changed = patches.propose(now, rows, side, draw)
-            use = standing.rows_where(changed)
-            rows, candidates = standing.take((rows, candidates), use)
+            rows, candidates = standing.take((rows, candidates), standing.rows_where(changed))
             reached = losses.margin(model_fn(candidates), tf.gather(labels, rows))
             kept = standing.rows_where(~(reached >= tf.gather(margins, rows)))
             rows, candidates, reached = standing.take((rows, candidates, reached), kept)
@@ -122,34 +115,13 @@ class Square:
             return i + 1, best, standing.scatter(margins, rows, reached)
 
         _, best, margins = tf.while_loop(
-            lambda i, _, margins: tf.logical_and(
-                i < self.num_queries, tf.reduce_any(margins >= 0)
-            ),
+            lambda i, _, margins: tf.logical_and(i < self.num_queries, tf.reduce_any(margins >= 0)),
             query,
             (0, best, margins),
             shape_invariants=(tf.TensorShape([]), images.shape, margins.shape),
             parallel_iterations=1,
         )
         return best, margins
-
-
-def signs(uniform: tf.Tensor, count: int) -> tf.Tensor:
-    """`count` independent signs from each uniform number, float32 `[batch, count]`."""
-    bits = tf.cast(uniform * 2.0**23, tf.int32)[:, tf.newaxis]
-    shifted = tf.bitwise.right_shift(bits, tf.range(22, 22 - count, -1)[tf.newaxis])
-    return 1.0 - 2.0 * tf.cast(tf.bitwise.bitwise_and(shifted, 1), tf.float32)
-
-
-def inside(length: int, first: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
-    """Which of `length` places lie in [first, first + side): bool `[batch, length]`."""
-    place = tf.range(length)[tf.newaxis] - first[:, tf.newaxis]
-    return tf.logical_and(place >= 0, place < side)
-
-
-def corner(uniform: tf.Tensor, length: int, side: tf.Tensor, inclusive: bool) -> tf.Tensor:
-    """First place of a patch, int32 `[batch]`; not `inclusive` never draws the last one."""
-    places = tf.maximum(length - side + int(inclusive), 1)
-    return tf.cast(uniform * tf.cast(places, tf.float32), tf.int32)
 
 
 class _Patches:
@@ -170,11 +142,13 @@ class _Patches:
     def propose(self, now, rows, side, draw):
         """Candidates, and which of them differ from `now`."""
         height, width, channels = now.shape[1:]
+        top = windows.corner(draw[:, 0], height, side, self.inclusive)
+        left = windows.corner(draw[:, 1], width, side, self.inclusive)
         patch = tf.logical_and(
-            inside(height, corner(draw[:, 0], height, side, self.inclusive), side)[:, :, None],
-            inside(width, corner(draw[:, 1], width, side, self.inclusive), side)[:, None],
+            windows.inside(height, top, side)[:, :, None],
+            windows.inside(width, left, side)[:, None],
         )
-        up = signs(draw[:, 2], channels)[:, None, None] > 0
+        up = windows.signs(draw[:, 2], channels)[:, None, None] > 0
         # Any point of the ball, moved by 2 epsilon and clipped, lands on the edge.
         edge = tf.where(up, tf.gather(self.high, rows), tf.gather(self.low, rows))
         candidates = tf.where(patch[..., None], edge, now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mtard_tf.attacks import geometry
+from mtard_tf.attacks import geometry, windows
 from mtard_tf.attacks import seeds as random
 from mtard_tf.threat import ThreatModel
 
@@ -50,11 +50,10 @@ class Patches:
         height, width, channels = now.shape[1:]
         side = tf.maximum(side, 3)
         side = tf.minimum(side + tf.cast(side % 2 == 0, tf.int32), min(height, width))
-        tops = [_corner(draw[:, k], height, side, self.inclusive) for k in (0, 2)]
-        lefts = [_corner(draw[:, k], width, side, self.inclusive) for k in (1, 3)]
+        tops = [windows.corner(draw[:, k], height, side, self.inclusive) for k in (0, 2)]
+        lefts = [windows.corner(draw[:, k], width, side, self.inclusive) for k in (1, 3)]
         target, source = (
-            _window(height, width, top, left, side)
-            for top, left in zip(tops, lefts, strict=True)
+            _window(height, width, top, left, side) for top, left in zip(tops, lefts, strict=True)
         )
         delta = now - images
         inside = tf.where(target, delta, 0.0)
@@ -79,11 +78,7 @@ class Patches:
         bump = pair(tf.where(flip, across, down), tf.where(flip, down, across), side)
         bump = tf.where(target, bump[..., None], 0.0)
         bump = geometry.unit(bump, "l2")
-        sign = tf.sign(
-            tf.math.floormod(draw[:, 4:5] * 2.0 ** tf.range(1.0, self.images.shape[3] + 1), 1.0)
-            - 0.5
-        )
-        return bump * tf.where(sign == 0, 1.0, sign)[:, None, None]
+        return bump * windows.signs(draw[:, 4], self.images.shape[3])[:, None, None]
 
 
 def pair(first: tf.Tensor, second: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
@@ -112,13 +107,6 @@ def _pyramid(first, second, height, width):
     return heights(first, second) / tf.maximum(tf.norm(grid), 1e-12)
 
 
-def _corner(uniform, length, side, inclusive):
-    places = tf.maximum(length - side + int(inclusive), 1)
-    return tf.cast(uniform * tf.cast(places, tf.float32), tf.int32)
-
-
 def _window(height, width, top, left, side):
-    down = tf.range(height)[None] - top[:, None]
-    across = tf.range(width)[None] - left[:, None]
-    inside = [tf.logical_and(place >= 0, place < side) for place in (down, across)]
-    return tf.logical_and(inside[0][:, :, None], inside[1][:, None])[..., None]
+    rows = windows.inside(height, top, side)[:, :, None, None]
+    return tf.logical_and(rows, windows.inside(width, left, side)[:, None, :, None])

@@ -17,7 +17,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
     def guarded(argv: Sequence[str]) -> None:
         try:
-            logging.set_verbosity(logging.ERROR)
+            logging.set_verbosity(logging.FATAL)
             import_tensorflow_quietly()
             main(argv)
         except (ValueError, OSError) as error:

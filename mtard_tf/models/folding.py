@@ -79,17 +79,15 @@ class _PassThrough(keras.layers.Layer):
 
 def _foldable(model: keras.Model) -> dict[str, str]:
     """Convolution name -> name of the BatchNorm that alone consumes it."""
-    if type(model) is not keras.Model and not isinstance(model, keras.Sequential):
-        if not hasattr(model, "operations"):
-            return {}
+    operations = getattr(model, "operations", [])  # only a functional model has them
     pairs: dict[str, str] = {}
     consumers: dict[str, list[keras.layers.Layer]] = {}
-    for operation in getattr(model, "operations", []):
+    for operation in operations:
         for node in operation._inbound_nodes:
             for tensor in node.input_tensors:
                 producer = tensor._keras_history.operation
                 consumers.setdefault(producer.name, []).append(operation)
-    for operation in getattr(model, "operations", []):
+    for operation in operations:
         following = consumers.get(operation.name, [])
         if (
             type(operation) is keras.layers.Conv2D

@@ -18,12 +18,15 @@ def small_cnn(
     batch_normalization: bool = False,
     normalization: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> keras.Model:
-    """3x3 convolutions with 2x2 max pooling after every second, a dense layer, logits.
+    """3x3 convolutions, the first of every two with stride 2, a dense layer, logits.
+
+    Strides rather than pooling: half the time of a training step on CPU, where the gradient of max
+    pooling is slow, at the same number of parameters.
 
     Args:
       image_shape: (height, width, channels).
       num_classes: number of logits.
-      widths: channels of each convolution; pooling follows the second, fourth, ...
+      widths: channels of each convolution; the first, third, ... have stride 2.
       dense: units of the hidden dense layer; 0 for none (global average pooling instead).
       batch_normalization: BatchNorm after every convolution (which then has no bias).
       normalization: (mean, standard deviation) per channel, or None for raw [0, 1] images.
@@ -35,12 +38,11 @@ def small_cnn(
         raise ValueError("small_cnn.widths is empty; give the channels of at least one convolution.")
     images, x = image_input(image_shape, normalization)
     for i, width in enumerate(widths, 1):
-        x = conv(x, width, 3, name=f"conv{i}", bias=not batch_normalization)
+        stride = 2 if i % 2 else 1
+        x = conv(x, width, 3, stride, name=f"conv{i}", bias=not batch_normalization)
         if batch_normalization:
             x = batch_norm(x, name=f"bn{i}")
         x = keras.layers.ReLU(name=f"relu{i}")(x)
-        if i % 2 == 0:
-            x = keras.layers.MaxPooling2D(2, name=f"pool{i // 2}")(x)
     if dense:
         x = keras.layers.Flatten(name="flatten")(x)
         x = keras.layers.Dense(dense, activation="relu", name="dense")(x)

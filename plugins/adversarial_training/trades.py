@@ -28,9 +28,11 @@ class Trades(Distiller):
 
     def perturb(self, images, labels, seeds):
         clean = tf.stop_gradient(self._student_inference()(images))
-        return self.run_attack(
-            images, labels, seeds, objective=lambda _, logits: kl_divergence(clean, logits)
-        )
+
+        def objective(_, logits, rows):
+            return kl_divergence(clean[rows], logits)
+
+        return self.run_attack(images, labels, seeds, objective)
 
     def terms(self, labels, student, teachers):
         return {

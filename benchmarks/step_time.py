@@ -1,0 +1,138 @@
+"""Times one training step against its floor, and against PyTorch if a yardstick is given.
+
+    python benchmarks/step_time.py [--distiller bmtard] [--model resnet20] [--batch 128] [--steps 5]
+        [--torch 'PYTHON SCRIPT']
+
+The floor is what the step cannot do without, each timed alone in one compiled function: the attack's
+forward passes and input gradients, the student's training passes and weight gradients, and the
+teachers' forward passes. The yardstick is a command that prints one JSON line with
+`median_step_s`; it is run in turn with ours (plain, and with `--channels-last`), because only a
+ratio from an idle machine means something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tensorflow as tf
+
+from mtard_tf import losses, registry
+from mtard_tf.attacks.pgd import input_gradient
+from mtard_tf.models.folding import FoldedInference
+from mtard_tf.optimizers import sgd
+
+ATTACK_STEPS = 10
+
+
+def median_seconds(function, arguments, steps: int) -> float:
+    """Median wall time of a call, after one that compiles."""
+    function(*arguments)
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        function(*arguments)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def make_step(distiller: str, model: str, batch: int):
+    """A compiled training step on fixed random images, and its distiller."""
+    make = registry.get("models", model)
+    student = make((32, 32, 3), 10)
+    cls = registry.get("distillers", distiller)
+    roles = {role: make((32, 32, 3), 10) for role in registry.target("distillers", distiller).teacher_views}
+    trained = cls(student, roles)
+    trained.compile(optimizer=sgd(0.1), jit_compile=False)
+    images = tf.random.stateless_uniform([batch, 32, 32, 3], [0, 1])
+    labels = tf.random.stateless_uniform([batch], [0, 2], 0, 10, tf.int32)
+    data = (images, labels, tf.range(batch, dtype=tf.int64))
+    return tf.function(trained.train_step), (data,), trained
+
+
+def floor_parts(distiller, images: tf.Tensor, labels: tf.Tensor, steps: int) -> dict[str, float]:
+    """Seconds of the passes that the step needs, each alone."""
+    student = distiller.student
+    fold = FoldedInference(student)
+    teacher_folds = distiller._teacher_inference
+
+    @tf.function
+    def attack(x):
+        model_fn = fold()
+        objective = lambda _, logits: losses.cross_entropy(logits, labels)  # noqa: E731
+        body = lambda i, v: (i + 1, v + 1e-9 * input_gradient(model_fn, v, objective))  # noqa: E731
+        return tf.while_loop(lambda i, v: i < ATTACK_STEPS, body, (0, x), parallel_iterations=1)[1]
+
+    @tf.function
+    def train(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(losses.cross_entropy(student(x, training=True), labels))
+        return tape.gradient(loss, student.trainable_variables)
+
+    @tf.function
+    def teach(x):
+        return [inference()(x) for inference in teacher_folds.values()]
+
+    parts = {}
+    if distiller.attack is not None:
+        parts["attack"] = median_seconds(attack, (images,), steps)
+    parts["student"] = len(distiller.student_views) * median_seconds(train, (images,), steps)
+    if teacher_folds:
+        parts["teachers"] = median_seconds(teach, (images,), steps)
+    return parts
+
+
+def torch_seconds(command: str, batch: int, steps: int, *extra: str) -> float:
+    """Median step of the yardstick."""
+    words = [*shlex.split(command), "--batch", str(batch), "--steps", str(steps), *extra]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])["median_step_s"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--distiller", default="bmtard")
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3, help="turns with the yardstick")
+    parser.add_argument("--torch", help="command of the PyTorch yardstick")
+    args = parser.parse_args()
+    step, arguments, distiller = make_step(args.distiller, args.model, args.batch)
+    (images, labels, _), *_ = arguments
+    ours, floors, theirs = [], [], {"default": [], "channels_last": []}
+    for _ in range(args.rounds):
+        ours.append(median_seconds(step, arguments, args.steps))
+        parts = floor_parts(distiller, images, labels, args.steps)
+        floors.append(sum(parts.values()))
+        if args.torch:
+            theirs["default"].append(torch_seconds(args.torch, args.batch, args.steps))
+            theirs["channels_last"].append(
+                torch_seconds(args.torch, args.batch, args.steps, "--channels-last")
+            )
+    seconds = statistics.median(ours)
+    result = {
+        "distiller": args.distiller,
+        "step_s": round(seconds, 4),
+        "step_spread_s": [round(min(ours), 4), round(max(ours), 4)],
+        "floor_s": round(statistics.median(floors), 4),
+        "floor_parts_s": {name: round(value, 4) for name, value in parts.items()},
+        "step_over_floor": round(statistics.median(a / b for a, b in zip(ours, floors)), 3),
+    }
+    for layout, values in theirs.items():
+        if values:
+            result[f"torch_{layout}_s"] = round(statistics.median(values), 4)
+            ratio = statistics.median(a / b for a, b in zip(ours, values))
+            result[f"step_over_torch_{layout}"] = round(ratio, 3)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

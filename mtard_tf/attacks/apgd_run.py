@@ -1,0 +1,210 @@
+"""One round of Auto-PGD on a batch that images leave as they fall."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import tensorflow as tf
+
+from mtard_tf import losses
+from mtard_tf.attacks import geometry, standing
+from mtard_tf.threat import ThreatModel
+
+ModelFn = Callable[[tf.Tensor], tf.Tensor]
+Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+class Settings(Protocol):
+    """What a round reads of `apgd.APGD`, which documents it."""
+
+    @property
+    def loss(self) -> str: ...
+    @property
+    def num_steps(self) -> int: ...
+    @property
+    def rho(self) -> float: ...
+    @property
+    def eot_samples(self) -> int: ...
+
+
+def checkpoints(num_steps: int) -> list[int]:
+    """Steps after which APGD reconsiders its step size: 22, 41, 57, 70, 80, 87, 93, 99 of 100."""
+    window, shrink, least = _windows(num_steps)
+    steps, at = [], window
+    while at <= num_steps:
+        steps.append(at)
+        window = max(window - shrink, least)
+        at += window
+    return steps
+
+
+def _windows(num_steps: int) -> tuple[int, int, int]:
+    """First window between checkpoints, its shrinkage, and its least length, in steps."""
+    first, shrink, least = (max(int(share * num_steps), 1) for share in (0.22, 0.03, 0.06))
+    return first, shrink, least
+
+
+class _Rows(NamedTuple):
+    """What one run knows of each image that is still in its batch."""
+
+    row: tf.Tensor
+    clean: tf.Tensor
+    labels: tf.Tensor
+    targets: tf.Tensor
+    current: tf.Tensor
+    previous: tf.Tensor
+    gradient: tf.Tensor
+    loss: tf.Tensor
+    margin: tf.Tensor
+    step: tf.Tensor
+    best: tf.Tensor
+    best_gradient: tf.Tensor
+    best_loss: tf.Tensor
+    best_margin: tf.Tensor
+    rises: tf.Tensor
+    checked_loss: tf.Tensor
+    halved: tf.Tensor
+
+
+class Run:
+    """One round of APGD on one (compacted) batch."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model_fn: ModelFn,
+        threat: ThreatModel,
+        objective: Objective | None,
+    ) -> None:
+        self.attack, self.model_fn, self.threat = settings, model_fn, threat
+        self.objective = objective
+
+    def __call__(
+        self, images: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor, seeds: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Best (or broken) images and their margins."""
+        window, shrink, least = _windows(self.attack.num_steps)
+        rows = self._begin(images, labels, targets, seeds)
+        found, margins, rows = self._drop(rows.best, rows.best_margin, rows)
+
+        def step(i, at, window, found, margins, rows):
+            rows = self._move(rows, tf.where(i > 0, 0.75, 1.0))
+            check = tf.equal(i + 1, at)
+            rows = tf.cond(check, lambda: self._checkpoint(rows, window), lambda: rows)
+            window = tf.where(check, tf.maximum(window - shrink, least), window)
+            at = tf.where(check, at + window, at)
+            return (i + 1, at, window, *self._drop(found, margins, rows))
+
+        scalar = tf.TensorShape([])
+        *_, found, margins, rows = tf.while_loop(
+            lambda i, at, window, found, margins, rows: tf.logical_and(
+                i < self.attack.num_steps, tf.size(rows.row) > 0
+            ),
+            step,
+            (0, window, window, found, margins, rows),
+            shape_invariants=(
+                scalar,
+                scalar,
+                scalar,
+                found.shape,
+                margins.shape,
+                standing.any_batch(rows),
+            ),
+            parallel_iterations=1,
+        )
+        found = standing.scatter(found, rows.row, rows.best)
+        return found, standing.scatter(margins, rows.row, rows.best_margin)
+
+    def _begin(
+        self, images: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor, seeds: tf.Tensor
+    ) -> _Rows:
+        offset = geometry.boundary_noise(seeds, images.shape[1:], self.threat.norm)
+        start = self.threat.project(images + self.threat.epsilon * offset, images)
+        loss, margin, gradient = self._evaluate(start, labels, targets)
+        count = tf.shape(labels)[0]
+        return _Rows(
+            row=tf.range(count), clean=images, labels=labels, targets=targets,
+            current=start, previous=start, gradient=gradient, loss=loss, margin=margin,
+            step=tf.fill([count], 2.0 * self.threat.epsilon),
+            best=start, best_gradient=gradient, best_loss=loss, best_margin=margin,
+            rises=tf.zeros([count], tf.int32), checked_loss=loss, halved=tf.fill([count], True),
+        )  # fmt: skip
+
+    def _evaluate(self, images, labels, targets):
+        """Loss, margin and input gradient, averaged over `eot_samples` model calls."""
+
+        def sample():
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(images)
+                logits = self.model_fn(images)
+                loss = self._loss(images, logits, labels, targets)
+            return loss, logits, tape.gradient(loss, images)
+
+        def add(i, *totals):
+            return i + 1, *(a + b for a, b in zip(totals, sample(), strict=True))
+
+        samples, totals = self.attack.eot_samples, sample()
+        if samples > 1:
+            _, *totals = tf.while_loop(
+                lambda i, *_: i < samples, add, (1, *totals), parallel_iterations=1
+            )
+        loss, logits, gradient = totals
+        return loss / samples, losses.margin(logits / samples, labels), gradient
+
+    def _loss(self, images, logits, labels, targets):
+        if self.objective is not None:
+            return self.objective(images, logits)
+        if self.attack.loss == "ce":
+            return losses.cross_entropy(logits, labels)
+        if self.attack.loss == "dlr":
+            return losses.dlr(logits, labels)
+        return losses.dlr_targeted(logits, labels, targets)
+
+    def _move(self, rows: _Rows, momentum: tf.Tensor) -> _Rows:
+        project, x = self.threat.project, rows.current
+        ahead = geometry.steepest(rows.gradient, self.threat.norm)
+        ahead = project(x + geometry.spread(rows.step, x) * ahead, rows.clean)
+        drift = (1 - momentum) * (x - rows.previous)
+        moved = project(x + momentum * (ahead - x) + drift, rows.clean)
+        loss, margin, gradient = self._evaluate(moved, rows.labels, rows.targets)
+        better = loss > rows.best_loss
+        wide = geometry.spread(better, x)
+        return rows._replace(
+            current=moved, previous=x, gradient=gradient, loss=loss, margin=margin,
+            best=tf.where(wide, moved, rows.best),
+            best_gradient=tf.where(wide, gradient, rows.best_gradient),
+            best_loss=tf.where(better, loss, rows.best_loss),
+            best_margin=tf.where(better, margin, rows.best_margin),
+            rises=rows.rises + tf.cast(loss > rows.loss, tf.int32),
+        )  # fmt: skip
+
+    def _checkpoint(self, rows: _Rows, window: tf.Tensor) -> _Rows:
+        limit = self.attack.rho * tf.cast(window, tf.float32)
+        oscillates = tf.cast(rows.rises, tf.float32) <= limit
+        stuck = tf.logical_and(~rows.halved, rows.checked_loss >= rows.best_loss)
+        halve = tf.logical_or(oscillates, stuck)
+        wide = geometry.spread(halve, rows.current)
+        return rows._replace(
+            step=tf.where(halve, rows.step / 2, rows.step),
+            current=tf.where(wide, rows.best, rows.current),
+            gradient=tf.where(wide, rows.best_gradient, rows.gradient),
+            rises=tf.zeros_like(rows.rises), checked_loss=rows.best_loss, halved=halve,
+        )  # fmt: skip
+
+    def _drop(self, found: tf.Tensor, margins: tf.Tensor, rows: _Rows):
+        """Writes what fell in the last step to `found` and takes it out of the batch."""
+        if self.objective is not None:
+            return found, margins, rows
+        fell = ~(rows.margin >= 0)
+
+        def drop():
+            gone, left = standing.rows_where(fell), standing.rows_where(~fell)
+            row, current, margin = standing.take((rows.row, rows.current, rows.margin), gone)
+            return (
+                standing.scatter(found, row, current),
+                standing.scatter(margins, row, margin),
+                standing.take(rows, left),
+            )
+
+        return tf.cond(tf.reduce_any(fell), drop, lambda: (found, margins, rows))
