@@ -3,9 +3,9 @@
     python benchmarks/step_time.py [--distiller bmtard] [--model resnet20] [--batch 128] [--steps 5]
         [--torch 'PYTHON SCRIPT']
 
-The floor is what the step cannot do without, each timed alone in one compiled function: the attack's
-forward passes and input gradients, the student's training passes and weight gradients, and the
-teachers' forward passes. The yardstick is a command that prints one JSON line with
+The floor is what the step cannot do without, each timed alone in one compiled function: the
+attack's forward passes and input gradients (in as many shards as the step uses), the student's
+training passes and weight gradients, and the teachers' forward passes. The yardstick is a command that prints one JSON line with
 `median_step_s`; it is run in turn with ours (plain, and with `--channels-last`), because only a
 ratio from an idle machine means something.
 """
@@ -48,7 +48,10 @@ def make_step(distiller: str, model: str, batch: int):
     make = registry.get("models", model)
     student = make((32, 32, 3), 10)
     cls = registry.get("distillers", distiller)
-    roles = {role: make((32, 32, 3), 10) for role in registry.target("distillers", distiller).teacher_views}
+    roles = {
+        role: make((32, 32, 3), 10)
+        for role in registry.target("distillers", distiller).teacher_views
+    }
     trained = cls(student, roles)
     trained.compile(optimizer=sgd(0.1), jit_compile=False)
     images = tf.random.stateless_uniform([batch, 32, 32, 3], [0, 1])
@@ -59,21 +62,32 @@ def make_step(distiller: str, model: str, batch: int):
 
 def floor_parts(distiller, images: tf.Tensor, labels: tf.Tensor, steps: int) -> dict[str, float]:
     """Seconds of the passes that the step needs, each alone."""
-    student = distiller.student
+    student, training = distiller.student, distiller._student_training
     fold = FoldedInference(student)
     teacher_folds = distiller._teacher_inference
 
+    def climb(x, y):
+        model_fn = fold()
+
+        def body(i, v):
+            gradient = input_gradient(
+                model_fn, v, lambda _, logits: losses.cross_entropy(logits, y)
+            )
+            return i + 1, v + 1e-9 * gradient
+
+        return tf.while_loop(lambda i, _: i < ATTACK_STEPS, body, (0, x), parallel_iterations=1)[1]
+
     @tf.function
     def attack(x):
-        model_fn = fold()
-        objective = lambda _, logits: losses.cross_entropy(logits, labels)  # noqa: E731
-        body = lambda i, v: (i + 1, v + 1e-9 * input_gradient(model_fn, v, objective))  # noqa: E731
-        return tf.while_loop(lambda i, v: i < ATTACK_STEPS, body, (0, x), parallel_iterations=1)[1]
+        shards = distiller.attack_shards
+        return [
+            climb(*part) for part in zip(tf.split(x, shards), tf.split(labels, shards), strict=True)
+        ]
 
     @tf.function
     def train(x):
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(losses.cross_entropy(student(x, training=True), labels))
+            loss = tf.reduce_mean(losses.cross_entropy(training(x), labels))
         return tape.gradient(loss, student.trainable_variables)
 
     @tf.function
@@ -118,18 +132,19 @@ def main() -> None:
                 torch_seconds(args.torch, args.batch, args.steps, "--channels-last")
             )
     seconds = statistics.median(ours)
+    over_floor = statistics.median(a / b for a, b in zip(ours, floors, strict=True))
     result = {
         "distiller": args.distiller,
         "step_s": round(seconds, 4),
         "step_spread_s": [round(min(ours), 4), round(max(ours), 4)],
         "floor_s": round(statistics.median(floors), 4),
         "floor_parts_s": {name: round(value, 4) for name, value in parts.items()},
-        "step_over_floor": round(statistics.median(a / b for a, b in zip(ours, floors)), 3),
+        "step_over_floor": round(over_floor, 3),
     }
     for layout, values in theirs.items():
         if values:
             result[f"torch_{layout}_s"] = round(statistics.median(values), 4)
-            ratio = statistics.median(a / b for a, b in zip(ours, values))
+            ratio = statistics.median(a / b for a, b in zip(ours, values, strict=True))
             result[f"step_over_torch_{layout}"] = round(ratio, 3)
     print(json.dumps(result, indent=1))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +15,8 @@ import tensorflow as tf
 
 from mtard_tf import files
 from mtard_tf.data.image_data import Split
-from mtard_tf.evaluation import Evaluator, w_robust
+from mtard_tf.evaluation import Evaluator
+from mtard_tf.measures import w_robust
 
 
 class Recorder(keras.callbacks.Callback):
@@ -54,7 +56,10 @@ class Recorder(keras.callbacks.Callback):
         seconds = time.perf_counter() - self._started
         validation = {k: v for k, v in (logs or {}).items() if k.startswith("validation_")}
         row = {"kind": "epoch", "step": int(self.model.optimizer.iterations), "epoch": epoch + 1}
-        self._write({**row, **means, **validation, "seconds": seconds}, "epoch")
+        # The process' peak so far, in MiB: a leak shows as growth from epoch to epoch.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        costs = {"seconds": seconds, "peak_memory_mb": peak}
+        self._write({**row, **means, **validation, **costs}, "epoch")
 
     def on_train_end(self, logs=None):
         self._writer.close()
@@ -103,8 +108,13 @@ class Validation(keras.callbacks.Callback):
         if self._attack is None:
             self.last["validation_score"] = clean
         else:
-            robust = float(self._evaluator.attacked(self._attack, self._split, self._examples).mean())
-            self.last |= {"validation_robust": robust, "validation_w_robust": w_robust(clean, robust)}
+            robust = float(
+                self._evaluator.attacked(self._attack, self._split, self._examples).mean()
+            )
+            self.last |= {
+                "validation_robust": robust,
+                "validation_w_robust": w_robust(clean, robust),
+            }
             self.last["validation_score"] = self.last["validation_w_robust"]
         if logs is not None:
             logs |= {k: v for k, v in self.last.items() if k.startswith("validation_")}
@@ -158,10 +168,8 @@ class Progress(keras.callbacks.Callback):
         share = self._step / total
         bar = "=" * int(20 * share) + "." * (20 - int(20 * share))
         epoch = min(self._step // self._steps + (self._step % self._steps > 0), self._epochs)
-        line = (
-            f"{self._name} [{bar}] epoch {epoch}/{self._epochs}  {int(left // 60)}:{int(left % 60):02d}"
-            f" left  {self._text}"
-        )
+        clock = f"{int(left // 60)}:{int(left % 60):02d} left"
+        line = f"{self._name} [{bar}] epoch {epoch}/{self._epochs}  {clock}  {self._text}".rstrip()
         print(f"\r\033[K{line}" if self._live else line, end=end, file=sys.stderr, flush=True)
 
 

@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.util
 import inspect
 import os
 import pathlib
 import re
+import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gin
 
 from mtard_tf import files, optimizers, registry, schedules
+from mtard_tf.data.image_data import ImageData
 from mtard_tf.experiment import Experiment
 from mtard_tf.stage import Stage
+from mtard_tf.suites import Suite
 
 
 class ConfigError(ValueError):
     """A configuration that means nothing. The message is one line."""
 
 
+def _described(
+    dataset: Callable[[], ImageData],
+    stages: Sequence[str | Stage],
+    epsilon: float = 8 / 255,
+    norm: str = "linf",
+    seed: int = 0,
+) -> Experiment:
+    """The experiment of a run file; a stage's name is the gin scope that configures it."""
+    built = []
+    for stage in stages:
+        if isinstance(stage, str):
+            with gin.config_scope(stage):
+                stage = _configurable["Stage"](name=stage)
+        built.append(stage)
+    return Experiment(dataset, tuple(built), epsilon, norm, seed)
+
+
 # What run files bind besides plugins.
 _BINDABLE: dict[str, Callable[..., Any]] = {
-    "Experiment": Experiment,
+    "Experiment": _described,
     "Stage": Stage,
+    "Suite": Suite,
     **{f"schedules.{c.__name__}": c for c in schedules.SCHEDULES},
     **{f"optimizers.{name}": factory for name, factory in optimizers.OPTIMIZERS.items()},
 }
@@ -73,7 +93,8 @@ def parse(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
     missing = re.findall(r"^(\w+) = %gin\.REQUIRED", text, re.M)
     if missing:
         raise ConfigError(
-            f"{', '.join(missing)} must be set; add --gin='{missing[0]} = ...' or a line to your file."
+            f"{', '.join(missing)} must be set; add --gin='{missing[0]} = ...' or a line to your "
+            "file."
         )
 
 
@@ -89,12 +110,25 @@ def experiment() -> Experiment:
       ConfigError: a value that the experiment or one of its stages refuses.
     """
     with one_line():
-        described = _configurable["Experiment"]()
-        stages = []
-        for name in described.stages:
-            with gin.config_scope(name):
-                stages.append(_configurable["Stage"](name=name))
-        return dataclasses.replace(described, stages=tuple(stages))
+        return _configurable["Experiment"]()
+
+
+def suite(name: str) -> Suite:
+    """The attack suite of that name in `suites/`, or of a `.gin` file.
+
+    Replaces whatever was configured before, as `parse` does.
+
+    Raises:
+      ConfigError: no such suite, or one that means nothing.
+    """
+    if not name.endswith(".gin"):
+        known = [path.stem for path in pathlib.Path(config_folder(), "suites").glob("*.gin")]
+        if name not in known:
+            raise ConfigError(registry.unknown_name("suite", name, known))
+        name = f"suites/{name}.gin"
+    parse([name])
+    with one_line():
+        return _configurable["Suite"]()
 
 
 def of_run(run_dir: pathlib.Path) -> Experiment:
@@ -122,6 +156,9 @@ def one_line() -> Iterator[None]:
         yield
     except ConfigError:
         raise
+    except tokenize.TokenError as error:
+        what, (line, _) = error.args
+        raise ConfigError(f"A value does not end: {what}, line {line}.") from error
     except (ValueError, TypeError, RuntimeError, SyntaxError, OSError, NameError) as error:
         raise ConfigError(_explain(error)) from error
 
@@ -137,18 +174,22 @@ def _check_exists(file: str) -> None:
 def _explain(error: Exception) -> str:
     message = " ".join(str(error).split())
     if isinstance(error, SyntaxError):
-        return f"{error.filename or 'binding'}, line {error.lineno}: {error.msg}: {error.text!s}".strip()
+        return f"{error.filename or 'binding'}, line {error.lineno}: {error.msg}"
     place = re.search(r'In (file "[^"]+", line \d+|bindings string line \d+|[\w./-]+:\d+)', message)
     where = f" ({place.group(1)})" if place else ""
     if match := re.search(r"No configurable matching (?:reference )?'@?([\w./]+)", message):
         return registry.unknown_name("name", match.group(1), _selectors()) + where
-    if match := re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", message):
+    if match := re.search(
+        r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", message
+    ):
         selector, parameter = match.groups()
         known = _parameters(selector)
         return registry.unknown_name(f"parameter of {selector}", parameter, known) + where
     if match := re.search(r"In call to configurable 'macro' .*? in scope '([\w./]+)'", message):
         return f"The macro %{match.group(1)} is used but not set; add a line {match.group(1)} = ..."
-    if match := re.search(r"Required bindings for `([\w.]+)` not provided in config: (\[.*?\])", message):
+    if match := re.search(
+        r"Required bindings for `([\w.]+)` not provided in config: (\[.*?\])", message
+    ):
         return f"{match.group(1)} needs {match.group(2)}; set it in the run file or with --gin."
     return message.split(" In call to configurable")[0]
 

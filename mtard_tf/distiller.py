@@ -13,7 +13,7 @@ from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.distribution import mean_share, replica_sum
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
-from mtard_tf.schedules import Constant, Schedule, epoch_of
+from mtard_tf.schedules import CONSTANT, Schedule, epoch_of
 from mtard_tf.threat import ThreatModel
 
 Tensors = Mapping[str, tf.Tensor]
@@ -64,8 +64,8 @@ class Distiller(keras.Model):
         *,
         threat: ThreatModel | None = None,
         attack: Callable | None = None,
-        epsilon_schedule: Schedule = Constant(),
-        rate_schedule: Schedule = Constant(),
+        epsilon_schedule: Schedule = CONSTANT,
+        rate_schedule: Schedule = CONSTANT,
         steps_per_epoch: int = 1,
         seed: int = 0,
         attack_shards: int | None = None,
@@ -136,9 +136,10 @@ class Distiller(keras.Model):
           images: clean images of this replica, `[batch, height, width, channels]`.
           labels: class ids, `[batch]`.
           seeds: one per image, int32 `[batch, 2]`.
-          objective: `objective(perturbed, logits, rows) -> [batch]` replaces cross-entropy; `rows` is
-            the slice of the batch that is attacked.
+          objective: `objective(perturbed, logits, rows) -> [batch]` replaces cross-entropy; `rows`
+            is the slice of the batch that is attacked.
         """
+        assert self.attack is not None
         model_fn = self._student_inference()
         threat = self.current_threat
         parts = []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from mtard_tf.attacks.pgd import FGSM, PGD
+from mtard_tf import losses
+from mtard_tf.attacks.pgd import input_gradient
 from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.data.batches import evaluation_batches
 from mtard_tf.data.image_data import Split
@@ -21,23 +23,6 @@ TOLERANCE = 1e-6
 
 class EvaluationError(ValueError):
     """A result that must not be counted. The message is one line."""
-
-
-def paper_attacks() -> dict[str, Callable]:
-    """FGSM, PGD-sat (20 steps of 2/255 at 8/255) and PGD-trades (20 of 0.003) at any epsilon.
-
-    Source: `CIARD2025/CIARD`, `attack_eval.py:71-143`, the one public copy of MTARD's evaluation.
-    """
-    return {
-        "fgsm": FGSM(),
-        "pgd_sat": PGD(num_steps=20, relative_step_size=0.25),
-        "pgd_trades": PGD(num_steps=20, relative_step_size=0.003 / (8 / 255)),
-    }
-
-
-def w_robust(clean: float, robust: float) -> float:
-    """Weighted robust accuracy of the MTARD papers, (clean + robust) / 2, per attack."""
-    return (clean + robust) / 2
 
 
 class Evaluator:
@@ -61,28 +46,34 @@ class Evaluator:
         self.batch_size = batch_size
         self.seed = seed
         self._inference = FoldedInference(model)
-        self._attacks: dict[int, Callable] = {}
+        self._compiled: dict[tuple[int, bool], tuple[Callable, Callable]] = {}
+        self._images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+        self._labels = tf.TensorSpec([None], tf.int32)
         self._predict = tf.function(
-            lambda images: self.model(images, training=False),
-            input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)],
+            lambda images: self.model(images, training=False), input_signature=[self._images]
+        )
+        self._gradient = tf.function(
+            self._largest_gradient, input_signature=[self._images, self._labels]
         )
 
     def logits(self, images: tf.Tensor) -> np.ndarray:
         """The model's logits on a batch of float32 images, `[batch, classes]`."""
         return self._predict(images).numpy()
 
+    def gradients(self, images: tf.Tensor, labels: tf.Tensor) -> np.ndarray:
+        """Largest absolute input gradient of the cross-entropy for each image, `[batch]`."""
+        return self._gradient(images, labels).numpy()
+
     def clean(self, split: Split, examples: int | None = None) -> np.ndarray:
         """Which of the first `examples` images are classified rightly, bool `[examples]`."""
         return np.concatenate(
             [
-                self._correct(images, labels)
+                self.correct(images, labels)
                 for images, labels, _ in evaluation_batches(split, self.batch_size, examples)
             ]
         )
 
-    def attacked(
-        self, attack: Callable, split: Split, examples: int | None = None
-    ) -> np.ndarray:
+    def attacked(self, attack: Callable, split: Split, examples: int | None = None) -> np.ndarray:
         """Which images are still classified rightly after `attack`, bool `[examples]`.
 
         An image that the model gets wrong anyway counts as wrong and is not attacked.
@@ -90,96 +81,113 @@ class Evaluator:
         Raises:
           EvaluationError: the attack returned an image outside the ball or the box.
         """
-        outcomes = []
-        for images, labels, ids in evaluation_batches(split, self.batch_size, examples):
-            standing = self._correct(images, labels)
-            if standing.any():
-                chosen = np.flatnonzero(standing)
-                perturbed = self.perturb(
-                    attack, tf.gather(images, chosen), tf.gather(labels, chosen), tf.gather(ids, chosen)
-                )
-                standing[chosen] = self._correct(perturbed, tf.gather(labels, chosen))
-            outcomes.append(standing)
-        return np.concatenate(outcomes)
+        return np.concatenate(
+            [
+                self.standing(attack, images, labels, ids, self.correct(images, labels))
+                for images, labels, ids in evaluation_batches(split, self.batch_size, examples)
+            ]
+        )
+
+    def standing(
+        self,
+        attack: Callable,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        ids: tf.Tensor,
+        correct: np.ndarray,
+        epsilon: float | None = None,
+    ) -> np.ndarray:
+        """Which images of one batch stand after `attack`; goes only at those in `correct`.
+
+        Args:
+          attack: see `mtard_tf.attacks`.
+          images: float32 in the box, `[batch, height, width, channels]`.
+          labels: int32 `[batch]`.
+          ids: int64 `[batch]`, which fix each image's random numbers.
+          correct: bool `[batch]`, what the model gets right when clean.
+          epsilon: another radius than the threat model's (sweeps).
+        """
+        chosen = np.flatnonzero(correct)
+        if not len(chosen) or (self.threat.epsilon if epsilon is None else epsilon) == 0:
+            return correct.copy()
+        images, labels, ids = (tf.gather(tensor, chosen) for tensor in (images, labels, ids))
+        perturbed = self.perturb(attack, images, labels, ids, epsilon)
+        result = correct.copy()
+        result[chosen] = self.correct(perturbed, labels)
+        return result
 
     def perturb(
-        self, attack: Callable, images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor
+        self,
+        attack: Callable,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        ids: tf.Tensor,
+        epsilon: float | None = None,
     ) -> tf.Tensor:
-        """Attacked images of one batch, checked against ball and box."""
-        perturbed, violation = self._compiled(attack)(images, labels, ids)
+        """Attacked images of one batch, checked against ball and box; arguments as `standing`."""
+        low, high = float(tf.reduce_min(images)), float(tf.reduce_max(images))
+        if not self.threat.minimum <= low <= high <= self.threat.maximum:
+            raise EvaluationError(
+                f"The images run from {low:.3g} to {high:.3g}; give float32 in "
+                f"[{self.threat.minimum:g}, {self.threat.maximum:g}] (uint8 divided by 255)."
+            )
+        radius = self.threat.epsilon if epsilon is None else epsilon
+        run = self._compile(attack, swept=epsilon is not None)
+        try:
+            perturbed, violation = run(images, labels, ids, tf.constant(radius, tf.float32))
+        except ValueError as error:
+            raise EvaluationError(f"{attack!r}: {_last_line(error)}") from error
         worst = float(np.max(violation))
         if not worst <= TOLERANCE:  # so that NaN is refused as well
             count = int(np.sum(~(violation.numpy() <= TOLERANCE)))
             raise EvaluationError(
-                f"{attack!r} left the threat model ({self.threat.norm}, epsilon "
-                f"{self.threat.epsilon:.6g}, box [{self.threat.minimum:g}, {self.threat.maximum:g}]) on "
-                f"{count} of {len(violation)} images, by up to {worst:.3g}; its result is not counted."
+                f"{attack!r} left the threat model ({self.threat.norm}, epsilon {radius:.6g}, box "
+                f"[{self.threat.minimum:g}, {self.threat.maximum:g}]) on {count} of "
+                f"{len(violation)} images, by up to {worst:.3g}; its result is not counted."
             )
         return perturbed
 
-    def _correct(self, images: tf.Tensor, labels: tf.Tensor) -> np.ndarray:
+    def correct(self, images: tf.Tensor, labels: tf.Tensor) -> np.ndarray:
+        """Which images of a batch are classified rightly, bool `[batch]`."""
         logits = self.logits(images)
         if not np.isfinite(logits).all():
             raise EvaluationError(
-                f"{self.model.name} returned logits that are not finite; nothing can be counted."
+                f"{self.model.name} returned logits that are not finite on "
+                f"{int((~np.isfinite(logits)).any(axis=1).sum())} of {len(logits)} images; nothing "
+                "can be counted. Look at its weights and at its input scale."
             )
         return logits.argmax(axis=1) == np.asarray(labels)
 
-    def _compiled(self, attack: Callable) -> Callable:
-        if id(attack) not in self._attacks:
-            shape = (None, *self.model.input_shape[1:])
+    def _largest_gradient(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        gradient = input_gradient(
+            self._inference(), images, lambda _, logits: losses.cross_entropy(logits, labels)
+        )
+        return tf.reduce_max(tf.abs(gradient), axis=list(range(1, images.shape.rank)))
 
-            def run(images, labels, ids):
-                perturbed = attack(
-                    self._inference(),
-                    images,
-                    labels,
-                    threat=self.threat,
-                    seeds=image_seeds(self.seed, ids),
-                )
-                return perturbed, self.threat.violation(perturbed, images)
+    def _compile(self, attack: Callable, swept: bool) -> Callable:
+        key = id(attack), swept
+        if key not in self._compiled:
 
-            self._attacks[id(attack)] = tf.function(
-                run,
-                input_signature=[
-                    tf.TensorSpec(shape, tf.float32),
-                    tf.TensorSpec([None], tf.int32),
-                    tf.TensorSpec([None], tf.int64),
-                ],
-            )
-        return self._attacks[id(attack)]
+            def run(images, labels, ids, epsilon):
+                # A Python number where it is fixed: attacks then round their step size only once.
+                threat = dataclasses.replace(self.threat, epsilon=epsilon) if swept else self.threat
+                seeds = image_seeds(self.seed, ids)
+                perturbed = attack(self._inference(), images, labels, threat=threat, seeds=seeds)
+                return perturbed, threat.violation(perturbed, images)
 
-
-def audit(
-    evaluator: Evaluator,
-    split: Split,
-    attacks: Mapping[str, Callable],
-    examples: int | None = None,
-    progress: Callable[[str, float], None] = lambda name, accuracy: None,
-) -> dict[str, np.ndarray]:
-    """The outcome of every attack on every example: name -> bool `[examples]`, "clean" first."""
-    outcomes = {"clean": evaluator.clean(split, examples)}
-    progress("clean", float(outcomes["clean"].mean()))
-    for name, attack in attacks.items():
-        outcomes[name] = evaluator.attacked(attack, split, examples)
-        progress(name, float(outcomes[name].mean()))
-    return outcomes
+            signature = [
+                self._images,
+                self._labels,
+                tf.TensorSpec([None], tf.int64),
+                tf.TensorSpec([], tf.float32),
+            ]
+            # The attack is kept, so that no other can come to have its id.
+            self._compiled[key] = attack, tf.function(run, input_signature=signature)
+        return self._compiled[key][1]
 
 
-def summarise(stage: str, model: keras.Model, outcomes: Mapping[str, np.ndarray]) -> dict:
-    """The `report.json` of one stage, from the outcomes of `audit`."""
-    clean = float(outcomes["clean"].mean())
-    return {
-        "stage": stage,
-        "examples": len(outcomes["clean"]),
-        "parameters": int(sum(np.prod(v.shape) for v in model.trainable_variables)),
-        "clean": clean,
-        "attacks": {
-            name: {
-                "robust_accuracy": float(outcome.mean()),
-                "w_robust": w_robust(clean, float(outcome.mean())),
-            }
-            for name, outcome in outcomes.items()
-            if name != "clean"
-        },
-    }
+def _last_line(error: Exception) -> str:
+    """The message itself, of an error that a trace has wrapped into the lines of its stack."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = lines[-1] if lines else type(error).__name__
+    return last.removeprefix(f"{type(error).__name__}: ")

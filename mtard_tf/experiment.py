@@ -29,7 +29,7 @@ class Experiment:
 
     Attributes:
       dataset: factory of the data, such as `@datasets.fashion_mini`.
-      stages: names of the stages, in order; each is configured in the gin scope of its name.
+      stages: in order; a stage's teachers are stages before it, or files.
       epsilon: radius of the threat model, in [0, 1] pixel units.
       norm: "linf" or "l2".
       seed: of weights, order of examples, augmentation and attacks.
@@ -40,22 +40,21 @@ class Experiment:
     """
 
     dataset: Callable[[], ImageData]
-    stages: Sequence[str | Stage]
+    stages: Sequence[Stage]
     epsilon: float = 8 / 255
     norm: str = "linf"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        names = [stage if isinstance(stage, str) else stage.name for stage in self.stages]
+        names = [stage.name for stage in self.stages]
         if not names:
             raise ValueError("Experiment.stages is empty; name at least one stage.")
         if len(set(names)) < len(names):
             raise ValueError(f"Experiment.stages names a stage twice: {', '.join(names)}.")
         for place, stage in enumerate(self.stages):
-            if isinstance(stage, Stage):
-                for source in (*stage.teachers.values(), stage.initial):
-                    if source is not None:
-                        _check_source(stage.name, source, names[:place])
+            for source in (*stage.teachers.values(), stage.initial):
+                if source is not None:
+                    _check_source(stage.name, source, names[:place])
 
     @property
     def threat(self) -> ThreatModel:
@@ -81,7 +80,6 @@ def run(experiment: Experiment, run_dir: pathlib.Path, config: str) -> list[dict
     data = experiment.dataset()
     results = []
     for place, stage in enumerate(experiment.stages):
-        assert isinstance(stage, Stage)
         folder = run_dir / stage.name
         if (folder / "stage.json").exists():
             results.append(files.read_json(folder / "stage.json"))
@@ -123,7 +121,9 @@ def claim(run_dir: pathlib.Path, config: str) -> None:
         files.write_text(path, config)
         files.write_json(run_dir / "environment.json", environment())
     except OSError as error:
-        raise RunError(f"{run_dir} cannot be written ({error.strerror}); choose another --run_dir.") from error
+        raise RunError(
+            f"{run_dir} cannot be written ({error.strerror}); choose another --run_dir."
+        ) from error
 
 
 def environment() -> dict:

@@ -28,7 +28,13 @@ served = model.signatures["serving_default"](images=tf.constant(images))
 encoded = tf.stack([tf.io.encode_png(image) for image in images])
 decoded = model.signatures["encoded_images"](encoded=encoded)
 assert "mtard_tf" not in sys.modules
-np.savez(sys.argv[3], serving_default=served["logits"], encoded_images=decoded["logits"])
+floats = model.signatures["logits"](images=tf.constant(images, tf.float32) / 255.0)
+np.savez(
+    sys.argv[3],
+    serving_default=served["logits"],
+    encoded_images=decoded["logits"],
+    logits=floats["logits"],
+)
 """
 
 
@@ -45,12 +51,16 @@ def export(
 ) -> pathlib.Path:
     """Writes `<folder>/<version>/`, the next free version, in TF Serving's layout.
 
-    Signatures, both returning `logits`, `probabilities` (float32 `[batch, classes]`), `label` (int64
-    `[batch]`) and `label_name` (string `[batch]`):
+    Two signatures return `logits`, `probabilities` (float32 `[batch, classes]`), `label`
+    (int64 `[batch]`) and `label_name` (string `[batch]`):
 
     * `serving_default`: `images`, uint8 `[batch, height, width, channels]`, 0 to 255;
-    * `encoded_images`: `encoded`, string `[batch]`, PNG or JPEG bytes, resized (bilinear) if their
-      size differs from the model's.
+    * `encoded_images`: `encoded`, string `[batch]`, PNG or JPEG bytes, resized (bilinear) if
+      their size differs from the model's.
+
+    A third returns `logits` alone and lets gradients through, for `mtard-eval`:
+
+    * `logits`: `images`, float32 `[batch, height, width, channels]`, 0 to 1.
 
     Args:
       student: from float32 images in [0, 1] to logits.
@@ -81,9 +91,11 @@ def _write(student: keras.Model, label_names: Sequence[str], folder: pathlib.Pat
     shape = student.input_shape[1:]
     names = tf.constant(list(label_names))
 
+    def logits_of(images):
+        return {"logits": tf.cast(student(images, training=False), tf.float32)}
+
     def serve(images):
-        logits = student(tf.cast(images, tf.float32) / 255.0, training=False)
-        logits = tf.cast(logits, tf.float32)
+        logits = logits_of(tf.cast(images, tf.float32) / 255.0)["logits"]
         label = tf.argmax(logits, axis=-1)
         return {
             "logits": logits,
@@ -106,6 +118,8 @@ def _write(student: keras.Model, label_names: Sequence[str], folder: pathlib.Pat
     archive.add_endpoint("serve", serve, input_signature=[images])
     encoded = tf.TensorSpec((None,), tf.string, name="encoded")
     archive.add_endpoint("encoded_images", serve_encoded, input_signature=[encoded])
+    floats = tf.TensorSpec((None, *shape), tf.float32, name="images")
+    archive.add_endpoint("logits", logits_of, input_signature=[floats])
     archive.write_out(str(folder), verbose=False)
 
 
@@ -121,7 +135,7 @@ def _prove(student: keras.Model, folder: pathlib.Path, images: np.ndarray) -> No
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise ExportError(f"The exported model does not load in a fresh process: {last}")
         served = np.load(answer)
-        for signature in ("serving_default", "encoded_images"):
+        for signature in ("serving_default", "encoded_images", "logits"):
             difference = float(np.max(np.abs(served[signature] - expected)))
             if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
                 raise ExportError(

@@ -7,9 +7,11 @@ computed in float32, whatever the dtype of the logits.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import tensorflow as tf
 
-_Scale = float | tf.Tensor
+_Scale: TypeAlias = float | tf.Tensor
 
 
 def kl_divergence(
@@ -48,9 +50,7 @@ def kl_divergence(
     return tf.reduce_sum(q * (target - log_p), axis=-1)
 
 
-def entropy(
-    logits: tf.Tensor, *, temperature: _Scale = 1.0, log_offset: float = 0.0
-) -> tf.Tensor:
+def entropy(logits: tf.Tensor, *, temperature: _Scale = 1.0, log_offset: float = 0.0) -> tf.Tensor:
     """Shannon entropy of softmax(logits / temperature), summed over classes.
 
         p = softmax(logits / temperature);  H = -sum_c p log(p + log_offset)
@@ -142,7 +142,7 @@ def dlr(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
     Source: Croce and Hein (ICML 2020, arXiv 2003.01690), equation 6.
     """
-    _need_classes("dlr", logits, 3)
+    require_classes("dlr", logits, 3)
     largest = tf.math.top_k(tf.cast(logits, tf.float32), k=3).values
     return -margin(logits, labels) / (largest[:, 0] - largest[:, 2] + 1e-12)
 
@@ -165,14 +165,15 @@ def dlr_targeted(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor) -> tf
 
     Source: Croce and Hein (ICML 2020, arXiv 2003.01690), equation 7.
     """
-    _need_classes("dlr_targeted", logits, 4)
+    require_classes("dlr_targeted", logits, 4)
     logits = tf.cast(logits, tf.float32)
     largest = tf.math.top_k(logits, k=4).values
     gap = tf.gather(logits, labels, batch_dims=1) - tf.gather(logits, targets, batch_dims=1)
     return -gap / (largest[:, 0] - 0.5 * (largest[:, 2] + largest[:, 3]) + 1e-12)
 
 
-def _need_classes(name: str, logits: tf.Tensor, least: int) -> None:
+def require_classes(name: str, logits: tf.Tensor, least: int) -> None:
+    """Raises `ValueError` if `logits` `[batch, classes]` have fewer than `least` classes."""
     if logits.shape[-1] < least:
         raise ValueError(
             f"The {name} loss needs at least {least} classes and got {logits.shape[-1]}; use the "

@@ -16,23 +16,58 @@ from mtard_tf import files  # noqa: E402
 
 
 def trade_off(reports: Sequence[dict], attack: str, path: pathlib.Path) -> None:
-    """Clean against robust accuracy, one point per stage, with lines of equal W-Robust."""
+    """Clean against robust accuracy, one point per stage, with lines of equal W-Robust.
+
+    Args:
+      reports: one by stage.
+      attack: of all of them, or "worst_case".
+      path: the PNG.
+    """
     figure, axes = plt.subplots(figsize=(5.5, 4.5), layout="constrained")
     for level in np.arange(0.1, 1.0, 0.1):
         axes.plot([0, 1], [2 * level, 2 * level - 1], color="0.85", linewidth=0.8, zorder=0)
     for report in reports:
-        clean, robust = report["clean"], report["attacks"][attack]["robust_accuracy"]
+        entry = report["worst_case"] if attack == "worst_case" else report["attacks"][attack]
+        clean, robust = report["clean"], entry["robust_accuracy"]
         axes.scatter(clean, robust, s=40, zorder=2)
-        label = f"{report['stage']} ({report['parameters']:,})"
+        label = f"{report['model']} ({report['parameters']:,})"
         axes.annotate(label, (clean, robust), xytext=(5, 5), textcoords="offset points", fontsize=8)
     lowest = min(report["clean"] for report in reports)
     axes.set(
         xlim=(max(0.0, lowest - 0.1), 1.0),
         ylim=(-0.02, 1.0),
         xlabel="clean accuracy",
-        ylabel=f"accuracy under {attack}",
+        ylabel="worst case" if attack == "worst_case" else f"accuracy under {attack}",
         title="Grey lines: equal W-Robust",
     )
+    _save(figure, path)
+
+
+def epsilon_curve(
+    points: Sequence[Mapping[str, float]],
+    threat: Mapping[str, Any],
+    examples: int,
+    path: pathlib.Path,
+) -> None:
+    """Robust accuracy over epsilon, under the probe and in the worst case over smaller radii.
+
+    Args:
+      points: with `epsilon`, `robust_accuracy` and `worst_case`, by ascending epsilon.
+      threat: `norm` and `epsilon`, which is marked.
+      examples: how many images the curve is of.
+      path: the PNG.
+    """
+    figure, axes = plt.subplots(figsize=(5.5, 3.8), layout="constrained")
+    radii = [point["epsilon"] for point in points]
+    axes.plot(radii, [point["worst_case"] for point in points], color="0.6", label="worst so far")
+    axes.plot(radii, [point["robust_accuracy"] for point in points], marker="o", label="probe")
+    axes.axvline(threat["epsilon"], color="0.85", zorder=0)
+    axes.set(
+        ylim=(-0.02, 1.0),
+        xlabel=f"epsilon ({threat['norm']}, [0, 1] pixel units)",
+        ylabel=f"accuracy of {examples:,} images",
+    )
+    axes.legend(fontsize=8)
     _save(figure, path)
 
 
@@ -73,7 +108,9 @@ def adversarial_grid(
       captions: (prediction on the clean image, on the attacked one) per image.
       path: the PNG.
     """
-    figure, axes = plt.subplots(2, len(clean), figsize=(1.3 * len(clean), 3.2), layout="constrained")
+    figure, axes = plt.subplots(
+        2, len(clean), figsize=(1.3 * len(clean), 3.2), layout="constrained"
+    )
     for column, caption in enumerate(captions):
         for row, images in enumerate((clean, perturbed)):
             axis = axes[row, column]

@@ -38,6 +38,21 @@ BUILT_INS: dict[str, dict[str, str]] = {
     "attacks": {
         "fgsm": "mtard_tf.attacks.pgd:FGSM",
         "pgd": "mtard_tf.attacks.pgd:PGD",
+        "mim": "mtard_tf.attacks.margin:MIM",
+        "cw_inf": "mtard_tf.attacks.margin:CWInf",
+        "cw_l2": "mtard_tf.attacks.carlini_wagner:CWL2",
+        "apgd": "mtard_tf.attacks.apgd:APGD",
+        "apgd_ce": "mtard_tf.attacks.apgd:APGDCrossEntropy",
+        "apgd_dlr": "mtard_tf.attacks.apgd:APGDDLR",
+        "apgd_t": "mtard_tf.attacks.apgd:APGDTargeted",
+        "fab": "mtard_tf.attacks.fab:FAB",
+        "fab_t": "mtard_tf.attacks.fab:FABTargeted",
+        "square": "mtard_tf.attacks.square:Square",
+        "autoattack": "mtard_tf.attacks.autoattack:AutoAttack",
+        "deepfool": "mtard_tf.attacks.deepfool:DeepFool",
+        "jsma": "mtard_tf.attacks.jsma:JSMA",
+        "spsa": "mtard_tf.attacks.spsa:SPSA",
+        "transfer": "mtard_tf.attacks.transfer:Transfer",
     },
     "models": {
         "small_cnn": "mtard_tf.models.small_cnn:small_cnn",
@@ -151,7 +166,7 @@ def unknown_name(what: str, name: str, known: list[str]) -> str:
     """One line for a misspelt name: the nearest known one, then all."""
     near = difflib.get_close_matches(name, known, 1, 0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    lost = f" Left out: {'; '.join(_broken.values())}." if _broken else ""
+    lost = f" Also, {'; '.join(_broken.values())}." if _broken else ""
     return f"Unknown {what} {name!r}; {hint}known: {', '.join(sorted(known))}.{lost}"
 
 
@@ -210,9 +225,10 @@ def _full_signature(target: Any) -> inspect.Signature:
         return inspect.signature(target)
     parameters: dict[str, inspect.Parameter] = {}
     for cls in target.__mro__:
-        if "__init__" not in vars(cls):
+        initialise = vars(cls).get("__init__")
+        if initialise is None:
             continue
-        own = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        own = list(inspect.signature(initialise).parameters.values())[1:]
         for parameter in own:
             if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 parameters.setdefault(parameter.name, parameter)

@@ -1,70 +1,81 @@
-"""Evaluates the stages of a run and writes the report that shows what happened."""
+"""Audits the stages of a run and writes the report that shows what happened."""
 
 from __future__ import annotations
 
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from mtard_tf import files, plots
+from mtard_tf import files, model_files, plots
+from mtard_tf.audit import Audit
 from mtard_tf.data.batches import to_float
-from mtard_tf.data.image_data import ImageData
-from mtard_tf.evaluation import Evaluator, audit, paper_attacks, summarise
-from mtard_tf.experiment import Experiment, load_student
+from mtard_tf.evaluation import Evaluator
+from mtard_tf.experiment import Experiment, RunError, load_student
 
+# What the trade-off figure shows, if all stages have it.
 HEADLINE = "pgd_sat"
 
 
 def evaluate_run(
     run_dir: pathlib.Path,
     experiment: Experiment,
+    audit: Audit,
     stages: Sequence[str] = (),
-    examples: int | None = None,
+    *,
+    surrogate: str | None = None,
+    out: pathlib.Path | None = None,
 ) -> list[dict]:
-    """Audits students of a run on the test split; writes `evaluation/<stage>/` and the report.
+    """Audits students of a run; writes `evaluation/<stage>/` and the report over all stages.
 
     Args:
       run_dir: of finished stages.
       experiment: as it was run.
+      audit: suite, data and threat model.
       stages: their names; all of the experiment if empty.
-      examples: first so many test images; None for all.
+      surrogate: model file for the transfer attacks; None takes the stage's robust teacher, or that
+        of the last stage that has one.
+      out: instead of `evaluation/`.
 
     Returns:
       One `report.json` per stage.
+
+    Raises:
+      RunError: a stage that the experiment does not have, or that is not finished.
     """
-    data = experiment.dataset()
+    known = [stage.name for stage in experiment.stages]
+    for stage in stages:
+        if stage not in known:
+            raise RunError(f"The run has no stage {stage!r}; its stages: {', '.join(known)}.")
     reports = []
-    for stage in stages or [stage.name for stage in experiment.stages]:
+    for stage in stages or known:
         model = load_student(run_dir, stage)
-        evaluator = Evaluator(model, experiment.threat, seed=experiment.seed)
-        outcomes = audit(evaluator, data.test, paper_attacks(), examples, _progress(stage))
-        folder = run_dir / "evaluation" / stage
-        with files.replacing(folder / "examples.npz") as temporary:
-            np.savez_compressed(temporary, **outcomes)
-        report = summarise(stage, model, outcomes)
-        report["threat"] = {"norm": experiment.norm, "epsilon": experiment.epsilon}
-        files.write_json(folder / "report.json", report)
-        draw_examples(evaluator, data, run_dir / "report" / f"{stage}_images.png")
+        report = audit(
+            model,
+            stage,
+            (out or run_dir / "evaluation") / stage,
+            _surrogate(run_dir, experiment, stage, surrogate) if audit.suite.transfer else None,
+            {"stage": stage},
+        )
+        draw_examples(model, audit, run_dir / "report" / f"{stage}_images.png")
         reports.append(report)
-    write_report(run_dir, experiment)
+    if out is None:
+        write_report(run_dir, experiment)
     return reports
 
 
-def draw_examples(evaluator: Evaluator, data: ImageData, path: pathlib.Path, count: int = 8) -> None:
-    """The grid of the first `count` test images, clean and under the headline attack."""
-    images, labels = to_float(data.test.images[:count]), data.test.labels[:count]
+def draw_examples(model: Any, audit: Audit, path: pathlib.Path, count: int = 8) -> None:
+    """The grid of the first `count` images, clean and under the suite's probe."""
+    split, names = audit.chosen, audit.data.label_names
+    images, labels = to_float(split.images[:count]), split.labels[:count]
+    evaluator = Evaluator(model, audit.threat, seed=audit.seed)
     perturbed = evaluator.perturb(
-        paper_attacks()[HEADLINE], images, tf.constant(labels), tf.range(len(labels), dtype=tf.int64)
+        audit.suite.probe, images, tf.constant(labels), tf.range(len(labels), dtype=tf.int64)
     )
     predicted = [evaluator.logits(batch).argmax(axis=1) for batch in (images, perturbed)]
-    captions = [
-        (data.label_names[clean], data.label_names[attacked])
-        for clean, attacked in zip(*predicted, strict=True)
-    ]
+    captions = [(names[clean], names[attacked]) for clean, attacked in zip(*predicted, strict=True)]
     plots.adversarial_grid(images.numpy(), perturbed.numpy(), captions, path)
 
 
@@ -72,67 +83,103 @@ def write_report(run_dir: pathlib.Path, experiment: Experiment) -> pathlib.Path:
     """Writes `report/report.md` and its figures from what the stages and evaluations left."""
     folder = run_dir / "report"
     names = [stage.name for stage in experiment.stages]
-    stages = {n: files.read_json(run_dir / n / "stage.json") for n in names}
-    reports = [
-        files.read_json(path)
-        for n in names
-        if (path := run_dir / "evaluation" / n / "report.json").exists()
-    ]
-    plots.trade_off(reports, HEADLINE, folder / "trade_off.png")
-    lines = [
-        f"# {run_dir.name}",
+    reports = {
+        name: files.read_json(path)
+        for name in names
+        if (path := run_dir / "evaluation" / name / "report.json").exists()
+    }
+    headline = HEADLINE if all(HEADLINE in r["attacks"] for r in reports.values()) else "worst_case"
+    plots.trade_off(list(reports.values()), headline, folder / "trade_off.png")
+    lines = [f"# {run_dir.resolve().name}", ""]
+    lines += [f"* **{name}**: {report['verdict']}" for name, report in reports.items()]
+    lines += [
         "",
-        f"{experiment.norm}, epsilon {experiment.epsilon:.5g} in [0, 1] pixel units; the first "
-        f"{reports[0]['examples']:,} test images. W-Robust is (clean + robust) / 2 per attack. "
-        "These attacks are not the strongest there are: read the figures as upper bounds.",
+        *_conditions(reports),
         "",
         *_table(reports),
         "",
+        "W-Robust is (clean + robust) / 2 per attack; the worst case counts an image as robust "
+        "only if it stands under every attack.",
+        "",
         "![clean against robust accuracy](trade_off.png)",
         "",
-        "## Stages",
-        "",
-        "| stage | teachers | epochs | chosen | validation clean | validation robust | seconds |",
-        "|---|---|---:|---|---:|---:|---:|",
+        *_stages(run_dir, names),
     ]
-    for name, stage in stages.items():
-        chosen = stage[stage["selected"]]
-        teachers = ", ".join(f"{role}: {source}" for role, source in stage["teachers"].items())
-        robust = f"{chosen['validation_robust']:.1%}" if "validation_robust" in chosen else ""
-        lines.append(
-            f"| {name} | {teachers} | {stage['epochs']} | {stage['selected']} (epoch "
-            f"{chosen['epoch']}) | {chosen['validation_clean']:.1%} | {robust} | {stage['seconds']} |"
-        )
     for name in names:
-        rows = [r for r in _metrics(run_dir / name / "metrics.jsonl") if r["kind"] == "step"]
+        rows = _metrics(run_dir / name / "metrics.jsonl")
         if plots.balance(rows, folder / f"{name}_balance.png"):
             lines += ["", f"## Balance of {name}", "", f"![balance of {name}]({name}_balance.png)"]
     for name in names:
         if (folder / f"{name}_images.png").exists():
-            lines += ["", f"## {name} under {HEADLINE}", "", f"![images]({name}_images.png)"]
+            lines += ["", f"## {name} under attack", "", f"![images]({name}_images.png)"]
     path = folder / "report.md"
     files.write_text(path, "\n".join(lines) + "\n")
     return path
 
 
-def _table(reports: Sequence[dict]) -> list[str]:
-    attacks = list(reports[0]["attacks"])
-    head = ["stage", "parameters", "clean", *attacks, *(f"W-Robust {attack}" for attack in attacks)]
+def _surrogate(
+    run_dir: pathlib.Path, experiment: Experiment, stage: str, path: str | None
+) -> Any | None:
+    """The model on which transfer attacks are crafted; None for the surrogate itself."""
+    if path is not None:
+        return model_files.load(path)
+    robust = {s.name: s.teachers["robust"] for s in experiment.stages if "robust" in s.teachers}
+    source = robust.get(stage) or next(reversed(robust.values()), None)
+    return None if source in (None, stage) else load_student(run_dir, source)
+
+
+def _conditions(reports: dict[str, dict]) -> list[str]:
+    """What the numbers are of: one line, or one by stage where they differ."""
+    lines = {
+        name: f"{r['threat']['norm']}, epsilon {r['threat']['epsilon']:.5g} in [0, 1] pixel units; "
+        f"the first {r['examples']:,} {r['split']} images."
+        for name, r in reports.items()
+    }
+    if len(set(lines.values())) == 1:
+        return [next(iter(lines.values()))]
+    return [f"* {name}: {line}" for name, line in lines.items()]
+
+
+def _table(reports: dict[str, dict]) -> list[str]:
+    attacks = list(dict.fromkeys(name for r in reports.values() for name in r["attacks"]))
+    columns = [*attacks, "worst_case"]
+    head = ["stage", "parameters", "clean", *columns, *(f"W-Robust {name}" for name in columns)]
     lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
-    for report in reports:
-        cells = [report["stage"], f"{report['parameters']:,}", f"{report['clean']:.2%}"]
+    for stage, report in reports.items():
+        entries = {**report["attacks"], "worst_case": report["worst_case"]}
+        cells = [stage, f"{report['parameters']:,}", f"{report['clean']:.2%}"]
         for measure in ("robust_accuracy", "w_robust"):
-            cells += [f"{report['attacks'][attack][measure]:.2%}" for attack in attacks]
+            cells += [f"{entries[n][measure]:.2%}" if n in entries else "" for n in columns]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
+def _stages(run_dir: pathlib.Path, names: Sequence[str]) -> list[str]:
+    lines = [
+        "## Stages",
+        "",
+        "| stage | teachers | epochs | chosen | validation clean | validation robust | seconds |",
+        "|---|---|---:|---|---:|---:|---:|",
+    ]
+    for name in names:
+        path = run_dir / name / "stage.json"
+        if not path.exists():
+            continue  # a later stage may still be training
+        stage = files.read_json(path)
+        chosen = stage[stage["selected"]]
+        teachers = ", ".join(f"{role}: {source}" for role, source in stage["teachers"].items())
+        robust = f"{chosen['validation_robust']:.1%}" if "validation_robust" in chosen else ""
+        lines.append(
+            f"| {name} | {teachers} | {stage['epochs']} | {stage['selected']} (epoch "
+            f"{chosen['epoch']}) | {chosen['validation_clean']:.1%} | {robust} | "
+            f"{stage['seconds']} |"
+        )
+    return lines
+
+
 def _metrics(path: pathlib.Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _progress(stage: str):
-    def show(name: str, accuracy: float) -> None:
-        print(f"{stage}  {name:<12} {accuracy:6.2%}", file=sys.stderr, flush=True)
-
-    return show
+    """The rows of kind "step"; none if the stage has not begun."""
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if row["kind"] == "step"]

@@ -23,6 +23,9 @@ class Constant:
         return tf.ones_like(epoch)
 
 
+CONSTANT = Constant()
+
+
 @dataclasses.dataclass(frozen=True)
 class StepDecay:
     """`factor` to the power of how many of `epochs` are over.
@@ -39,7 +42,9 @@ class StepDecay:
     factor: float = 0.1
 
     def __call__(self, epoch: tf.Tensor) -> tf.Tensor:
-        over = tf.reduce_sum(tf.cast(epoch >= tf.constant(list(self.epochs), epoch.dtype), epoch.dtype))
+        over = tf.reduce_sum(
+            tf.cast(epoch >= tf.constant(list(self.epochs), epoch.dtype), epoch.dtype)
+        )
         return tf.cast(self.factor, epoch.dtype) ** over
 
 
@@ -75,7 +80,7 @@ class Warmup:
 
     epochs: float
     start: float = 0.0
-    after: Schedule = Constant()
+    after: Schedule = CONSTANT
 
     def __call__(self, epoch: tf.Tensor) -> tf.Tensor:
         share = tf.clip_by_value(epoch / max(self.epochs, 1e-9), 0.0, 1.0)

@@ -17,7 +17,7 @@ from mtard_tf.data.batches import steps_per_epoch, training_batches
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.evaluation import Evaluator
 from mtard_tf.optimizers import sgd
-from mtard_tf.schedules import Constant, Schedule, ScheduledRate
+from mtard_tf.schedules import CONSTANT, Schedule, ScheduledRate
 from mtard_tf.threat import ThreatModel
 
 
@@ -57,9 +57,9 @@ class Stage:
     batch_size: int = 128
     optimizer: Callable = sgd
     learning_rate: float = 0.1
-    learning_rate_schedule: Schedule = Constant()
+    learning_rate_schedule: Schedule = CONSTANT
     rate_schedule: Schedule | None = None
-    epsilon_schedule: Schedule = Constant()
+    epsilon_schedule: Schedule = CONSTANT
     epsilon: float | None = None
     validation_attack: Callable | None = PGD(num_steps=10)
     validate_every: int = 1
@@ -70,7 +70,9 @@ class Stage:
     def __post_init__(self) -> None:
         for field in ("epochs", "batch_size", "validate_every"):
             if getattr(self, field) < 1:
-                raise ValueError(f"{self.name}/Stage.{field} is {getattr(self, field)}; give at least 1.")
+                raise ValueError(
+                    f"{self.name}/Stage.{field} is {getattr(self, field)}; give at least 1."
+                )
         if self.select not in ("best", "last"):
             raise ValueError(f"{self.name}/Stage.select is {self.select!r}; use 'best' or 'last'.")
 
@@ -83,8 +85,8 @@ class Stage:
     ) -> keras.Model:
         """The compiled distiller with a new student.
 
-        Factories run in the gin scope of the stage's name, so that `student/models.small_cnn.widths`
-        is the student's alone.
+        Factories run in the gin scope of the stage's name, so that
+        `student/models.small_cnn.widths` is the student's alone.
         """
         keras.utils.set_random_seed(seed)
         steps = steps_per_epoch(len(data.train), self.batch_size)
@@ -138,6 +140,7 @@ def train(
         training_batches(data, batch_size=stage.batch_size, epochs=stage.epochs, seed=seed),
         epochs=stage.epochs,
         steps_per_epoch=steps,
+        shuffle=False,
         verbose=0,
         callbacks=[validation, Recorder(folder), Progress(stage.name, stage.epochs, steps)],
     )

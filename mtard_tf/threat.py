@@ -40,7 +40,8 @@ class ThreatModel:
             )
         if not self.minimum < self.maximum:
             raise ValueError(
-                f"ThreatModel box is [{self.minimum}, {self.maximum}]; minimum must be below maximum."
+                f"ThreatModel box is [{self.minimum}, {self.maximum}]; minimum must be below "
+                "maximum."
             )
 
     @property
@@ -68,9 +69,7 @@ class ThreatModel:
         """
         delta = tf.reshape(perturbed - images, [tf.shape(images)[0], -1])
         size = (
-            tf.reduce_max(tf.abs(delta), axis=1)
-            if self.norm == "linf"
-            else tf.norm(delta, axis=1)
+            tf.reduce_max(tf.abs(delta), axis=1) if self.norm == "linf" else tf.norm(delta, axis=1)
         )
         flat = tf.reshape(perturbed, [tf.shape(images)[0], -1])
         outside_box = tf.maximum(

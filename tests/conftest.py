@@ -26,3 +26,56 @@ def _seeds() -> None:
     keras = sys.modules.get("keras")
     if keras is not None:
         keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def tiny_run_file(tmp_path):
+    """A run file of three stages that takes seconds, on a data set of coloured squares."""
+    _register_tiny()
+    path = tmp_path / "tiny.gin"
+    path.write_text(TINY_RUN, encoding="utf-8")
+    return path
+
+
+TINY_RUN = """
+Experiment.dataset = @datasets.tiny
+Experiment.stages = ('clean_teacher', 'robust_teacher', 'student')
+Experiment.epsilon = 0.1
+Stage.model = @models.small_cnn
+Stage.optimizer = @optimizers.adam
+Stage.learning_rate = 0.01
+Stage.batch_size = 16
+Stage.epochs = 2
+models.small_cnn.widths = (4, 4)
+models.small_cnn.dense = 8
+student/models.small_cnn.dense = 4
+clean_teacher/Stage.distiller = @distillers.natural
+clean_teacher/Stage.validation_attack = None
+robust_teacher/Stage.distiller = @distillers.trades
+student/Stage.distiller = @distillers.bmtard
+student/Stage.teachers = {'clean': 'clean_teacher', 'robust': 'robust_teacher'}
+"""
+
+
+def _register_tiny() -> None:
+    from mtard_tf import registry
+
+    if "tiny" not in registry.names("datasets"):
+        registry.register("datasets", "tiny")(tiny_data)
+
+
+def tiny_data():
+    """Three classes of 8x8 colour images: the class is the bright channel. 40 + 12 + 24 images."""
+    import numpy as np
+
+    from mtard_tf.data import ImageData, Split
+
+    random = np.random.RandomState(0)
+
+    def split(count: int) -> Split:
+        labels = (np.arange(count) % 3).astype(np.int32)
+        images = random.randint(0, 120, (count, 8, 8, 3))
+        images[np.arange(count), :, :, labels] += 100
+        return Split(images.astype(np.uint8), labels)
+
+    return ImageData("tiny", ("red", "green", "blue"), split(40), split(12), split(24))

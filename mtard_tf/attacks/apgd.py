@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from mtard_tf import losses
 from mtard_tf.attacks import apgd_run, standing
 from mtard_tf.threat import ThreatModel
 
@@ -14,6 +15,7 @@ ModelFn = Callable[[tf.Tensor], tf.Tensor]
 Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 LOSSES = ("ce", "dlr", "dlr_targeted")
+_LEAST_CLASSES = {"dlr": 3, "dlr_targeted": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +74,12 @@ class APGD:
 
         With an `objective` every image stays in the batch, which the objective may be bound to.
         """
-        targeted = self.loss == "dlr_targeted" and objective is None
-        if targeted:
-            likely = standing.wrong_classes(model_fn(images), labels)
-            targets = standing.count_targets(self.num_targets, likely.shape[1] + 1)
-        else:
-            likely, targets = tf.zeros([tf.shape(labels)[0], 1], tf.int32), 1
+        logits = model_fn(images)
+        likely, targets = standing.wrong_classes(logits, labels), 1
+        if objective is None and self.loss != "ce":
+            losses.require_classes(self.loss, logits, _LEAST_CLASSES[self.loss])
+            if self.loss == "dlr_targeted":
+                targets = standing.count_targets(self.num_targets, logits.shape[-1])
 
         def single(i, images, labels, seeds, ranking):
             return apgd_run.Run(self, model_fn, threat, objective)(
@@ -86,7 +88,7 @@ class APGD:
 
         return standing.attack_standing(
             single,
-            model_fn,
+            logits,
             images,
             labels,
             seeds,

@@ -93,7 +93,12 @@ class AutoAttack:
         objectives.refuse("AutoAttack brings its own losses", objective)
         best = images
         for i, attack in enumerate(self.components.values()):
-            rows = standing.rows_where(losses.margin(model_fn(best), labels) >= 0)
+            logits = model_fn(best)
+            if self.version == "rand":
+                losses.require_classes("dlr", logits, 3)
+            else:
+                losses.require_classes("dlr_targeted", logits, 4)
+            rows = standing.rows_where(losses.margin(logits, labels) >= 0)
             clean, own_labels, own_seeds = standing.take((images, labels, seeds), rows)
             perturbed = attack(
                 model_fn, clean, own_labels, threat=threat, seeds=random.fold(own_seeds, 100 + i)

@@ -71,7 +71,8 @@ class FAB:
           ValueError: an objective is given; this attack has none to replace.
         """
         objectives.refuse("FAB follows the decision boundary", objective)
-        likely = standing.wrong_classes(model_fn(images), labels)
+        logits = model_fn(images)
+        likely = standing.wrong_classes(logits, labels)
         targets = (
             standing.count_targets(self.num_targets, likely.shape[1] + 1) if self.targeted else 1
         )
@@ -82,7 +83,7 @@ class FAB:
 
         return standing.attack_standing(
             single,
-            model_fn,
+            logits,
             images,
             labels,
             seeds,

@@ -77,7 +77,7 @@ class Square:
             return self._search(model_fn, images, labels, seeds, threat)
 
         return standing.attack_standing(
-            single, model_fn, images, labels, seeds, rounds=self.restarts
+            single, model_fn(images), images, labels, seeds, rounds=self.restarts
         )
 
     def side(self, query: tf.Tensor, height: int, width: int) -> tf.Tensor:

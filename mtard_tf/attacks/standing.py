@@ -14,7 +14,6 @@ import tensorflow as tf
 from mtard_tf import losses
 from mtard_tf.attacks import seeds as random
 
-ModelFn = Callable[[tf.Tensor], tf.Tensor]
 # (round, images, labels, seeds, extra) -> (perturbed images, their margins)
 Round = Callable[..., tuple[tf.Tensor, tf.Tensor]]
 
@@ -41,7 +40,7 @@ def any_batch(state: Any) -> Any:
 
 def attack_standing(
     single: Round,
-    model_fn: ModelFn,
+    logits: tf.Tensor,
     images: tf.Tensor,
     labels: tf.Tensor,
     seeds: tf.Tensor,
@@ -54,7 +53,7 @@ def attack_standing(
 
     Args:
       single: one round; its margins (z_label - best other logit) are below 0 for what fell.
-      model_fn: images -> logits; called once here, on the clean images.
+      logits: of the clean images, `[batch, classes]`.
       images: float32 `[batch, height, width, channels]`.
       labels: integer class ids, `[batch]`.
       seeds: int32 `[batch, 2]`; each round gets its own stream.
@@ -66,7 +65,7 @@ def attack_standing(
       The perturbed image with the lowest margin over the rounds. Images that the model gets wrong
       to begin with come back as they are.
     """
-    margins = losses.margin(model_fn(images), labels)
+    margins = losses.margin(logits, labels)
 
     def standing(margins):
         return margins >= 0 if drop else tf.ones_like(margins, tf.bool)

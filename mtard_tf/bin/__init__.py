@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -20,13 +21,20 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             logging.set_verbosity(logging.FATAL)
             import_tensorflow_quietly()
             main(argv)
-        except (ValueError, OSError) as error:
-            if _DEBUG.value:
+        except (ValueError, OSError, TypeError) as error:
+            # A TypeError is a user's only where gin left an argument of a plugin unset.
+            if _DEBUG.value or (isinstance(error, TypeError) and "by Gin" not in str(error)):
                 raise
-            sys.exit(f"{os.path.basename(argv[0])}: {error}")
+            # gin appends, line by line, the calls that an error went through.
+            message = re.split(r"\n\s+(?:In call to|No values supplied)", str(error))[0]
+            sys.exit(f"{os.path.basename(argv[0])}: {message}")
         except KeyboardInterrupt:
             sys.exit(130)
 
+    # absl shows the flags of `__main__` as a program's own; for an installed script that is a stub.
+    for flag in flags.FLAGS.get_flags_for_module(main.__module__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
     app.run(guarded)
 
 

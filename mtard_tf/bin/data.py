@@ -10,11 +10,11 @@ that is embedded in the package. Also `python -m mtard_tf.bin.data ...`.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterable, Sequence
 
 from absl import app, flags
+
+from mtard_tf import bin as binary
 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Prepared TFDS sets; default $TFDS_DATA_DIR or ~/tensorflow_datasets."
@@ -24,24 +24,18 @@ _OUT = flags.DEFINE_string("out", None, "make-mini: the version folder to write.
 
 
 def main(argv: Sequence[str]) -> None:
-    from mtard_tf.data import catalogue, image_data, importing
+    from mtard_tf.data import catalogue, importing
 
-    try:
-        if argv[1:] == ["list"]:
-            print(catalogue.table(_DATA_DIR.value))
-        elif len(argv) == 3 and argv[1] == "import" and _SOURCE.value:
-            source = importing.named_source(argv[2])
-            path = importing.import_idx(source, _SOURCE.value, _DATA_DIR.value, progress=_bar)
-            print(f"{source.name} is in {path} ({source.assurance}).")
-        elif argv[1:] == ["make-mini"] and _SOURCE.value and _OUT.value:
-            print(importing.make_fashion_mini(_SOURCE.value, _OUT.value, progress=_bar))
-        else:
-            sys.exit(
-                "mtard-data: say `list`, `import NAME --source=DIR`, or "
-                "`make-mini --source=DIR --out=DIR`; --help says more."
-            )
-    except image_data.DataError as error:
-        sys.exit(f"mtard-data: {error}")
+    if argv[1:] == ["list"]:
+        print(catalogue.table(_DATA_DIR.value))
+    elif len(argv) == 3 and argv[1] == "import" and _SOURCE.value:
+        source = importing.named_source(argv[2])
+        path = importing.import_idx(source, _SOURCE.value, _DATA_DIR.value, progress=_bar)
+        print(f"{source.name} is in {path} ({source.assurance}).")
+    elif argv[1:] == ["make-mini"] and _SOURCE.value and _OUT.value:
+        print(importing.make_fashion_mini(_SOURCE.value, _OUT.value, progress=_bar))
+    else:
+        raise app.UsageError("Say list, import NAME --source=DIR, or make-mini.")
 
 
 def _bar(places: Sequence[int], role: str) -> Iterable[int]:
@@ -51,8 +45,7 @@ def _bar(places: Sequence[int], role: str) -> Iterable[int]:
 
 
 def run() -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    app.run(main)
+    binary.run(main)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,48 @@
-"""Audits the students of a run on the test split and writes its report.
+"""Audits a model, or the students of a run, with a suite of attacks; writes the report.
 
     mtard-eval --run_dir=runs/quickstart
-    mtard-eval --run_dir=runs/quickstart --stage=student --examples=500
+    mtard-eval --run_dir=runs/quickstart --stage=student --suite=autoattack --examples=500
+    mtard-eval --model=student.keras --dataset=fashion_mini --suite=paper --epsilon=0.1 --out=audit
 
-Also `python -m mtard_tf.bin.eval ...`.
+Suites: quick, paper, autoattack, or a .gin file. Killed, it goes on where it was, given the same
+flags. Also `python -m mtard_tf.bin.eval ...`.
 """
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
 from mtard_tf import bin as binary
 
-_RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of a finished run.", required=True)
-_STAGE = flags.DEFINE_multi_string("stage", [], "Stage to evaluate; repeatable, default all.")
-_EXAMPLES = flags.DEFINE_integer("examples", None, "First so many test images; default all.")
+_FLAGS = {
+    "model": flags.DEFINE_string("model", None, "A .keras file or a SavedModel folder."),
+    "run_dir": flags.DEFINE_string("run_dir", None, "Directory of a run, instead of --model."),
+    "stages": flags.DEFINE_multi_string("stage", [], "Stage of the run; repeatable, default all."),
+    "dataset": flags.DEFINE_string("dataset", None, "Name of the data set; a run has its own."),
+    "data_dir": flags.DEFINE_string("data_dir", None, "Prepared TFDS sets; default TFDS' own."),
+    "split": flags.DEFINE_string("split", "test", "test, validation or train."),
+    "examples": flags.DEFINE_integer("examples", None, "First so many; default all.", 1),
+    "suite": flags.DEFINE_string("suite", "quick", "Name of the suite, or a .gin file."),
+    "skip": flags.DEFINE_multi_string("skip", [], "Attack of the suite to leave out; repeatable."),
+    "epsilon": flags.DEFINE_string("epsilon", None, "Such as 0.1 or 8/255; a run has its own."),
+    "norm": flags.DEFINE_string("norm", None, "linf or l2; default the run's, or linf."),
+    "surrogate": flags.DEFINE_string(
+        "surrogate", None, "Model for transfer attacks; default the run's robust teacher."
+    ),
+    "batch_size": flags.DEFINE_integer("batch_size", 250, "Images at a time.", 1),
+    "seed": flags.DEFINE_integer("seed", None, "Of the attacks; default the run's, or 0."),
+    "out": flags.DEFINE_string("out", None, "Folder of the report; default the run's."),
+}
 
 
 def main(argv: Sequence[str]) -> None:
-    from mtard_tf import config, report
+    from mtard_tf import audit_flags
 
-    run_dir = pathlib.Path(_RUN_DIR.value)
-    experiment = config.of_run(run_dir)
-    report.evaluate_run(run_dir, experiment, _STAGE.value, _EXAMPLES.value)
-    print(f"Report: {run_dir / 'report' / 'report.md'}")
-    print(f"Next: mtard-export --run_dir={run_dir} --stage={experiment.stages[-1].name}")
+    values: dict[str, Any] = {name: flag.value for name, flag in _FLAGS.items()}
+    print(audit_flags.run(audit_flags.Request(**values)))
 
 
 def run() -> None:

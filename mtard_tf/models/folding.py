@@ -50,8 +50,8 @@ class FoldedInference:
             if layer.name in self._folded:
                 batch_norm = self._model.get_layer(self._folded[layer.name])
                 tensors[id(layer.kernel)], tensors[id(layer.bias)] = _fold(source, batch_norm)
-            else:
-                for ours, theirs in zip(layer.variables, source.variables, strict=False):
+            elif not isinstance(layer, _PassThrough):
+                for ours, theirs in zip(layer.variables, source.variables, strict=True):
                     tensors[id(ours)] = tf.convert_to_tensor(theirs.value)
         values = [tensors[id(v)] for v in twin.non_trainable_variables]
 

@@ -23,7 +23,9 @@ def image_input(
         return images, images
     mean, deviation = normalization
     variance = [d * d for d in deviation]
-    return images, _L.Normalization(mean=list(mean), variance=variance, name="normalization")(images)
+    return images, _L.Normalization(mean=list(mean), variance=variance, name="normalization")(
+        images
+    )
 
 
 def conv(x, filters: int, size: int, stride: int = 1, *, name: str, bias: bool = False):

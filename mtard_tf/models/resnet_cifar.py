@@ -135,6 +135,4 @@ def resnet18(
       normalization: (mean, standard deviation) per channel, or None for raw [0, 1] images.
     """
     widths = [width, 2 * width, 4 * width, 8 * width]
-    return _residual_net(
-        image_shape, num_classes, widths, [2] * 4, "B", normalization, "resnet18"
-    )
+    return _residual_net(image_shape, num_classes, widths, [2] * 4, "B", normalization, "resnet18")

@@ -1,4 +1,4 @@
-"""A plain convolutional net for 28- to 32-pixel images: teachers and students that train on a CPU."""
+"""A plain convolutional net for 28- to 32-pixel images: teachers and students for a CPU."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def small_cnn(
       ValueError: no widths.
     """
     if not widths:
-        raise ValueError("small_cnn.widths is empty; give the channels of at least one convolution.")
+        raise ValueError(
+            "small_cnn.widths is empty; give the channels of at least one convolution."
+        )
     images, x = image_input(image_shape, normalization)
     for i, width in enumerate(widths, 1):
         stride = 2 if i % 2 else 1

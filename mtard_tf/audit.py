@@ -1,0 +1,197 @@
+"""The audit of one model: every attack of a suite, the diagnostics, and the report of both."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mtard_tf import diagnostics, files, measures, model_files, plots, probes
+from mtard_tf.audit_text import markdown, verdict
+from mtard_tf.data.image_data import ImageData, Split
+from mtard_tf.evaluation import EvaluationError, Evaluator
+from mtard_tf.outcomes import BatchRunner, Record, digest
+from mtard_tf.suites import Suite
+from mtard_tf.threat import ThreatModel
+
+SPLITS = ("test", "validation", "train")
+PROGRESS = "progress.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """What is common to the audits of several models.
+
+    Attributes:
+      data: the set; label names come from it.
+      suite: attacks.
+      threat: ball and box.
+      split: "test", "validation" or "train".
+      examples: first so many of the split; None, or more than there are, for all.
+      batch_size: images at a time.
+      seed: of the attacks and of the bootstrap.
+    """
+
+    data: ImageData
+    suite: Suite
+    threat: ThreatModel
+    split: str = "test"
+    examples: int | None = None
+    batch_size: int = 250
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"The split is {self.split!r}; use one of {', '.join(SPLITS)}.")
+
+    @property
+    def chosen(self) -> Split:
+        """The examples that are attacked."""
+        split: Split = getattr(self.data, self.split)
+        count = len(split) if self.examples is None else min(self.examples, len(split))
+        return split.take(np.arange(count))
+
+    def __call__(
+        self,
+        model: Any,
+        name: str,
+        out: pathlib.Path,
+        surrogate: Any = None,
+        origin: Mapping[str, str] | None = None,
+    ) -> dict:
+        """Audits a model; writes `report.json`, `report.md`, `examples.npz` and figures to `out`.
+
+        An audit that was cut off goes on at the batch it was cut off in; one that was finished on
+        the same inputs is not repeated.
+
+        Args:
+          model: from float32 images in [0, 1] to logits.
+          name: what reports call it.
+          out: folder.
+          surrogate: model on which the suite's transfer attacks are crafted; None leaves them out.
+          origin: where the model comes from; kept in `report.json`.
+
+        Returns:
+          The content of `report.json`.
+        """
+        split = self.chosen
+        model_files.check(model, split, self.data.label_names)
+        inputs = self._inputs(model, split, surrogate)
+        fingerprint = digest(inputs, self.suite)
+        before = _finished(out, fingerprint)
+        if before is not None:
+            _say(f"{name}: audited before on the same inputs; {out / 'report.json'} stands.")
+            return before
+        evaluator = Evaluator(model, self.threat, batch_size=self.batch_size, seed=self.seed)
+        record = Record(out / PROGRESS, inputs, lambda line: _say(f"{name}: {line}"))
+        finished = False
+        try:
+            runner = BatchRunner(evaluator, split, len(split), record, name)
+            outcomes = self._attack(runner, surrogate)
+            looked = probes.gather(runner, self.suite)
+            report = self._report(name, model, outcomes, looked, split, surrogate)
+            report |= {**(origin or {}), "fingerprint": fingerprint}
+            self._write(report, outcomes, looked, out)
+            finished = True
+        finally:
+            record.close(remove=finished)
+        return report
+
+    def _inputs(self, model: Any, split: Split, surrogate: Any) -> dict[str, str]:
+        return {
+            "model": _model_digest(model),
+            "surrogate": _model_digest(surrogate) if surrogate is not None else "none",
+            "images": digest(split.images, split.labels),
+            "threat model": digest(self.threat),
+            "batch size": digest(self.batch_size),
+            "seed": digest(self.seed),
+        }
+
+    def _attack(self, runner: BatchRunner, surrogate: Any) -> dict[str, np.ndarray]:
+        outcomes = {"clean": runner.clean()}
+        known = _model_digest(surrogate) if surrogate is not None else ""
+        for name, attack in self.suite.all_attacks(surrogate).items():
+            # A surrogate prints as an address; its weights say what it is.
+            settings = f"{self.suite.transfer.get(name)!r} {known}"
+            label = digest(settings) if name in self.suite.transfer else None
+            try:
+                outcomes[name] = runner.attacked(name, attack, label=label)
+            except EvaluationError as error:
+                raise EvaluationError(
+                    f"The attack {name} failed: {error} Leave it out with --skip={name}."
+                ) from error
+        for name, members in self.suite.ensembles.items():
+            outcomes[name] = measures.worst_case({key: outcomes[key] for key in members})
+        return outcomes
+
+    def _report(
+        self,
+        name: str,
+        model: Any,
+        outcomes: Mapping[str, np.ndarray],
+        looked: probes.Probes,
+        split: Split,
+        surrogate: Any,
+    ) -> dict:
+        found = diagnostics.findings(looked, outcomes, self.suite.all_attacks(surrogate))
+        numbers = measures.summarise(outcomes, self.seed)
+        report = {
+            "verdict": verdict(found, numbers, self.threat.epsilon),
+            "model": name,
+            "dataset": self.data.name,
+            "split": self.split,
+            "parameters": model_files.parameters(model),
+            "threat": {"norm": self.threat.norm, "epsilon": float(self.threat.epsilon)},
+            "seed": self.seed,
+            "left_out": [] if surrogate is not None else list(self.suite.transfer),
+            **numbers,
+            "findings": [dataclasses.asdict(finding) for finding in found],
+            "epsilon_curve": _curve(looked),
+        }
+        return report | measures.by_class(outcomes, split.labels, self.data.label_names)
+
+    def _write(
+        self,
+        report: dict,
+        outcomes: Mapping[str, np.ndarray],
+        looked: probes.Probes,
+        out: pathlib.Path,
+    ) -> None:
+        with files.replacing(out / "examples.npz") as temporary:
+            np.savez_compressed(temporary, **outcomes)  # type: ignore[arg-type]
+        plots.epsilon_curve(
+            report["epsilon_curve"], report["threat"], looked.examples, out / "epsilon_curve.png"
+        )
+        files.write_text(out / "report.md", markdown(report))
+        files.write_json(out / "report.json", report)  # last: it marks the audit as finished
+
+
+def _curve(looked: probes.Probes) -> list[dict[str, float]]:
+    """One point by epsilon; its worst case counts what a smaller epsilon has broken as well."""
+    points, standing = [], looked.clean
+    for epsilon, outcome in sorted(looked.curve.items()):
+        standing = standing & outcome
+        point = {"epsilon": float(epsilon), "robust_accuracy": float(outcome.mean())}
+        points.append(point | {"worst_case": float(standing.mean())})
+    return points
+
+
+def _model_digest(model: Any) -> str:
+    described = model.to_json() if hasattr(model, "to_json") else model.name
+    return digest(described, *[np.asarray(variable) for variable in model.variables])
+
+
+def _finished(out: pathlib.Path, fingerprint: str) -> dict | None:
+    path = out / "report.json"
+    if not path.exists() or not (out / "examples.npz").exists():
+        return None
+    report = files.read_json(path)
+    return report if report.get("fingerprint") == fingerprint else None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

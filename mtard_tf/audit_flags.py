@@ -1,0 +1,153 @@
+"""What the flags of `mtard-eval` mean: a model file, or a run, against a suite by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import fractions
+import inspect
+import pathlib
+from collections.abc import Sequence
+
+from mtard_tf import config, model_files, registry, report
+from mtard_tf.audit import Audit
+from mtard_tf.data import catalogue, tfds_sets
+from mtard_tf.data.image_data import DataError, ImageData
+from mtard_tf.threat import ThreatModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The flags; each None where it was not given.
+
+    Attributes:
+      model: `.keras` file or SavedModel folder; or
+      run_dir: a run.
+      stages: of the run; all if empty.
+      dataset: name of the data set; a run has its own.
+      data_dir: where prepared sets lie.
+      split: "test", "validation" or "train".
+      examples: first so many of the split.
+      suite: name, or a `.gin` file.
+      skip: attacks of the suite to leave out.
+      epsilon: radius as text, "0.1" or "8/255"; a run has its own.
+      norm: "linf" or "l2"; a run has its own.
+      surrogate: model file on which transfer attacks are crafted.
+      batch_size: images at a time.
+      seed: of the attacks; a run has its own.
+      out: folder of the reports; a run's is `evaluation/`.
+    """
+
+    model: str | None = None
+    run_dir: str | None = None
+    stages: Sequence[str] = ()
+    dataset: str | None = None
+    data_dir: str | None = None
+    split: str = "test"
+    examples: int | None = None
+    suite: str = "quick"
+    skip: Sequence[str] = ()
+    epsilon: str | None = None
+    norm: str | None = None
+    surrogate: str | None = None
+    batch_size: int = 250
+    seed: int | None = None
+    out: str | None = None
+
+
+def run(request: Request) -> str:
+    """Does what the flags ask for; returns the lines to print.
+
+    Raises:
+      ValueError: flags that do not go together or mean nothing; the message is one line.
+    """
+    if (request.model is None) == (request.run_dir is None):
+        raise ValueError("Give --model=FILE (with --dataset, --epsilon, --out) or --run_dir=DIR.")
+    return _run_model(request) if request.model is not None else _run_stages(request)
+
+
+def dataset(name: str, data_dir: str | None = None) -> ImageData:
+    """A registered data set by name, or any prepared TFDS set.
+
+    Raises:
+      DataError: neither; the message names the nearest.
+    """
+    known = [key for key in registry.names("datasets") if key != "tfds"]
+    if name in known:
+        factory = registry.target("datasets", name)
+        if data_dir is not None and "data_dir" in inspect.signature(factory).parameters:
+            return factory(data_dir=data_dir)
+        return factory()
+    try:
+        catalogue.prepared_directory(name, data_dir)
+    except DataError as error:
+        raise DataError(f"{registry.unknown_name('dataset', name, known)} {error}") from error
+    return tfds_sets.tfds(name, data_dir)
+
+
+def radius(text: str) -> float:
+    """An epsilon: "0.1", or "8/255".
+
+    Raises:
+      ValueError: not a number of at least 0.
+    """
+    try:
+        value = float(fractions.Fraction(text.replace(" ", "")))
+    except (ValueError, ZeroDivisionError):
+        value = -1.0
+    if value < 0:
+        raise ValueError(
+            f"--epsilon is {text!r}; give a number >= 0 in [0, 1] pixel units, such as 8/255."
+        )
+    return value
+
+
+def _run_model(request: Request) -> str:
+    needed = {"dataset": request.dataset, "epsilon": request.epsilon, "out": request.out}
+    missing = [f"--{name}" for name, value in needed.items() if value is None]
+    if missing:
+        raise ValueError(f"--model needs {' and '.join(missing)} as well, such as --epsilon=8/255.")
+    threat = ThreatModel(request.norm or "linf", radius(str(request.epsilon)))
+    model = model_files.load(str(request.model))
+    surrogate = model_files.load(request.surrogate) if request.surrogate else None
+    data = dataset(str(request.dataset), request.data_dir)
+    out = pathlib.Path(str(request.out))
+    result = _audit(request, data, threat, request.seed or 0)(
+        model, model.name, out, surrogate, {"file": str(request.model)}
+    )
+    return f"{result['verdict']}\nReport: {out / 'report.md'}"
+
+
+def _run_stages(request: Request) -> str:
+    run_dir = pathlib.Path(str(request.run_dir))
+    experiment = config.of_run(run_dir)
+    if request.dataset is not None:
+        data = dataset(request.dataset, request.data_dir)
+    else:
+        data = experiment.dataset()
+    threat = experiment.threat
+    if request.norm is not None:
+        threat = dataclasses.replace(threat, norm=request.norm)
+    if request.epsilon is not None:
+        threat = dataclasses.replace(threat, epsilon=radius(request.epsilon))
+    seed = experiment.seed if request.seed is None else request.seed
+    out = pathlib.Path(request.out) if request.out else None
+    results = report.evaluate_run(
+        run_dir,
+        experiment,
+        _audit(request, data, threat, seed),
+        request.stages,
+        surrogate=request.surrogate,
+        out=out,
+    )
+    lines = [f"{result['model']}: {result['verdict']}" for result in results]
+    lines.append(f"Report: {out or run_dir / 'report' / 'report.md'}")
+    lines.append(f"Next: mtard-export --run_dir={run_dir} --stage={experiment.stages[-1].name}")
+    return "\n".join(lines)
+
+
+def _audit(request: Request, data: ImageData, threat: ThreatModel, seed: int) -> Audit:
+    # After the run's own data were made: a suite replaces the configuration that made them.
+    suite = config.suite(request.suite).without(request.skip)
+    return Audit(
+        data, suite, threat, request.split, request.examples, request.batch_size, seed
+    )

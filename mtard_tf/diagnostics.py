@@ -1,0 +1,170 @@
+"""Do the attacks see true gradients? Each check is a finding with its evidence."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from mtard_tf import suites
+from mtard_tf.probes import Probes
+
+MASKED, NOTE, NONE = "masked", "note", "none"
+# Below it float32 holds nothing but rounding, and a sign step follows noise.
+VANISHING = 1e-12
+# A difference that chance and the choice of the attack do not explain: 5 points, 2 errors.
+CLEAR = 0.05
+CLEAR_ERRORS = 2.0
+# Two calls of one model may differ by rounding on some devices.
+REPEATABLE = 1e-4
+
+Outcomes = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One check.
+
+    Attributes:
+      name: of the check.
+      severity: "masked" (the robust accuracies mislead), "note" (worth knowing), "none".
+      evidence: one sentence with the numbers.
+      values: the numbers.
+    """
+
+    name: str
+    severity: str
+    evidence: str
+    values: Mapping[str, float]
+
+
+def findings(
+    probes: Probes, outcomes: Outcomes, attacks: Mapping[str, Callable]
+) -> list[Finding]:
+    """All checks, those of gravest severity first.
+
+    Args:
+      probes: from `probes.gather`.
+      outcomes: "clean" and each attack of the suite -> bool `[examples]`.
+      attacks: the same attacks, by name.
+    """
+
+    def of_kind(*kinds: str) -> dict[str, np.ndarray]:
+        return {n: outcomes[n] for n, a in attacks.items() if suites.kind(a) in kinds}
+
+    iterated = {"the iterated attack": probes.iterated}
+    found = [
+        _vanishing_gradients(probes),
+        _tempered(probes),
+        _weaker_stronger(
+            "single_step_stronger",
+            ({"FGSM": probes.single_step}, iterated),
+            (of_kind("single_step"), of_kind("gradient")),
+        ),
+        _weaker_stronger(
+            "black_box_stronger",
+            ({"Square (100 queries)": probes.black_box}, iterated),
+            (of_kind("black_box"), of_kind("gradient", "ensemble")),
+        ),
+        _unbounded(probes),
+        _randomised(probes),
+        _monotone(probes),
+    ]
+    return sorted(found, key=lambda finding: (MASKED, NOTE, NONE).index(finding.severity))
+
+
+def _difference(strong: np.ndarray, weak: np.ndarray) -> tuple[float, bool]:
+    """By how much `strong` leaves less than `weak`, and whether that is clear (paired)."""
+    only_strong, only_weak = (weak & ~strong).sum(), (strong & ~weak).sum()
+    discordant = max(int(only_strong + only_weak), 1)
+    difference = float(weak.mean() - strong.mean())
+    errors = (int(only_strong) - int(only_weak)) / np.sqrt(discordant)
+    return difference, difference > CLEAR and errors > CLEAR_ERRORS
+
+
+def _severity(difference: float, clear: bool) -> str:
+    return MASKED if clear else NOTE if difference > 0 else NONE
+
+
+def _vanishing_gradients(probes: Probes) -> Finding:
+    correct = probes.clean
+    vanishing = correct & (probes.gradients < VANISHING)
+    zero, small = int((correct & (probes.gradients == 0)).sum()), int(vanishing.sum())
+    standing = int((vanishing & probes.iterated).sum())
+    total = max(int(correct.sum()), 1)
+    masked = standing / total >= CLEAR
+    return Finding(
+        "vanishing_gradients",
+        MASKED if masked else NOTE if small else NONE,
+        f"The cross-entropy's input gradient is exactly 0 on {zero} and below {VANISHING:g} on "
+        f"{small} of {correct.sum()} rightly classified images; {standing} of these stand under "
+        "the iterated attack.",
+        {"zero": zero, "vanishing": small, "standing": standing, "of": int(correct.sum())},
+    )
+
+
+def _tempered(probes: Probes) -> Finding:
+    difference, clear = _difference(probes.tempered, probes.iterated)
+    plain, soft = float(probes.iterated.mean()), float(probes.tempered.mean())
+    return Finding(
+        "tempered_logits_stronger",
+        _severity(difference, clear),
+        f"The iterated attack leaves {plain:.1%} on the logits and {soft:.1%} on logits / "
+        f"{probes.temperature:.3g}.",
+        {"logits": plain, "tempered": soft, "temperature": probes.temperature},
+    )
+
+
+def _weaker_stronger(name: str, *pairs: tuple[Outcomes, Outcomes]) -> Finding:
+    """Whether what should be the weaker attack is the stronger one, in any of the pairs."""
+    cases = []
+    for weaker, stronger in pairs:
+        if weaker and stronger:
+            weak, strong = _strongest(weaker), _strongest(stronger)
+            difference, clear = _difference(weaker[weak], stronger[strong])
+            left, other = float(weaker[weak].mean()), float(stronger[strong].mean())
+            text = f"{weak} leaves {left:.1%}, {strong} {other:.1%} (of {len(weaker[weak])})."
+            cases.append((clear, difference, text, {weak: left, strong: other}))
+    clear, difference, text, values = max(cases, key=lambda case: case[:2])
+    return Finding(name, _severity(difference, clear), text, values)
+
+
+def _strongest(outcomes: Outcomes) -> str:
+    return min(outcomes, key=lambda name: outcomes[name].mean())
+
+
+def _unbounded(probes: Probes) -> Finding:
+    left = float(probes.saturated.mean())
+    return Finding(
+        "stands_at_any_epsilon",
+        MASKED if left > CLEAR else NOTE if left > 0 else NONE,
+        f"At half the box, where every image can be made mid-grey, {left:.1%} still stand.",
+        {"robust_accuracy": left},
+    )
+
+
+def _randomised(probes: Probes) -> Finding:
+    random = probes.jitter > REPEATABLE
+    return Finding(
+        "randomised_outputs",
+        MASKED if random else NONE,
+        f"Two calls on the same images differ by {probes.jitter:.2g} of the largest logit"
+        + ("; use AutoAttack's version 'rand'." if random else "."),
+        {"difference": probes.jitter},
+    )
+
+
+def _monotone(probes: Probes) -> Finding:
+    worst, clear, places = 0.0, False, (0.0, 0.0)
+    radii = sorted(probes.curve)
+    for low, high in zip(radii, radii[1:], strict=False):
+        rise, is_clear = _difference(probes.curve[low], probes.curve[high])
+        if (is_clear, rise) > (clear, worst):
+            worst, clear, places = rise, is_clear, (low, high)
+    text = "Robust accuracy never rises with epsilon."
+    if worst > 0:
+        low, high = places
+        text = f"Robust accuracy rises by {worst:.1%} from epsilon {low:.4g} to {high:.4g}."
+    return Finding("non_monotone_curve", _severity(worst, clear), text, {"rise": worst})
+

@@ -1,0 +1,135 @@
+"""Models by path, `.keras` files and SavedModels alike, and whether they fit what they are for."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mtard_tf.data.batches import to_float
+from mtard_tf.data.image_data import Split
+from mtard_tf.evaluation import EvaluationError
+
+# mtard-export writes it for audits; other exporters name their only signature so.
+SIGNATURES = ("logits", "serving_default")
+
+
+class ModelFileError(ValueError):
+    """A file that holds no model that can be attacked. The message is one line."""
+
+
+class SavedModel:
+    """A SavedModel that is called like a Keras model, and has gradients.
+
+    Args:
+      folder: with `saved_model.pb`; a signature in it must take float32 images in [0, 1],
+        `[batch, height, width, channels]`, and return logits.
+
+    Raises:
+      ModelFileError: no such signature.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.name = folder.name if not folder.name.isdigit() else folder.parent.name
+        self._loaded = tf.saved_model.load(str(folder))  # kept: it owns the variables
+        self._function, self._input = self._signature(folder)
+        self.input_shape = tuple(self._function.structured_input_signature[1][self._input].shape)
+        outputs = self._function.structured_outputs
+        self._output = "logits" if "logits" in outputs else next(iter(outputs))
+        self.output_shape = tuple(outputs[self._output].shape)
+        self.variables = list(self._function.variables)
+        self.trainable_variables = list(self._function.trainable_variables)
+
+    def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Logits of images; a SavedModel has no training mode."""
+        return self._function(**{self._input: images})[self._output]
+
+    def _signature(self, folder: pathlib.Path) -> tuple[Any, str]:
+        for name in SIGNATURES:
+            function = self._loaded.signatures.get(name)
+            inputs = function.structured_input_signature[1] if function else {}
+            if len(inputs) == 1:
+                key, spec = next(iter(inputs.items()))
+                if spec.dtype == tf.float32 and spec.shape.rank == 4:
+                    return function, key
+        found = ", ".join(self._loaded.signatures) or "none"
+        raise ModelFileError(
+            f"{folder} has no signature 'logits' or 'serving_default' that takes float32 images "
+            f"(signatures: {found}), and so no gradients; export it again with mtard-export, or "
+            "give the .keras file."
+        )
+
+
+def load(path: str | pathlib.Path) -> Any:
+    """A model by path: a `.keras` file, a SavedModel folder, or the parent of numbered versions.
+
+    Raises:
+      ModelFileError: nothing there, or nothing that can be read as a model.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise ModelFileError(f"There is no model at {path}; give a .keras file or a SavedModel.")
+    if path.is_dir() and not (path / "saved_model.pb").exists():
+        versions = [p for p in path.glob("*/saved_model.pb") if p.parent.name.isdigit()]
+        if not versions:
+            raise ModelFileError(f"{path} is a folder without saved_model.pb; give a SavedModel.")
+        path = max(versions, key=lambda p: int(p.parent.name)).parent
+    try:
+        return SavedModel(path) if path.is_dir() else keras.models.load_model(path, compile=False)
+    except ModelFileError:
+        raise
+    except Exception as error:
+        raise ModelFileError(
+            f"{path} cannot be read as a model ({' '.join(str(error).split())[:200]}); give a "
+            ".keras file or a SavedModel."
+        ) from error
+
+
+def check(model: Any, split: Split, label_names: tuple[str, ...]) -> None:
+    """Refuses a model that does not fit the data, before anything is attacked.
+
+    Args:
+      model: from float32 images in [0, 1] to logits.
+      split: what it will be attacked on.
+      label_names: one per class.
+
+    Raises:
+      EvaluationError: another input shape or number of classes, labels that it has no class for, or
+        probabilities instead of logits.
+    """
+    wanted, given = tuple(model.input_shape[1:]), split.images.shape[1:]
+    if len(wanted) != 3 or any(w not in (None, g) for w, g in zip(wanted, given, strict=True)):
+        raise EvaluationError(
+            f"{model.name} takes images of {wanted} and the data set has {given}; use the data set "
+            "that it was trained on."
+        )
+    classes = model.output_shape[-1]
+    if split.labels.min() < 0 or split.labels.max() >= classes:
+        raise EvaluationError(
+            f"The labels run from {split.labels.min()} to {split.labels.max()} and {model.name} "
+            f"has {classes} classes, 0 to {classes - 1}; use the data set that it was trained on."
+        )
+    if classes != len(label_names):
+        raise EvaluationError(
+            f"{model.name} has {classes} classes and the data set {len(label_names)}; use the data "
+            "set that it was trained on."
+        )
+    check_logits(np.asarray(model(to_float(split.images[:32]), training=False)))
+
+
+def check_logits(logits: np.ndarray) -> None:
+    """Refuses probabilities, `[batch, classes]`: rows in [0, 1] that add up to 1."""
+    inside = (logits >= 0).all() and (logits <= 1).all()
+    if inside and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
+        raise EvaluationError(
+            "The model returns probabilities (every row lies in [0, 1] and adds up to 1); attacks "
+            "need raw logits: remove the softmax from its last layer."
+        )
+
+
+def parameters(model: Any) -> int:
+    """How many numbers the model learned."""
+    return int(sum(np.prod(variable.shape) for variable in model.trainable_variables))

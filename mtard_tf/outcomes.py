@@ -1,0 +1,188 @@
+"""Batch results of an audit, written as they come: a killed audit goes on at its next batch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from mtard_tf.data.batches import evaluation_batches, steps_per_epoch
+from mtard_tf.data.image_data import Split
+from mtard_tf.evaluation import Evaluator
+from mtard_tf.progress import ProgressLine
+
+
+def digest(*parts: object) -> str:
+    """A fingerprint of arrays, bytes and whatever prints its value, 16 hexadecimal digits."""
+    sha = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            sha.update(f"{part.dtype}{part.shape}".encode())
+            part = np.ascontiguousarray(part).tobytes()
+        sha.update(part if isinstance(part, bytes) else repr(part).encode())
+        sha.update(b"\0")
+    return sha.hexdigest()[:16]
+
+
+class Record:
+    """An append-only file of batch results, bound to the inputs that they came from.
+
+    The first line holds the inputs' fingerprints, each further one the result of one batch. A line
+    that a kill cut short is dropped.
+
+    Args:
+      path: the file; made if it is not there, begun anew if an input changed.
+      inputs: what every result depends on -> fingerprint.
+      say: called with one line if results of an earlier run are used, or are not.
+    """
+
+    def __init__(
+        self, path: pathlib.Path, inputs: Mapping[str, str], say: Callable[[str], None]
+    ) -> None:
+        self._path = path
+        self._results: dict[tuple[str, str, int], list] = {}
+        head, lines = _read(path)
+        changed = [name for name in inputs if head.get(name) != inputs[name]]
+        if head and changed:
+            say(f"changed since the last run: {', '.join(changed)}; its results are not used.")
+        if changed:
+            lines = []
+        for line in lines:
+            self._results[line["key"], line["settings"], line["batch"]] = line["values"]
+        if lines:
+            count = Counter(line["key"] for line in lines)
+            text = ", ".join(f"{key} {number}" for key, number in count.items())
+            say(f"goes on where it was cut off; batches that are there: {text}.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w", encoding="utf-8")
+        self._write(dict(inputs))
+        for line in lines:
+            self._write(line)
+
+    def get(self, key: str, settings: str, batch: int) -> np.ndarray | None:
+        """The result of a batch, or None if it is not there."""
+        values = self._results.get((key, settings, batch))
+        return None if values is None else np.array(values)
+
+    def put(self, key: str, settings: str, batch: int, values: np.ndarray) -> None:
+        """Keeps the result of a batch, on disk when this returns."""
+        line = {"key": key, "settings": settings, "batch": batch}
+        self._write(line | {"values": np.asarray(values).tolist()})
+
+    def close(self, remove: bool) -> None:
+        """Closes the file; removes it once the report that it served is written."""
+        self._file.close()
+        if remove:
+            self._path.unlink(missing_ok=True)
+
+    def _write(self, line: dict) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+class BatchRunner:
+    """Goes through a split batch by batch, and computes what the record does not hold.
+
+    Args:
+      evaluator: of the model.
+      split: what is attacked.
+      examples: first so many.
+      record: of this audit.
+      name: of the model, for the progress lines.
+    """
+
+    def __init__(
+        self, evaluator: Evaluator, split: Split, examples: int, record: Record, name: str
+    ) -> None:
+        self.evaluator = evaluator
+        self.split = split
+        self.examples = examples
+        self._record = record
+        self._name = name
+        self._clean: np.ndarray | None = None
+
+    def clean(self) -> np.ndarray:
+        """Which images are classified rightly, bool `[examples]`."""
+        if self._clean is None:
+            self._clean = self.run("clean", "", lambda images, labels, _: (
+                self.evaluator.correct(images, labels)
+            ))  # fmt: skip
+        return self._clean
+
+    def attacked(
+        self,
+        key: str,
+        attack: Callable,
+        examples: int | None = None,
+        epsilon: float | None = None,
+        label: str | None = None,
+    ) -> np.ndarray:
+        """Which images stand after `attack`, bool `[examples]`.
+
+        Args:
+          key: name of the result.
+          attack: see `mtard_tf.attacks`.
+          examples: first so many, if not all.
+          epsilon: if not the threat model's.
+          label: what the result depends on, if not the attack's `repr`.
+        """
+        clean = self.clean()
+
+        def compute(images, labels, ids):
+            return self.evaluator.standing(
+                attack, images, labels, ids, clean[ids.numpy()], epsilon
+            )
+
+        return self.run(key, digest(label or repr(attack), epsilon), compute, examples)
+
+    def run(
+        self, key: str, settings: str, compute: Callable, examples: int | None = None
+    ) -> np.ndarray:
+        """`compute(images, labels, ids) -> [batch]` over the split, from the record where it can.
+
+        Bool results are shown as a running accuracy.
+        """
+        examples = min(examples or self.examples, self.examples)
+        size = self.evaluator.batch_size
+        settings = digest(settings, examples)
+        count = steps_per_epoch(examples, size)
+        stored = {i: self._record.get(key, settings, i) for i in range(count)}
+        known = [values for values in stored.values() if values is not None]
+        if len(known) == count:
+            return np.concatenate(known)
+        line = ProgressLine(f"{self._name} {key}", examples)
+        results: list[np.ndarray] = []
+        done = computed = 0
+        for i, batch in enumerate(evaluation_batches(self.split, size, examples)):
+            values = stored[i]
+            if values is None:
+                values = np.asarray(compute(*batch))
+                self._record.put(key, settings, i, values)
+                computed += len(values)
+            results.append(values)
+            done += len(values)
+            line.update(done, computed, _running(results))
+        return np.concatenate(results)
+
+
+def _running(results: list[np.ndarray]) -> str:
+    values = np.concatenate(results)
+    return f"{values.mean():.1%}" if values.dtype == bool else ""
+
+
+def _read(path: pathlib.Path) -> tuple[dict, list[dict]]:
+    if not path.exists():
+        return {}, []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break  # cut short by the kill; nothing was written after it
+    return (lines[0], lines[1:]) if lines else ({}, [])

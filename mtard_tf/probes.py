@@ -1,0 +1,127 @@
+"""Short attacks and measurements on a few images, for the diagnostics to compare."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from mtard_tf.attacks.pgd import FGSM
+from mtard_tf.attacks.square import Square
+from mtard_tf.data.batches import to_float
+from mtard_tf.outcomes import BatchRunner
+from mtard_tf.suites import Suite
+
+# Mean gap of the two largest logits that leaves the softmax a gradient to follow.
+READABLE_GAP = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class AtTemperature:
+    """An attack that sees logits / temperature.
+
+    Attributes:
+      attack: what sees them.
+      temperature: above 1 softens.
+    """
+
+    attack: Callable
+    temperature: float
+
+    def __call__(self, model_fn, images, labels, *, threat, seeds, objective=None):
+        """Perturbed images, as the attack returns them."""
+        return self.attack(
+            lambda x: model_fn(x) / self.temperature,
+            images,
+            labels,
+            threat=threat,
+            seeds=seeds,
+            objective=objective,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Probes:
+    """What the checks look at: outcomes bool `[examples]` of the first examples, and measurements.
+
+    Attributes:
+      clean: right when clean.
+      gradients: largest absolute input gradient of the cross-entropy by image.
+      single_step: standing under FGSM.
+      iterated: standing under the suite's probe.
+      tempered: standing under the probe on logits / `temperature`; `iterated` if that is 1.
+      temperature: max(1, mean gap of the two largest logits / 4).
+      black_box: standing under Square, 100 queries.
+      saturated: standing under the probe at a radius of half the box, which reaches mid-grey.
+      curve: epsilon -> standing under the probe.
+      jitter: largest difference between two calls, relative to the largest logit.
+    """
+
+    clean: np.ndarray
+    gradients: np.ndarray
+    single_step: np.ndarray
+    iterated: np.ndarray
+    tempered: np.ndarray
+    temperature: float
+    black_box: np.ndarray
+    saturated: np.ndarray
+    curve: Mapping[float, np.ndarray]
+    jitter: float
+
+    @property
+    def examples(self) -> int:
+        """How many images were looked at."""
+        return len(self.clean)
+
+
+def gather(runner: BatchRunner, suite: Suite) -> Probes:
+    """Runs what the checks need, on the first `suite.probe_examples` images."""
+    examples = min(suite.probe_examples, runner.examples)
+    evaluator, threat = runner.evaluator, runner.evaluator.threat
+    gap, jitter = _look(runner, examples)
+    temperature = float(max(1.0, gap / READABLE_GAP))
+
+    def attacked(key, attack, epsilon=None):
+        return runner.attacked(f"probe {key}", attack, examples, epsilon)
+
+    iterated = attacked("iterated", suite.probe)
+    curve = {0.0: runner.clean()[:examples]}
+    for radius in sorted({threat.epsilon * factor for factor in suite.factors} - {0.0}):
+        same = np.isclose(radius, threat.epsilon)
+        curve[radius] = iterated if same else attacked(f"at {radius:.4g}", suite.probe, radius)
+    soft = AtTemperature(suite.probe, temperature)
+    return Probes(
+        clean=runner.clean()[:examples],
+        gradients=runner.run(
+            "probe gradients",
+            "",
+            lambda images, labels, _: evaluator.gradients(images, labels),
+            examples,
+        ),
+        single_step=attacked("single step", FGSM()),
+        iterated=iterated,
+        tempered=attacked("tempered", soft) if temperature > 1 else iterated,
+        temperature=temperature,
+        black_box=attacked("black box", Square(num_queries=100, rescale_schedule=True)),
+        saturated=attacked("half the box", suite.probe, _saturation(runner)),
+        curve=curve,
+        jitter=jitter,
+    )
+
+
+def _look(runner: BatchRunner, examples: int) -> tuple[float, float]:
+    """Mean gap of the two largest logits, and the relative jitter of two calls."""
+    images = to_float(runner.split.images[: min(examples, runner.evaluator.batch_size)])
+    first, second = (runner.evaluator.logits(images) for _ in range(2))
+    ordered = np.sort(first, axis=1)
+    jitter = np.abs(first - second).max() / max(np.abs(first).max(), 1e-30)
+    return float((ordered[:, -1] - ordered[:, -2]).mean()), float(jitter)
+
+
+def _saturation(runner: BatchRunner) -> float:
+    threat = runner.evaluator.threat
+    half = (threat.maximum - threat.minimum) / 2
+    if threat.norm == "linf":
+        return half
+    return float(half * np.sqrt(np.prod(runner.split.images.shape[1:])))

@@ -1,0 +1,50 @@
+"""A progress line on stderr: it moves on a terminal, and comes seldom elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+_PLAIN_SECONDS = 30.0
+_LIVE_SECONDS = 0.1
+
+
+class ProgressLine:
+    """How far an attack is, what stands so far, and how long it will take.
+
+    Args:
+      name: what is running.
+      total: examples to go through.
+    """
+
+    def __init__(self, name: str, total: int) -> None:
+        self._name, self._total = name, total
+        self._live = sys.stderr.isatty()
+        self._started = self._shown = time.perf_counter()
+
+    def update(self, done: int, computed: int, text: str = "") -> None:
+        """Shows the state; the last update (`done` equal to the total) always.
+
+        Args:
+          done: examples that have a result.
+          computed: how many of them this process computed; the time left follows from these.
+          text: such as the running accuracy.
+        """
+        now = time.perf_counter()
+        last = done >= self._total
+        if not last and now - self._shown < (_LIVE_SECONDS if self._live else _PLAIN_SECONDS):
+            return
+        self._shown = now
+        share = done / self._total
+        line = f"{self._name} [{'=' * int(20 * share):.<20}] {done:,}/{self._total:,}  {text}"
+        seconds = now - self._started
+        if last:
+            line += f"  {_clock(seconds)}"
+        elif computed:
+            line += f"  {_clock(seconds * (self._total - done) / computed)} left"
+        start, end = ("\r\033[K", "\n" if last else "") if self._live else ("", "\n")
+        print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"

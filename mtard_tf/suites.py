@@ -1,0 +1,106 @@
+"""A suite: the attacks of one audit, by the names that its report gives them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from mtard_tf.attacks.autoattack import AutoAttack
+from mtard_tf.attacks.pgd import PGD
+from mtard_tf.attacks.spsa import SPSA
+from mtard_tf.attacks.square import Square
+from mtard_tf.attacks.transfer import Transfer
+
+Attack = Callable
+
+_RESERVED = ("clean", "worst_case")
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """The attacks of one audit, and what its diagnostics use.
+
+    Attributes:
+      attacks: name -> attack, in the order in which they run; each goes at every image that the
+        model gets right, so that each has its own robust accuracy.
+      transfer: name -> attack that is crafted on a surrogate, where one is given.
+      ensembles: name -> names of attacks; reported as the worst case over these, at no cost.
+      probe: iterated gradient attack of the epsilon sweep and the diagnostics.
+      probe_examples: first so many examples serve the sweep and the diagnostics.
+      factors: of epsilon, for the sweep.
+
+    Raises:
+      ValueError: no attacks, a name that is reserved or used twice, an ensemble of unknown attacks.
+    """
+
+    attacks: Mapping[str, Attack]
+    transfer: Mapping[str, Attack] = dataclasses.field(default_factory=dict)
+    ensembles: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    probe: Attack = PGD(num_steps=20, relative_step_size=0.25)
+    probe_examples: int = 200
+    factors: Sequence[float] = (0.25, 0.5, 1.0, 1.5, 2.0)
+
+    def __post_init__(self) -> None:
+        if not {**self.attacks, **self.transfer}:
+            raise ValueError("Suite.attacks is empty; name at least one attack.")
+        names = [*self.attacks, *self.transfer, *self.ensembles]
+        for name in names:
+            if name in _RESERVED or names.count(name) > 1:
+                raise ValueError(f"Suite has the name {name!r} twice, or it is reserved; rename it.")
+        for name, members in self.ensembles.items():
+            unknown = set(members) - set(self.attacks)
+            if unknown or not members:
+                raise ValueError(
+                    f"Suite.ensembles[{name!r}] is {tuple(members)}; name attacks of the suite: "
+                    f"{', '.join(self.attacks)}."
+                )
+        for name, attack in {**self.attacks, **self.transfer}.items():
+            if not callable(attack) or isinstance(attack, type):
+                raise ValueError(
+                    f"Suite.attacks[{name!r}] is {attack!r}; give an attack, such as "
+                    "@attacks.pgd() with its brackets."
+                )
+        if self.probe_examples < 1:
+            raise ValueError(f"Suite.probe_examples is {self.probe_examples}; give at least 1.")
+
+    def without(self, names: Sequence[str]) -> Suite:
+        """The suite less some attacks, and less the ensembles that need them.
+
+        Raises:
+          ValueError: a name that the suite does not have.
+        """
+        known = [*self.attacks, *self.transfer, *self.ensembles]
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"There is no attack {name!r} to leave out; the suite has {', '.join(known)}."
+                )
+        return dataclasses.replace(
+            self,
+            attacks={k: v for k, v in self.attacks.items() if k not in names},
+            transfer={k: v for k, v in self.transfer.items() if k not in names},
+            ensembles={
+                k: v for k, v in self.ensembles.items() if not {k, *v} & set(names)
+            },
+        )
+
+    def all_attacks(self, surrogate: Callable | None) -> dict[str, Attack]:
+        """Name -> attack, those on the surrogate last; without a surrogate, without these."""
+        if surrogate is None:
+            return dict(self.attacks)
+        crafted = {name: Transfer(surrogate, attack) for name, attack in self.transfer.items()}
+        return {**self.attacks, **crafted}
+
+
+def kind(attack: Attack) -> str:
+    """What an attack uses: "single_step", "gradient", "black_box", or "ensemble" of several.
+
+    An attack of one's own may say so in an attribute `kind`; without one it counts as "gradient".
+    """
+    if isinstance(attack, AutoAttack):
+        return "ensemble"
+    if isinstance(attack, (Square, SPSA, Transfer)):
+        return "black_box"
+    if isinstance(attack, PGD) and attack.num_steps == 1:
+        return "single_step"
+    return getattr(attack, "kind", "gradient")

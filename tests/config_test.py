@@ -1,0 +1,104 @@
+"""Run files: what they build, and one clear line for each mistake."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from mtard_tf import config
+from mtard_tf.schedules import Warmup
+
+GIN = pathlib.Path(config.config_folder())
+RUN_FILES = sorted(str(p.relative_to(GIN)) for p in GIN.rglob("*.gin") if "suites" not in p.parts)
+
+
+@pytest.mark.parametrize("file", RUN_FILES)
+def test_every_run_file_builds_its_stages(file):
+    config.parse([file])
+    experiment = config.experiment()
+    data = _Shapes()
+    students = {}
+    for stage in experiment.stages:
+        teachers = {role: students[name] for role, name in stage.teachers.items()}
+        distiller = stage.build(data, teachers, experiment.threat, seed=0)
+        students[stage.name] = distiller.student
+        assert distiller.student.output_shape == (None, 10)
+
+
+class _Shapes:
+    """Stands in for a data set that is not there."""
+
+    image_shape = (28, 28, 1)
+    num_classes = 10
+    train = range(1000)
+
+
+def test_a_stage_sees_its_own_scope(tiny_run_file):
+    config.parse(
+        [str(tiny_run_file)],
+        [
+            "student/Stage.epsilon_schedule = @schedules.Warmup()",
+            "schedules.Warmup.epochs = 4",
+            "student/distillers.bmtard.temperature_rate = 0.25",
+            "robust_teacher/Stage.epsilon = 0.05",
+        ],
+    )
+    experiment = config.experiment()
+    clean, robust, student = experiment.stages
+    assert student.epsilon_schedule == Warmup(epochs=4)
+    assert robust.threat(experiment.threat).epsilon == 0.05
+    assert student.threat(experiment.threat).epsilon == 0.1
+    teachers = {
+        role: stage.build(_Shapes(), {}, experiment.threat, 0).student
+        for role, stage in (("clean", clean), ("robust", robust))
+    }
+    distiller = student.build(_Shapes(), teachers, experiment.threat, 0)
+    assert distiller.temperature_rate == 0.25
+    assert distiller.student.count_params() < teachers["clean"].count_params()
+    config.parse([str(tiny_run_file)])
+    assert config.experiment().stages[2].epsilon_schedule != Warmup(epochs=4)
+
+
+def test_the_text_of_a_configuration_parses_to_itself(tiny_run_file, tmp_path):
+    config.parse([str(tiny_run_file)])
+    text = config.text()
+    copy = tmp_path / "copy.gin"
+    copy.write_text(text)
+    config.parse([str(copy)])
+    assert config.text() == text
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("student/Stage.distiller = @distillers.bmtrad", "Unknown name 'distillers.bmtrad'; did you mean 'distillers.bmtard'?"),
+        ("distillers.bmtrad.exponent = 2", "Unknown name 'distillers.bmtrad'; did you mean 'distillers.bmtard'?"),
+        ("distillers.bmtard.temperture_rate = 1.0", "Unknown parameter of distillers.bmtard 'temperture_rate'; did you mean 'temperature_rate'?"),
+        ("Stage.epoch = 5", "Unknown parameter of Stage 'epoch'; did you mean 'epochs'?"),
+        ("Stage.epochs = %EPOCHS", "The macro %EPOCHS is used but not set; add a line EPOCHS = ..."),
+        ("EPOCHS = %gin.REQUIRED", "EPOCHS must be set; add --gin='EPOCHS = ...' or a line to your file."),
+        ("Stage.epochs = 0", "clean_teacher/Stage.epochs is 0; give at least 1."),
+        ("student/Stage.select = 'worst'", "student/Stage.select is 'worst'; use 'best' or 'last'."),
+        ("student/Stage.teachers = {'clean': 'claen_teacher'}", "Stage 'student' names 'claen_teacher', which is neither an earlier stage nor a .keras file; did you mean 'clean_teacher'?"),
+        ("Experiment.stages = ('student', 'student')", "Experiment.stages names a stage twice: student, student."),
+        ("Experiment.stages = ()", "Experiment.stages is empty; name at least one stage."),
+        ("Stage.epochs = [1", "A value does not end: EOF in multi-line statement, line 2."),
+    ],
+)  # fmt: skip
+def test_mistakes_give_one_line(tiny_run_file, binding, message):
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse([str(tiny_run_file)], [binding])
+        config.experiment()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_file():
+    with pytest.raises(
+        config.ConfigError,
+        match="Unknown config file 'quikstart.gin'; did you mean 'quickstart.gin'\\?",
+    ):
+        config.parse(["quikstart.gin"])
+    with pytest.raises(config.ConfigError, match="use --config=FILE"):
+        config.parse([])

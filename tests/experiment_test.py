@@ -1,0 +1,168 @@
+"""A whole run on tiny data: its directory, its second start, its refusals, its export."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from mtard_tf import config, experiment, export, files, report
+from mtard_tf.evaluation import EvaluationError, Evaluator
+from mtard_tf.measures import w_robust
+from mtard_tf.threat import ThreatModel
+
+
+@pytest.fixture
+def finished(tiny_run_file, tmp_path):
+    run_dir = tmp_path / "run"
+    config.parse([str(tiny_run_file)])
+    described = config.experiment()
+    experiment.run(described, run_dir, config.text())
+    return run_dir, described
+
+
+def test_a_whole_run(finished, capsys):
+    run_dir, described = finished
+    for stage in ("clean_teacher", "robust_teacher", "student"):
+        folder = run_dir / stage
+        assert files.read_json(folder / "stage.json")["steps"] == 6  # 2 epochs of 40 / 16 steps
+        keras.models.load_model(folder / "student.keras")
+        assert (folder / "checkpoints" / "last.keras").exists()
+        assert list((folder / "tensorboard").iterdir())
+    rows = [json.loads(x) for x in (run_dir / "student" / "metrics.jsonl").read_text().splitlines()]
+    step = next(row for row in rows if row["kind"] == "step")
+    for name in ("kl", "weight", "temperature", "entropy"):
+        assert np.isfinite(step[f"{name}_robust"]) and np.isfinite(step[f"{name}_clean"])
+    assert step["weight_robust"] + step["weight_clean"] == pytest.approx(1.0, abs=1e-6)
+    assert step["loss"] == pytest.approx(
+        sum(step[f"weight_{r}"] * step[f"kl_{r}"] for r in ("robust", "clean")), rel=1e-5
+    )
+    assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == [1, 2]
+
+    # The same command again: nothing is trained.
+    before = (run_dir / "student" / "student.keras").read_bytes()
+    experiment.run(described, run_dir, config.text())
+    assert "student: finished before, not run again." in capsys.readouterr().out
+    assert (run_dir / "student" / "student.keras").read_bytes() == before
+
+    # Another configuration: refused, with the difference.
+    config.parse([str(run_dir / "config.gin")], ["student/Stage.epochs = 3"])
+    with pytest.raises(
+        experiment.RunError, match=r"(?s)another configuration.*\+Stage\.epochs|epochs = 3"
+    ):
+        experiment.run(config.experiment(), run_dir, config.text())
+
+
+def test_report_and_export(finished):
+    run_dir, described = finished
+    reports = report.evaluate_run(run_dir, described)
+    student = files.read_json(run_dir / "evaluation" / "student" / "report.json")
+    assert student["stage"] == "student" and student["examples"] == 24
+    assert student == reports[-1]
+    outcomes = np.load(run_dir / "evaluation" / "student" / "examples.npz")
+    for name, figures in student["attacks"].items():
+        assert figures["robust_accuracy"] == pytest.approx(outcomes[name].mean())
+        expected = (student["clean"] + figures["robust_accuracy"]) / 2
+        assert figures["w_robust"] == pytest.approx(expected)
+    text = (run_dir / "report" / "report.md").read_text()
+    assert "| clean_teacher |" in text and "student_balance.png" in text
+    for png in ("trade_off", "student_balance", "student_images"):
+        assert (run_dir / "report" / f"{png}.png").read_bytes()[:4] == b"\x89PNG"
+
+    data = described.dataset()
+    model = experiment.load_student(run_dir, "student")
+    metadata = experiment.metadata(run_dir, described, "student", data)
+    folder = run_dir / "export" / "student"
+    first = export.export(model, data.label_names, folder, data.test.images[:5], metadata)
+    assert first.name == "1"
+    assert files.read_json(first / "assets.extra" / "metadata.json")["dataset"] == "tiny"
+    import tensorflow as tf
+
+    served = tf.saved_model.load(str(first)).signatures["serving_default"](
+        images=tf.constant(data.test.images)
+    )
+    logits = np.asarray(model(data.test.images.astype(np.float32) / 255.0))
+    np.testing.assert_allclose(served["logits"], logits, atol=1e-5)
+    np.testing.assert_allclose(served["probabilities"].numpy().sum(axis=1), 1.0, atol=1e-6)
+    np.testing.assert_array_equal(served["label"], logits.argmax(axis=1))
+    names = [data.label_names[i].encode() for i in logits.argmax(axis=1)]
+    assert served["label_name"].numpy().tolist() == names
+
+
+def test_an_export_that_differs_leaves_nothing_behind(finished, monkeypatch):
+    run_dir, described = finished
+    data, model = described.dataset(), experiment.load_student(run_dir, "student")
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    folder = run_dir / "export" / "student"
+    with pytest.raises(export.ExportError, match="differs from the student by"):
+        export.export(model, data.label_names, folder, data.test.images[:3])
+    assert list(folder.iterdir()) == []
+
+
+def test_missing_and_broken_teachers(tmp_path):
+    with pytest.raises(
+        experiment.RunError, match="student.keras is missing; run the stage 'x' first"
+    ):
+        experiment.load_student(tmp_path, "x")
+    (tmp_path / "broken.keras").write_text("not a model")
+    with pytest.raises(experiment.RunError, match="is not a readable .keras file"):
+        experiment.load_student(tmp_path, str(tmp_path / "broken.keras"))
+
+
+def test_an_attack_that_leaves_the_ball_is_not_counted(finished):
+    run_dir, described = finished
+    evaluator = Evaluator(experiment.load_student(run_dir, "student"), ThreatModel(epsilon=0.1))
+
+    def cheat(model_fn, images, labels, *, threat, seeds, objective=None):
+        return images + 0.2
+
+    with pytest.raises(
+        EvaluationError, match=r"left the threat model \(linf, epsilon 0.1, .*by up to 0\.1"
+    ):
+        evaluator.attacked(cheat, described.dataset().test)
+
+
+def test_w_robust():
+    # (87.36 + 61.20) / 2 = 74.28: a row of the MTARD paper's table.
+    assert w_robust(0.8736, 0.6120) == pytest.approx(0.7428)
+
+
+@pytest.mark.parametrize("binary", ["train", "eval", "export", "data"])
+def test_help_is_quick_and_says_what_to_type(binary):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", f"mtard_tf.bin.{binary}", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(__file__).parent.parent,
+    )
+    assert f"mtard-{binary}" in done.stdout and "--" in done.stdout
+    for heavy in ("tensorflow", "keras", "numpy"):
+        assert f" {heavy}\n" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval", "--run_dir=/nowhere"], "/nowhere holds no run (no config.gin); run mtard-train first."),
+        (["train", "--run_dir=/tmp/x", "--config=quikstart.gin"], "did you mean 'quickstart.gin'?"),
+        (
+            ["train", "--run_dir=/proc/x", "--config=quickstart.gin"],
+            "/proc/x cannot be written (No such file or directory); choose another --run_dir.",
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_on_the_terminal(arguments, message):
+    done = subprocess.run(
+        [sys.executable, "-m", f"mtard_tf.bin.{arguments[0]}", *arguments[1:]],
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(__file__).parent.parent,
+    )
+    assert done.returncode == 1
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and message in lines[0], done.stderr
