@@ -5,9 +5,9 @@
 
 The floor is what the step cannot do without, each timed alone in one compiled function: the
 attack's forward passes and input gradients (in as many shards as the step uses), the student's
-training passes and weight gradients, and the teachers' forward passes. The yardstick is a command that prints one JSON line with
-`median_step_s`; it is run in turn with ours (plain, and with `--channels-last`), because only a
-ratio from an idle machine means something.
+training passes and weight gradients, and the teachers' forward passes. The yardstick is a command
+that prints one JSON line with `median_step_s`; it is run in turn with ours (plain, and with
+`--channels-last`), because only a ratio from an idle machine means something.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Keras' TensorFlow optimizer sums gradients over replicas. A loss that is the replica's *share* of
 the global mean therefore gives the gradient of the global mean, also when the last batch of an
-epoch does not divide evenly. The balance of several teachers takes ratios and signs; these must be taken
-of the global means, or replicas drift apart.
+epoch does not divide evenly. The balance of several teachers takes ratios and signs; these must be
+taken of the global means, or replicas drift apart.
 """
 
 from __future__ import annotations

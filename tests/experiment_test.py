@@ -148,7 +148,7 @@ def test_help_is_quick_and_says_what_to_type(binary):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["eval", "--run_dir=/nowhere"], "/nowhere holds no run (no config.gin); run mtard-train first."),
+        (["eval", "--run_dir=/nowhere"], "/nowhere holds no run (no config.gin); run"),
         (["train", "--run_dir=/tmp/x", "--config=quikstart.gin"], "did you mean 'quickstart.gin'?"),
         (
             ["train", "--run_dir=/proc/x", "--config=quickstart.gin"],
