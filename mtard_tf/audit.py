@@ -92,7 +92,7 @@ class Audit:
         try:
             runner = BatchRunner(evaluator, split, len(split), record, name)
             outcomes = self._attack(runner, surrogate)
-            looked = probes.gather(runner, self.suite)
+            looked = probes.gather(runner, self.suite, outcomes)
             report = self._report(name, model, outcomes, looked, split, surrogate)
             report |= {**(origin or {}), "fingerprint": fingerprint}
             self._write(report, outcomes, looked, out)
@@ -103,8 +103,8 @@ class Audit:
 
     def _inputs(self, model: Any, split: Split, surrogate: Any) -> dict[str, str]:
         return {
-            "model": _model_digest(model),
-            "surrogate": _model_digest(surrogate) if surrogate is not None else "none",
+            "model": model_files.fingerprint(model),
+            "surrogate": model_files.fingerprint(surrogate) if surrogate is not None else "none",
             "images": digest(split.images, split.labels),
             "threat model": digest(self.threat),
             "batch size": digest(self.batch_size),
@@ -113,7 +113,7 @@ class Audit:
 
     def _attack(self, runner: BatchRunner, surrogate: Any) -> dict[str, np.ndarray]:
         outcomes = {"clean": runner.clean()}
-        known = _model_digest(surrogate) if surrogate is not None else ""
+        known = model_files.fingerprint(surrogate) if surrogate is not None else ""
         for name, attack in self.suite.all_attacks(surrogate).items():
             # A surrogate prints as an address; its weights say what it is.
             settings = f"{self.suite.transfer.get(name)!r} {known}"
@@ -178,11 +178,6 @@ def _curve(looked: probes.Probes) -> list[dict[str, float]]:
         point = {"epsilon": float(epsilon), "robust_accuracy": float(outcome.mean())}
         points.append(point | {"worst_case": float(standing.mean())})
     return points
-
-
-def _model_digest(model: Any) -> str:
-    described = model.to_json() if hasattr(model, "to_json") else model.name
-    return digest(described, *[np.asarray(variable) for variable in model.variables])
 
 
 def _finished(out: pathlib.Path, fingerprint: str) -> dict | None:

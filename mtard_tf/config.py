@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib.util
 import inspect
 import os
 import pathlib
 import re
+import sys
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gin
 
-from mtard_tf import files, optimizers, registry, schedules
+from mtard_tf import optimizers, registry, schedules
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.experiment import Experiment
 from mtard_tf.stage import Stage
@@ -78,7 +80,8 @@ def parse(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
       ConfigError: a file, selector, parameter or macro that does not exist, or a required macro
         that is not set.
     """
-    registry.load()
+    for line in registry.broken().values():
+        print(f"warning: {line}", file=sys.stderr)
     gin.clear_config()
     if not files:
         raise ConfigError(
@@ -144,11 +147,6 @@ def of_run(run_dir: pathlib.Path) -> Experiment:
     return experiment()
 
 
-def write_operative(run_dir: pathlib.Path) -> None:
-    """Writes `operative_config.gin`: every value that was used, defaults included."""
-    files.write_text(run_dir / "operative_config.gin", gin.operative_config_str())
-
-
 @contextlib.contextmanager
 def one_line() -> Iterator[None]:
     """Turns gin's many-line errors into one line that names the nearest known name."""
@@ -185,12 +183,26 @@ def _explain(error: Exception) -> str:
         selector, parameter = match.groups()
         known = _parameters(selector)
         return registry.unknown_name(f"parameter of {selector}", parameter, known) + where
+    if match := re.search(r"Configurable '([\w.]+)' has denylisted kwarg '(\w+)'", message):
+        name = ".".join(match.groups())
+        return f"{name} is set by the stage; set Stage or Experiment instead{where}."
     if match := re.search(r"In call to configurable 'macro' .*? in scope '([\w./]+)'", message):
-        return f"The macro %{match.group(1)} is used but not set; add a line {match.group(1)} = ..."
+        name = match.group(1)
+        near = difflib.get_close_matches(name, re.findall(r"^(\w+) = ", text(), re.M), 1)
+        hint = f"did you mean %{near[0]}? Otherwise " if near else ""
+        return f"The macro %{name} is used but not set; {hint}add a line {name} = ..."
     if match := re.search(
         r"Required bindings for `([\w.]+)` not provided in config: (\[.*?\])", message
     ):
         return f"{match.group(1)} needs {match.group(2)}; set it in the run file or with --gin."
+    if match := re.search(
+        r"No values supplied by Gin or caller for arguments: (\[.*?\]).*"
+        r"In call to configurable '([\w.]+)' .*?(?:in scope '([\w/]+)')?$",
+        message,
+    ):
+        missing, selector, scope = match.groups()
+        needy = f"{scope}/{selector}" if scope else selector
+        return f"{needy} needs {missing}; set it in the run file or with --gin."
     return message.split(" In call to configurable")[0]
 
 

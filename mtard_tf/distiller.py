@@ -46,8 +46,8 @@ class Distiller(keras.Model):
       steps_per_epoch: what an epoch is, for the schedules.
       seed: seeds the attack's starts.
       attack_shards: parts of the batch that are attacked side by side. Images are attacked
-        independently, so this changes only speed: 2 keeps two cores busier than one graph does
-        (about 20 % less time for the attack, measured). None is 2 without an accelerator, else 1.
+        independently, so this changes only speed: 2 keep two cores busier than one does. None is
+        2 without an accelerator, else 1.
 
     Raises:
       ValueError: the teachers' roles are not those that the family needs, or a teacher's classes or
@@ -85,6 +85,11 @@ class Distiller(keras.Model):
         self.seed = seed
         teachers = dict(teachers or {})
         self._check(teachers)
+        if attack is None and self._needs_attack:
+            raise ValueError(
+                f"{type(self).__name__} trains on adversarial images; give it an attack, such as "
+                "@attacks.pgd()."
+            )
         self._student_inference = FoldedInference(student)
         self._student_training = FusedTraining(student)
         self._teacher_inference = {role: FoldedInference(t) for role, t in teachers.items()}
@@ -125,6 +130,10 @@ class Distiller(keras.Model):
         return epoch_of(self.optimizer.iterations, self.steps_per_epoch)
 
     @property
+    def _needs_attack(self) -> bool:
+        return "adversarial" in (*self.student_views, *self.teacher_views.values())
+
+    @property
     def current_threat(self) -> ThreatModel:
         """The threat model at this step of the epsilon schedule."""
         return self.threat.scaled(self.epsilon_schedule(self.epoch))
@@ -139,7 +148,7 @@ class Distiller(keras.Model):
           objective: `objective(perturbed, logits, rows) -> [batch]` replaces cross-entropy; `rows`
             is the slice of the batch that is attacked.
         """
-        assert self.attack is not None
+        assert self.attack is not None  # the constructor has seen to it
         model_fn = self._student_inference()
         threat = self.current_threat
         parts = []
@@ -153,13 +162,13 @@ class Distiller(keras.Model):
                 objective=objective and partial(objective, rows=rows),
             )
             parts.append(threat.project(perturbed, images[rows]))
-        return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)
+        return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)[: tf.shape(images)[0]]
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
         """One step on (images, labels, ids); returns this step's scalars by name."""
         images, labels, ids = data
         views = {"clean": images}
-        if "adversarial" in (*self.student_views, *self.teacher_views.values()):
+        if self._needs_attack:
             views["adversarial"] = self.perturb(images, labels, image_seeds(self.seed, ids))
         teachers = {
             role: tf.stop_gradient(self._teacher_inference[role]()(views[view]))
@@ -185,6 +194,17 @@ class Distiller(keras.Model):
 
     def _check(self, teachers: Mapping[str, keras.Model]) -> None:
         name = type(self).__name__
+        for role, model in {"student": self.student, **teachers}.items():
+            if not isinstance(model, keras.Model) or not hasattr(model, "output_shape"):
+                raise ValueError(
+                    f"{name}: {role} is not a functional or Sequential Keras model; build it with "
+                    "keras.Model(inputs, outputs)."
+                )
+        if self.student.losses:
+            raise ValueError(
+                f"{name}: the student adds losses of its own (a regulariser), which no distiller "
+                "counts; use the optimizer's weight decay."
+            )
         if set(teachers) != set(self.teacher_views):
             raise ValueError(
                 f"{name} has the teachers {sorted(teachers) or 'none'}; it needs "
@@ -204,9 +224,16 @@ class Distiller(keras.Model):
 
 
 def _shards(count: tf.Tensor, shards: int) -> list[slice]:
-    """Slices of a batch of `count`, the larger ones first (the last may be empty)."""
+    """Slices that cover a batch of `count` in order; past its end they repeat the last row.
+
+    No slice is empty: TensorFlow's CPU convolution returns a wrong shape for an empty batch.
+    """
     size = -(-count // shards)
-    return [slice(i * size, tf.minimum((i + 1) * size, count)) for i in range(shards)]
+    starts = [tf.minimum(i * size, count - 1) for i in range(shards)]
+    return [
+        slice(start, tf.maximum(start + 1, tf.minimum((i + 1) * size, count)))
+        for i, start in enumerate(starts)
+    ]
 
 
 def default_attack(start: str = "gaussian", relative_step_size: float = 0.25) -> PGD:

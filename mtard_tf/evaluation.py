@@ -14,6 +14,7 @@ from mtard_tf.attacks.pgd import input_gradient
 from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.data.batches import evaluation_batches
 from mtard_tf.data.image_data import Split
+from mtard_tf.models.empty_batches import never_empty
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.threat import ThreatModel
 
@@ -135,7 +136,7 @@ class Evaluator:
         run = self._compile(attack, swept=epsilon is not None)
         try:
             perturbed, violation = run(images, labels, ids, tf.constant(radius, tf.float32))
-        except ValueError as error:
+        except (ValueError, tf.errors.OpError) as error:
             raise EvaluationError(f"{attack!r}: {_last_line(error)}") from error
         worst = float(np.max(violation))
         if not worst <= TOLERANCE:  # so that NaN is refused as well
@@ -172,7 +173,8 @@ class Evaluator:
                 # A Python number where it is fixed: attacks then round their step size only once.
                 threat = dataclasses.replace(self.threat, epsilon=epsilon) if swept else self.threat
                 seeds = image_seeds(self.seed, ids)
-                perturbed = attack(self._inference(), images, labels, threat=threat, seeds=seeds)
+                model_fn = never_empty(self._inference())
+                perturbed = attack(model_fn, images, labels, threat=threat, seeds=seeds)
                 return perturbed, threat.violation(perturbed, images)
 
             signature = [
@@ -189,5 +191,6 @@ class Evaluator:
 def _last_line(error: Exception) -> str:
     """The message itself, of an error that a trace has wrapped into the lines of its stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("[[")]  # names of a graph's nodes
     last = lines[-1] if lines else type(error).__name__
     return last.removeprefix(f"{type(error).__name__}: ")

@@ -8,6 +8,7 @@ import difflib
 import os
 import pathlib
 import platform
+import zlib
 from collections.abc import Callable, Sequence
 
 import keras
@@ -46,9 +47,20 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not callable(self.dataset):
+            raise ValueError(
+                "Experiment.dataset is a data set; give its factory: @datasets.name, without ()."
+            )
+        ThreatModel(self.norm, self.epsilon)  # refuses what is no norm or epsilon
         names = [stage.name for stage in self.stages]
         if not names:
             raise ValueError("Experiment.stages is empty; name at least one stage.")
+        for name in names:
+            if name in ("evaluation", "report", "export") or "/" in name:
+                raise ValueError(
+                    f"Experiment.stages has {name!r}; a stage's name is a folder of the run: no "
+                    "'/', and none of evaluation, report, export."
+                )
         if len(set(names)) < len(names):
             raise ValueError(f"Experiment.stages names a stage twice: {', '.join(names)}.")
         for place, stage in enumerate(self.stages):
@@ -67,7 +79,7 @@ def run(experiment: Experiment, run_dir: pathlib.Path, config: str) -> list[dict
 
     Args:
       experiment: with its stages built.
-      run_dir: written as `docs/` describes; made if it is not there.
+      run_dir: made if it is not there; README.md shows what it will hold.
       config: the configuration as one text, kept as `config.gin`.
 
     Returns:
@@ -76,12 +88,13 @@ def run(experiment: Experiment, run_dir: pathlib.Path, config: str) -> list[dict
     Raises:
       RunError: the directory holds a run of another configuration.
     """
-    claim(run_dir, config)
     data = experiment.dataset()
+    dry_run(experiment, data)
+    claim(run_dir, config)
     results = []
-    for place, stage in enumerate(experiment.stages):
+    for stage in experiment.stages:
         folder = run_dir / stage.name
-        if (folder / "stage.json").exists():
+        if (folder / "stage.json").exists() and (folder / "student.keras").exists():
             results.append(files.read_json(folder / "stage.json"))
             print(f"{stage.name}: finished before, not run again.")
             continue
@@ -92,12 +105,29 @@ def run(experiment: Experiment, run_dir: pathlib.Path, config: str) -> list[dict
                 {role: load_student(run_dir, name) for role, name in stage.teachers.items()},
                 folder,
                 threat=experiment.threat,
-                seed=experiment.seed + place,
+                seed=stage_seed(experiment.seed, stage.name),
                 initial=load_student(run_dir, stage.initial) if stage.initial else None,
             )
         )
         keras.backend.clear_session()
     return results
+
+
+def stage_seed(seed: int, name: str) -> int:
+    """A seed of the stage's own, so that neither stages nor runs with near seeds share draws."""
+    return zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
+
+
+def dry_run(experiment: Experiment, data: ImageData) -> None:
+    """Builds every stage, untrained: a mistake in the last must not wait for the first to end."""
+    students: dict[str, keras.Model] = {}
+    for stage in experiment.stages:
+        teachers = {
+            role: students[name] if name in students else load_student(pathlib.Path(), name)
+            for role, name in stage.teachers.items()
+        }
+        students[stage.name] = stage.build(data, teachers, experiment.threat, 0).student
+    keras.backend.clear_session()
 
 
 def claim(run_dir: pathlib.Path, config: str) -> None:
@@ -139,6 +169,13 @@ def environment() -> dict:
     }
 
 
+def check_stage(experiment: Experiment, name: str) -> None:
+    """Raises RunError, which names the stages, unless the experiment has a stage of this name."""
+    known = [stage.name for stage in experiment.stages]
+    if name not in known:
+        raise RunError(f"The run has no stage {name!r}; its stages: {', '.join(known)}.")
+
+
 def metadata(run_dir: pathlib.Path, experiment: Experiment, stage: str, data: ImageData) -> dict:
     """What goes with an exported student: where it comes from and what is known of it."""
     report = run_dir / "evaluation" / stage / "report.json"
@@ -172,8 +209,8 @@ def load_student(run_dir: pathlib.Path, source: str) -> keras.Model:
         return keras.models.load_model(path, compile=False)
     except Exception as error:
         raise RunError(
-            f"{path} is not a readable .keras file ({' '.join(str(error).split())[:200]}); "
-            "remove it and run its stage again."
+            f"{path} is not a readable .keras file ({' '.join(str(error).split())[:200]}); a "
+            "stage's is made again by mtard-train once it is removed."
         ) from error
 
 

@@ -75,7 +75,7 @@ def export(
 
     Raises:
       ExportError: a fresh process could not load what was written, or its logits differ by more
-        than 1e-5.
+        than 1e-5 (times the largest logit, where that is above 1).
     """
     versions = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
     target = folder / str(max(versions, default=0) + 1)
@@ -140,7 +140,7 @@ def _prove(student: keras.Model, folder: pathlib.Path, images: np.ndarray) -> No
             if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
                 raise ExportError(
                     f"The exported {signature} differs from the student by {difference:.3g} in its "
-                    f"logits (at most {TOLERANCE:g} is allowed); nothing was written."
+                    f"logits (at most {TOLERANCE:g} of the largest is allowed); nothing was written."
                 )
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from mtard_tf.data.batches import to_float
 from mtard_tf.data.image_data import Split
 from mtard_tf.evaluation import EvaluationError
+from mtard_tf.outcomes import digest
 
 # mtard-export writes it for audits; other exporters name their only signature so.
 SIGNATURES = ("logits", "serving_default")
@@ -97,9 +98,15 @@ def check(model: Any, split: Split, label_names: tuple[str, ...]) -> None:
       label_names: one per class.
 
     Raises:
-      EvaluationError: another input shape or number of classes, labels that it has no class for, or
-        probabilities instead of logits.
+      EvaluationError: several inputs or outputs, another input shape or number of classes, labels
+        that it has no class for, or probabilities instead of logits.
     """
+    taken, returned = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    if not (isinstance(taken, tuple) and isinstance(returned, tuple) and len(returned) == 2):
+        raise EvaluationError(
+            f"{model.name} takes {taken} and returns {returned}; give a functional model from one "
+            "batch of images to logits [batch, classes]."
+        )
     wanted, given = tuple(model.input_shape[1:]), split.images.shape[1:]
     if len(wanted) != 3 or any(w not in (None, g) for w, g in zip(wanted, given, strict=True)):
         raise EvaluationError(
@@ -128,6 +135,17 @@ def check_logits(logits: np.ndarray) -> None:
             "The model returns probabilities (every row lies in [0, 1] and adds up to 1); attacks "
             "need raw logits: remove the softmax from its last layer."
         )
+
+
+def fingerprint(model: Any) -> str:
+    """A digest of what a model computes: its weights, and its structure where it can tell it."""
+    structure = ""
+    if isinstance(model, keras.Model):
+        structure = model.to_json()
+        # What was given no name is numbered through the process.
+        for place, layer in enumerate([model, *model.layers]):
+            structure = structure.replace(f'"{layer.name}"', f'"{place}"')
+    return digest(structure, *[np.asarray(variable) for variable in model.variables])
 
 
 def parameters(model: Any) -> int:

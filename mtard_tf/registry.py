@@ -69,6 +69,18 @@ BUILT_INS: dict[str, dict[str, str]] = {
 }
 
 
+# What a stage gives every distiller; a binding of these would be overruled without a word.
+SET_BY_STAGE = (
+    "student",
+    "teachers",
+    "threat",
+    "epsilon_schedule",
+    "rate_schedule",
+    "steps_per_epoch",
+    "seed",
+)
+
+
 class RegistryError(ValueError):
     """A name that is unknown or taken. The message is one line."""
 
@@ -199,7 +211,10 @@ def _add(kind: str, name: str, target: Any, origin: str) -> None:
             f"The name {kind}.{name} is registered twice: by {table[name].origin} and by {origin}; "
             "rename one of them."
         )
-    factory = gin.external_configurable(_factory(target), name=name, module=kind)
+    hidden = SET_BY_STAGE if kind == "distillers" else ()
+    factory = gin.external_configurable(
+        _factory(target), name=name, module=kind, denylist=_known(target, hidden)
+    )
     table[name] = Plugin(target, factory, origin)
 
 
@@ -218,6 +233,10 @@ def _factory(target: Any) -> Callable[..., Any]:
     make.__doc__ = target.__doc__
     make.__signature__ = _full_signature(target)  # type: ignore[attr-defined]
     return make
+
+
+def _known(target: Any, hidden: tuple[str, ...]) -> list[str]:
+    return [name for name in hidden if name in _full_signature(target).parameters]
 
 
 def _full_signature(target: Any) -> inspect.Signature:

@@ -13,7 +13,7 @@ from mtard_tf import files, model_files, plots
 from mtard_tf.audit import Audit
 from mtard_tf.data.batches import to_float
 from mtard_tf.evaluation import Evaluator
-from mtard_tf.experiment import Experiment, RunError, load_student
+from mtard_tf.experiment import Experiment, check_stage, load_student
 
 # What the trade-off figure shows, if all stages have it.
 HEADLINE = "pgd_sat"
@@ -47,8 +47,7 @@ def evaluate_run(
     """
     known = [stage.name for stage in experiment.stages]
     for stage in stages:
-        if stage not in known:
-            raise RunError(f"The run has no stage {stage!r}; its stages: {', '.join(known)}.")
+        check_stage(experiment, stage)
     reports = []
     for stage in stages or known:
         model = load_student(run_dir, stage)

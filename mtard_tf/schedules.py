@@ -60,6 +60,10 @@ class Cosine:
     epochs: float
     final: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not self.epochs > 0:
+            raise ValueError(f"Cosine.epochs is {self.epochs}; give a length above 0.")
+
     def __call__(self, epoch: tf.Tensor) -> tf.Tensor:
         share = tf.clip_by_value(epoch / self.epochs, 0.0, 1.0)
         return self.final + (1 - self.final) * 0.5 * (1 + tf.cos(3.141592653589793 * share))
@@ -83,7 +87,9 @@ class Warmup:
     after: Schedule = CONSTANT
 
     def __call__(self, epoch: tf.Tensor) -> tf.Tensor:
-        share = tf.clip_by_value(epoch / max(self.epochs, 1e-9), 0.0, 1.0)
+        if self.epochs <= 0:
+            return self.after(epoch)
+        share = tf.clip_by_value(epoch / self.epochs, 0.0, 1.0)
         return (self.start + (1 - self.start) * share) * self.after(epoch)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import pathlib
+import shutil
 import time
 from collections.abc import Callable, Mapping
 
@@ -12,12 +14,12 @@ import keras
 
 from mtard_tf import files
 from mtard_tf.attacks.pgd import PGD
-from mtard_tf.callbacks import Progress, Recorder, Validation, save_model
+from mtard_tf.callbacks import Progress, Recorder, Validation
 from mtard_tf.data.batches import steps_per_epoch, training_batches
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.evaluation import Evaluator
 from mtard_tf.optimizers import sgd
-from mtard_tf.schedules import CONSTANT, Schedule, ScheduledRate
+from mtard_tf.schedules import CONSTANT, Schedule, ScheduledRate, StepDecay
 from mtard_tf.threat import ThreatModel
 
 
@@ -57,7 +59,7 @@ class Stage:
     batch_size: int = 128
     optimizer: Callable = sgd
     learning_rate: float = 0.1
-    learning_rate_schedule: Schedule = CONSTANT
+    learning_rate_schedule: Schedule = StepDecay()
     rate_schedule: Schedule | None = None
     epsilon_schedule: Schedule = CONSTANT
     epsilon: float | None = None
@@ -69,9 +71,16 @@ class Stage:
 
     def __post_init__(self) -> None:
         for field in ("epochs", "batch_size", "validate_every"):
-            if getattr(self, field) < 1:
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
                 raise ValueError(
-                    f"{self.name}/Stage.{field} is {getattr(self, field)}; give at least 1."
+                    f"{self.name}/Stage.{field} is {value!r}; give a whole number, at least 1."
+                )
+        for field in ("learning_rate_schedule", "rate_schedule", "epsilon_schedule"):
+            if isinstance(getattr(self, field), type) or inspect.isfunction(getattr(self, field)):
+                raise ValueError(
+                    f"{self.name}/Stage.{field} is a factory; write ... = @schedules.Name(), "
+                    "with ()."
                 )
         if self.select not in ("best", "last"):
             raise ValueError(f"{self.name}/Stage.select is {self.select!r}; use 'best' or 'last'.")
@@ -123,7 +132,8 @@ def train(
       The content of `stage.json`.
     """
     started = time.time()
-    folder.mkdir(parents=True, exist_ok=True)
+    files.remove(folder)  # what a stage that was cut off left: two runs must not mix
+    folder.mkdir(parents=True)
     distiller = stage.build(data, teachers, threat, seed)
     if initial is not None:
         distiller.student.set_weights(initial.get_weights())
@@ -144,8 +154,8 @@ def train(
         verbose=0,
         callbacks=[validation, Recorder(folder), Progress(stage.name, stage.epochs, steps)],
     )
-    chosen = keras.models.load_model(folder / "checkpoints" / f"{stage.select}.keras")
-    save_model(chosen, folder / "student.keras")
+    with files.replacing(folder / "student.keras") as temporary:
+        shutil.copyfile(folder / "checkpoints" / f"{stage.select}.keras", temporary)
     result = {
         "stage": stage.name,
         "teachers": dict(stage.teachers),
@@ -157,5 +167,6 @@ def train(
         "last": validation.last,
         "seconds": round(time.time() - started, 1),
     }
+    files.write_text(folder / "operative_config.gin", gin.operative_config_str())
     files.write_json(folder / "stage.json", result)
     return result

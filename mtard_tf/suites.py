@@ -46,7 +46,7 @@ class Suite:
         names = [*self.attacks, *self.transfer, *self.ensembles]
         for name in names:
             if name in _RESERVED or names.count(name) > 1:
-                raise ValueError(f"Suite has the name {name!r} twice, or it is reserved; rename it.")
+                raise ValueError(f"Suite has the name {name!r} twice or it is reserved; rename it.")
         for name, members in self.ensembles.items():
             unknown = set(members) - set(self.attacks)
             if unknown or not members:

@@ -33,10 +33,12 @@ class ThreatModel:
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise ValueError(f"ThreatModel.norm is {self.norm!r}; use one of {', '.join(NORMS)}.")
-        if isinstance(self.epsilon, (int, float)) and not self.epsilon >= 0:
+        if isinstance(self.epsilon, (str, bool)) or (
+            isinstance(self.epsilon, (int, float)) and not self.epsilon >= 0
+        ):
             raise ValueError(
-                f"ThreatModel.epsilon is {self.epsilon}; give a number >= 0 in [0, 1] pixel units "
-                "(8/255 is 0.03137)."
+                f"ThreatModel.epsilon is {self.epsilon!r}; give a number >= 0 in [0, 1] pixel "
+                "units (8/255 is 0.0313726)."
             )
         if not self.minimum < self.maximum:
             raise ValueError(

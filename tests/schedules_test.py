@@ -36,7 +36,7 @@ def test_official_decay_is_at_the_end_of_epochs_215_260_285():
         (Warmup(4), 1.0, 0.25),
         (Warmup(4, start=0.5), 2.0, 0.75),
         (Warmup(2, after=Cosine(10)), 5.0, 0.5),
-        (Warmup(0), 0.0, 0.0),
+        (Warmup(0), 0.0, 1.0),
     ],
 )
 def test_factors(schedule, epoch, expected):

@@ -24,6 +24,7 @@ def main(argv: Sequence[str]) -> None:
     run_dir = pathlib.Path(_RUN_DIR.value)
     described = config.of_run(run_dir)
     stage = _STAGE.value or described.stages[-1].name
+    experiment.check_stage(described, stage)
     data = described.dataset()
     folder = export.export(
         experiment.load_student(run_dir, stage),

@@ -28,7 +28,6 @@ def main(argv: Sequence[str]) -> None:
     described = config.experiment()
     for stage in experiment.run(described, run_dir, config.text()):
         print(f"{stage['stage']}: {run_dir / stage['stage'] / 'student.keras'}")
-    config.write_operative(run_dir)
     print(f"Next: mtard-eval --run_dir={run_dir}")
 
 

@@ -95,6 +95,7 @@ def _foldable(model: keras.Model) -> dict[str, str]:
             and len(operation._inbound_nodes) == 1
             and len(following) == 1
             and type(following[0]) is keras.layers.BatchNormalization
+            and len(following[0]._inbound_nodes) == 1
             and following[0].axis in (-1, 3)
         ):
             pairs[operation.name] = following[0].name

@@ -20,8 +20,7 @@ def small_cnn(
 ) -> keras.Model:
     """3x3 convolutions, the first of every two with stride 2, a dense layer, logits.
 
-    Strides rather than pooling: half the time of a training step on CPU, where the gradient of max
-    pooling is slow, at the same number of parameters.
+    Strides rather than pooling, whose gradient is slow on CPU.
 
     Args:
       image_shape: (height, width, channels).

@@ -9,8 +9,8 @@ from mtard_tf.losses import cross_entropy
 class PGDAdversarialTraining(Distiller):
     """loss = CE(f(x'), y), x' = PGD-10 on cross-entropy from a uniform start.
 
-    The attack runs in inference mode (as TRADES and RSLAD do for this baseline); Madry's TensorFlow
-    code leaves BatchNorm in training mode there.
+    The attack runs in inference mode; Madry's TensorFlow code leaves BatchNorm in training mode
+    there.
 
     Args:
       attack: default PGD-10, step epsilon / 4, uniform start.

@@ -55,6 +55,11 @@ class MTARD(Distiller):
     ):
         if teacher_views is not None:
             self.teacher_views = dict(teacher_views)
+            if len(teacher_views) < 2 or set(teacher_views.values()) - set(self.student_views):
+                raise ValueError(
+                    f"teacher_views is {dict(teacher_views)}; give at least two roles, each with "
+                    f"one of the views {', '.join(self.student_views)}."
+                )
         super().__init__(student, teachers, attack=attack or default_attack(), **kwargs)
         self.weight_rate = weight_rate
         self.exponent = exponent

@@ -1,0 +1,26 @@
+"""Models on batches of no images, which attacks come to when all of a batch have fallen.
+
+TensorFlow 2.21 with oneDNN on CPU fuses convolution, bias and activation inside a `tf.function`;
+on an empty batch the fused operation returns its input's shape, and the next layer fails with
+"input depth must be evenly divisible by filter depth". Eager calls and other devices are sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+ModelFn = Callable[[tf.Tensor], tf.Tensor]
+
+
+def never_empty(model_fn: ModelFn) -> ModelFn:
+    """The same function of images, which gives the model one black image if there is none."""
+
+    def guarded(images: tf.Tensor) -> tf.Tensor:
+        count = tf.shape(images)[0]
+        paddings = [[0, tf.maximum(1 - count, 0)], *[[0, 0]] * (images.shape.rank - 1)]
+        padded = tf.ensure_shape(tf.pad(images, paddings), [None, *images.shape[1:]])
+        return model_fn(padded)[:count]
+
+    return guarded

@@ -1,0 +1,180 @@
+"""What `mtard-eval` is asked for: models and data by name, suites from gin, and clear refusals."""
+
+from __future__ import annotations
+
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mtard_tf import audit_flags, config, export, model_files
+from mtard_tf.attacks.apgd import APGDTargeted
+from mtard_tf.attacks.autoattack import AutoAttack
+from mtard_tf.attacks.margin import CWInf
+from mtard_tf.attacks.pgd import PGD
+from mtard_tf.attacks.square import Square
+from mtard_tf.audit_flags import Request
+from mtard_tf.evaluation import Evaluator
+from mtard_tf.suites import kind
+from mtard_tf.threat import ThreatModel
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((28, 28, 1))
+    pooled = keras.layers.Flatten()(keras.layers.AveragePooling2D(4)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(10)(pooled), name="pooled")
+    path = tmp_path_factory.mktemp("model") / "pooled.keras"
+    model.save(path)
+    return path
+
+
+def test_suites_are_the_tables_of_the_papers() -> None:
+    quick = config.suite("quick")
+    assert list(quick.attacks) == ["fgsm", "pgd_sat", "pgd_trades"]
+    assert quick.attacks["pgd_sat"] == PGD(num_steps=20, relative_step_size=0.25)
+    trades = quick.attacks["pgd_trades"]
+    assert (trades.num_steps, trades.start) == (20, "uniform")
+    assert trades.relative_step_size * 8 / 255 == pytest.approx(0.003)
+    paper = config.suite("paper")
+    assert list(paper.attacks) == [*quick.attacks, "cw_inf", "square_100", "autoattack"]
+    assert paper.attacks["cw_inf"] == CWInf(num_steps=30, confidence=50.0)
+    assert paper.attacks["square_100"] == Square(num_queries=100, rescale_schedule=True)
+    assert paper.attacks["autoattack"] == AutoAttack()
+    assert paper.transfer["transfer_pgd_trades"] == trades
+    auto = config.suite("autoattack")
+    assert auto.attacks == AutoAttack().components
+    assert auto.ensembles == {"autoattack": ("apgd_ce", "apgd_t", "fab_t", "square")}
+
+
+def test_kinds_of_attacks() -> None:
+    kinds = {name: kind(attack) for name, attack in config.suite("paper").attacks.items()}
+    assert kinds == {
+        "fgsm": "single_step",
+        "pgd_sat": "gradient",
+        "pgd_trades": "gradient",
+        "cw_inf": "gradient",
+        "square_100": "black_box",
+        "autoattack": "ensemble",
+    }
+    assert kind(APGDTargeted()) == "gradient"
+
+
+def test_a_suite_of_one_s_own(tmp_path) -> None:
+    path = tmp_path / "mine.gin"
+    path.write_text("Suite.attacks = {'pgd': @attacks.pgd()}\nattacks.pgd.num_steps = 3\n")
+    assert config.suite(str(path)).attacks["pgd"].num_steps == 3
+
+
+def test_unknown_suite_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="^Unknown suite 'papr'; did you mean 'paper'\\? known: "):
+        config.suite("papr")
+
+
+def test_unknown_dataset_names_the_nearest(tmp_path) -> None:
+    message = "^Unknown dataset 'fashion_mnis'; did you mean 'fashion_mnist'\\? known: "
+    with pytest.raises(ValueError, match=message):
+        audit_flags.dataset("fashion_mnis", str(tmp_path))
+    assert len(audit_flags.dataset("fashion_mini").test) == 1_000
+
+
+@pytest.mark.parametrize("text, value", [("0.1", 0.1), ("8/255", 8 / 255), ("0", 0.0)])
+def test_epsilon_as_text(text, value) -> None:
+    assert audit_flags.radius(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["-0.1", "eight", "1/0"])
+def test_epsilon_that_means_nothing(text) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"--epsilon is {text!r}; give a number >= 0")):
+        audit_flags.radius(text)
+
+
+def _request(model_path, tmp_path, **changes) -> Request:
+    values = {
+        "model": str(model_path),
+        "dataset": "fashion_mini",
+        "epsilon": "0.05",
+        "out": str(tmp_path / "out"),
+        "examples": 8,
+    }
+    return Request(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model": None}, "Give --model=FILE"),
+        ({"run_dir": "runs/x"}, "Give --model=FILE"),
+        ({"dataset": None, "out": None}, "--model needs --dataset and --out as well"),
+        ({"model": "no.keras"}, "There is no model at no.keras; give a .keras file"),
+        ({"suite": "quik"}, "Unknown suite 'quik'; did you mean 'quick'"),
+        ({"norm": "l1"}, "ThreatModel.norm is 'l1'; use one of linf, l2."),
+        ({"split": "tset"}, "The split is 'tset'; use one of test, validation, train."),
+        ({"skip": ["pgd"]}, "There is no attack 'pgd' to leave out; the suite has fgsm"),
+        ({"surrogate": "no.keras"}, "There is no model at no.keras"),
+    ],
+)
+def test_flags_that_mean_nothing(model_path, tmp_path, changes, message) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        audit_flags.run(_request(model_path, tmp_path, **changes))
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_model(tmp_path) -> None:
+    path = tmp_path / "broken.keras"
+    path.write_text("not a model")
+    with pytest.raises(ValueError, match="broken.keras cannot be read as a model") as error:
+        model_files.load(path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="is a folder without saved_model.pb"):
+        model_files.load(tmp_path)
+
+
+def test_a_model_by_path(model_path, tmp_path) -> None:
+    request = _request(model_path, tmp_path, skip=["pgd_sat", "pgd_trades"], examples=4)
+    printed = audit_flags.run(request)
+    assert printed.splitlines()[-1] == f"Report: {tmp_path / 'out' / 'report.md'}"
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"report.json", "report.md", "examples.npz", "epsilon_curve.png"}
+
+
+def test_an_exported_student_gives_the_same_outcomes(model_path, tmp_path) -> None:
+    """Its `serving_default` takes uint8, which no gradient passes; `logits` is there for that."""
+    model = keras.models.load_model(model_path, compile=False)
+    data = audit_flags.dataset("fashion_mini")
+    folder = export.export(model, data.label_names, tmp_path / "student", data.test.images[:2])
+    saved = model_files.load(folder.parent)  # the parent of the versions serves as well
+    assert saved.name == "student"
+    assert saved.input_shape == (None, 28, 28, 1)
+    assert saved.output_shape == (None, 10)
+    assert model_files.parameters(saved) == 49 * 10 + 10
+    model_files.check(saved, data.test, data.label_names)
+    images, labels = data.test.images[:20] / np.float32(255), tf.constant(data.test.labels[:20])
+    ours, theirs = (Evaluator(m, ThreatModel("linf", 0.05)) for m in (model, saved))
+    np.testing.assert_allclose(ours.logits(images), theirs.logits(images), atol=1e-5)
+    gradients = theirs.gradients(tf.constant(images), labels)
+    np.testing.assert_allclose(ours.gradients(tf.constant(images), labels), gradients, rtol=1e-3)
+    assert gradients.min() > 0
+
+
+def test_a_saved_model_without_gradients_is_refused(tmp_path) -> None:
+    module = tf.Module()
+    spec = tf.TensorSpec([None, 28, 28, 1], tf.uint8, name="images")
+    serve = tf.function(
+        lambda images: {"logits": tf.reduce_sum(tf.cast(images, tf.float32), axis=[2, 3])},
+        input_signature=[spec],
+    )
+    tf.saved_model.save(module, str(tmp_path / "served"), signatures={"serving_default": serve})
+    with pytest.raises(ValueError, match="no signature 'logits' or 'serving_default' that takes"):
+        model_files.load(tmp_path / "served")
+
+
+def test_keras_own_export_is_read(model_path, tmp_path) -> None:
+    model = keras.models.load_model(model_path, compile=False)
+    model.export(str(tmp_path / "plain"), verbose=False)
+    saved = model_files.load(tmp_path / "plain")
+    images = np.random.RandomState(0).uniform(size=(2, 28, 28, 1)).astype(np.float32)
+    np.testing.assert_allclose(saved(images), model(images), atol=1e-5)

@@ -1,0 +1,367 @@
+"""The audit of one model: its report, its checks, its verdict, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mtard_tf import diagnostics, model_files
+from mtard_tf.attacks.apgd import APGDTargeted
+from mtard_tf.attacks.pgd import FGSM, PGD
+from mtard_tf.attacks.square import Square
+from mtard_tf.audit import Audit
+from mtard_tf.data.image_data import ImageData, Split
+from mtard_tf.evaluation import EvaluationError, Evaluator
+from mtard_tf.models.empty_batches import never_empty
+from mtard_tf.suites import Suite
+from mtard_tf.threat import ThreatModel
+
+CLASSES = 4
+SUITE = Suite(
+    {"fgsm": FGSM(), "pgd": PGD(num_steps=5)},
+    probe=PGD(num_steps=5),
+    probe_examples=40,
+    factors=(0.5, 1.0, 2.0),
+)
+THREAT = ThreatModel("linf", 0.1)
+
+
+def quadrants(count: int = 40, classes: int = CLASSES) -> ImageData:
+    """8 x 8 images whose class is the quadrant that is brighter by a margin of its own."""
+    random = np.random.RandomState(0)
+    labels = (np.arange(count) % classes).astype(np.int32)
+    images = random.uniform(0.3, 0.5, (count, 8, 8, 1))
+    for image, label, strength in zip(images, labels, random.uniform(0, 0.5, count), strict=True):
+        row, column = divmod(int(label), 2)
+        image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += strength
+    split = Split((images * 255).astype(np.uint8), labels)
+    names = tuple(f"quadrant {i}" for i in range(classes))
+    return ImageData("quadrants", names, split, split, split)
+
+
+def linear(scale: float = 20.0, classes: int = CLASSES, activation: str | None = None):
+    """The mean of each quadrant, times `scale`: what an honest model of `quadrants` does."""
+    inputs = keras.Input((8, 8, 1))
+    pooled = keras.layers.Flatten()(keras.layers.AveragePooling2D(4)(inputs))
+    dense = keras.layers.Dense(classes, activation=activation)
+    model = keras.Model(inputs, dense(pooled), name="quadrant_means")
+    dense.set_weights([scale * np.eye(4, classes, dtype=np.float32), np.zeros(classes, np.float32)])
+    return model
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    """(report, folder) of an audit of the honest model."""
+    out = tmp_path_factory.mktemp("honest")
+    return Audit(quadrants(), SUITE, THREAT)(linear(), "honest", out), out
+
+
+def _severities(report: dict) -> dict[str, str]:
+    return {finding["name"]: finding["severity"] for finding in report["findings"]}
+
+
+def test_report_holds_what_the_issue_asks_for(honest) -> None:
+    report, out = honest
+    assert json.loads((out / "report.json").read_text()) == report
+    assert next(iter(report)) == "verdict"
+    assert report["model"] == "honest"
+    assert report["examples"] == 40
+    assert report["parameters"] == 4 * 4 + 4
+    assert report["threat"] == {"norm": "linf", "epsilon": 0.1}
+    assert list(report["attacks"]) == ["fgsm", "pgd"]
+    entry = report["attacks"]["pgd"]
+    assert entry["w_robust"] == (report["clean"] + entry["robust_accuracy"]) / 2
+    worst = report["worst_case"]["robust_accuracy"]
+    assert worst <= min(e["robust_accuracy"] for e in report["attacks"].values())
+    assert 0 < worst < report["clean"]
+    assert set(report["per_class"]) == {f"quadrant {i}" for i in range(4)}
+    assert set(report["worst_class"]) == {"clean", "fgsm", "pgd", "worst_case"}
+    for finding in report["findings"]:
+        assert set(finding) == {"name", "severity", "evidence", "values"}
+
+
+def test_examples_hold_every_outcome(honest) -> None:
+    report, out = honest
+    outcomes = np.load(out / "examples.npz")
+    assert set(outcomes.files) == {"clean", "fgsm", "pgd"}
+    for name in ("fgsm", "pgd"):
+        assert outcomes[name].mean() == report["attacks"][name]["robust_accuracy"]
+        assert not (outcomes[name] & ~outcomes["clean"]).any()
+
+
+def test_numbers_equal_the_closed_form(honest) -> None:
+    """For quadrant means the best attack moves own and rival quadrant by epsilon each."""
+    report, out = honest
+    data = quadrants().test
+    means = (data.images / 255.0).reshape(40, 2, 4, 2, 4).mean(axis=(2, 4)).reshape(40, 4)
+    own = np.take_along_axis(means, data.labels[:, None].astype(int), 1)[:, 0]
+    rival = np.where(np.eye(4, dtype=bool)[data.labels], -1, means).max(axis=1)
+    assert report["clean"] == np.mean(own > rival)
+    # All pixels lie between 0.3 and 1, so only the box above 0.9 could bind; PGD comes close.
+    expected = np.mean(own - rival > 0.2)
+    assert report["worst_case"]["robust_accuracy"] == pytest.approx(expected, abs=0.026)
+
+
+def test_curve_has_its_worst_case_and_never_rises(honest) -> None:
+    report, out = honest
+    curve = report["epsilon_curve"]
+    assert [point["epsilon"] for point in curve] == pytest.approx([0, 0.05, 0.1, 0.2])
+    assert curve[0]["robust_accuracy"] == report["clean"]
+    worst = [point["worst_case"] for point in curve]
+    assert worst == sorted(worst, reverse=True)
+    assert (out / "epsilon_curve.png").stat().st_size > 1_000
+
+
+def test_an_honest_model_is_believed(honest) -> None:
+    report, out = honest
+    assert "masked" not in report["verdict"].lower()
+    assert report["verdict"].startswith("Worst case over 2 attacks: ")
+    assert report["verdict"].endswith("none of 7 checks speaks against it.")
+    assert set(_severities(report).values()) <= {"none", "note"}
+    assert report["verdict"] in (out / "report.md").read_text().splitlines()[2]
+
+
+def test_a_masked_model_is_not_believed(tmp_path) -> None:
+    """Logits times 10,000: the same decisions, and no cross-entropy gradient in float32."""
+    report = Audit(quadrants(), SUITE, THREAT)(linear(200_000.0), "masked", tmp_path)
+    assert report["verdict"].startswith("Masked gradients (")
+    severities = _severities(report)
+    assert severities["vanishing_gradients"] == "masked"
+    assert severities["tempered_logits_stronger"] == "masked"
+    assert severities["stands_at_any_epsilon"] == "masked"
+    evidence = {f["name"]: f["values"] for f in report["findings"]}
+    assert evidence["vanishing_gradients"]["zero"] > 0.5 * evidence["vanishing_gradients"]["of"]
+    assert evidence["tempered_logits_stronger"]["tempered"] < 0.7
+    assert evidence["tempered_logits_stronger"]["logits"] > 0.8
+
+
+class _Jitter(keras.layers.Layer):
+    def call(self, x):
+        return x + tf.random.normal(tf.shape(x), stddev=0.1)
+
+
+def test_randomised_outputs_are_found(tmp_path) -> None:
+    inner = linear()
+    model = keras.Model(inner.input, _Jitter()(inner.output), name="jitter")
+    suite = dataclasses.replace(SUITE, attacks={"fgsm": FGSM()}, factors=(1.0,))
+    report = Audit(quadrants(8), suite, THREAT)(model, "jitter", tmp_path)
+    assert _severities(report)["randomised_outputs"] == "masked"
+    assert "randomised_outputs" in report["verdict"]
+
+
+def _probes(**changes):
+    bits = np.ones(100, bool)
+    base = {
+        "clean": bits,
+        "gradients": np.ones(100),
+        "single_step": bits,
+        "iterated": bits,
+        "tempered": bits,
+        "temperature": 1.0,
+        "black_box": bits,
+        "saturated": ~bits,
+        "curve": {0.0: bits, 0.1: bits},
+        "jitter": 0.0,
+    }
+    return diagnostics.Probes(**(base | changes))
+
+
+@pytest.mark.parametrize(
+    "name, changes",
+    [
+        ("vanishing_gradients", {"gradients": np.where(np.arange(100) < 6, 1e-13, 1.0)}),
+        ("tempered_logits_stronger", {"tempered": np.arange(100) < 90}),
+        ("single_step_stronger", {"single_step": np.arange(100) < 90}),
+        ("black_box_stronger", {"black_box": np.arange(100) < 90}),
+        ("stands_at_any_epsilon", {"saturated": np.arange(100) < 6}),
+        ("randomised_outputs", {"jitter": 0.01}),
+        (
+            "non_monotone_curve",
+            {"curve": {0.1: np.arange(100) < 80, 0.2: np.arange(100) < 90}},
+        ),
+    ],
+)
+def test_each_check_is_triggered_by_its_evidence_alone(name, changes) -> None:
+    outcomes = {"clean": np.ones(100, bool)}
+    found = diagnostics.findings(_probes(**changes), outcomes, {})
+    assert [finding.name for finding in found if finding.severity == "masked"] == [name]
+    assert found[0].name == name  # the gravest comes first
+    calm = diagnostics.findings(_probes(), outcomes, {})
+    assert {finding.severity for finding in calm} == {"none"}
+
+
+def test_a_small_difference_is_a_note() -> None:
+    black_box = {"black_box": np.arange(100) < 98}
+    found = diagnostics.findings(_probes(**black_box), {"clean": np.ones(100, bool)}, {})
+    assert (found[0].name, found[0].severity) == ("black_box_stronger", "note")
+    assert found[0].evidence == (
+        "Square (100 queries) leaves 98.0%, the iterated attack 100.0% (of 100)."
+    )
+
+
+def test_the_suite_s_own_attacks_count_as_evidence() -> None:
+    outcomes = {
+        "clean": np.ones(100, bool),
+        "pgd": np.arange(100) < 80,
+        "square": np.arange(100) < 60,
+    }
+    found = diagnostics.findings(_probes(), outcomes, {"pgd": PGD(), "square": Square()})
+    assert (found[0].name, found[0].severity) == ("black_box_stronger", "masked")
+    assert found[0].values == {"square": 0.6, "pgd": 0.8}
+
+
+def test_epsilon_0_is_clean_accuracy(tmp_path) -> None:
+    report = Audit(quadrants(), SUITE, ThreatModel("linf", 0.0))(linear(), "model", tmp_path)
+    assert report["verdict"] == (
+        "Epsilon is 0: nothing was attacked, robust accuracy is clean accuracy."
+    )
+    assert report["worst_case"]["robust_accuracy"] == report["clean"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_batching_changes_nothing(batch_size, honest, tmp_path) -> None:
+    """Batches of one, a short last batch, and a batch that is larger than the set."""
+    data = quadrants()
+    evaluator = Evaluator(linear(), THREAT, batch_size=batch_size)
+    expected = np.load(honest[1] / "examples.npz")["pgd"][:10]
+    np.testing.assert_array_equal(
+        evaluator.attacked(SUITE.attacks["pgd"], data.test, 10), expected
+    )
+
+
+def test_transfer_and_ensembles(tmp_path) -> None:
+    suite = Suite(
+        {"fgsm": FGSM(), "pgd": PGD(num_steps=2)},
+        transfer={"transfer_pgd": PGD(num_steps=2)},
+        ensembles={"both": ("fgsm", "pgd")},
+        probe=PGD(num_steps=2),
+        factors=(1.0,),
+    )
+    audit = Audit(quadrants(8), suite, THREAT)
+    with_surrogate = audit(linear(), "model", tmp_path / "with", surrogate=linear(5.0))
+    assert list(with_surrogate["attacks"]) == ["fgsm", "pgd", "transfer_pgd", "both"]
+    assert with_surrogate["left_out"] == []
+    outcomes = np.load(tmp_path / "with" / "examples.npz")
+    np.testing.assert_array_equal(outcomes["both"], outcomes["fgsm"] & outcomes["pgd"])
+    without = audit(linear(), "model", tmp_path / "without")
+    assert without["left_out"] == ["transfer_pgd"]
+    assert "for want of a surrogate: transfer_pgd" in (
+        tmp_path / "without" / "report.md"
+    ).read_text()
+
+
+def _refusal(tmp_path, model, data=None, suite=SUITE) -> str:
+    with pytest.raises(ValueError) as error:
+        Audit(data or quadrants(8), suite, THREAT)(model, model.name, tmp_path)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_probabilities_are_refused(tmp_path) -> None:
+    message = _refusal(tmp_path, linear(activation="softmax"))
+    assert "returns probabilities" in message and "remove the softmax" in message
+
+
+def test_another_input_shape_is_refused(tmp_path) -> None:
+    inputs = keras.Input((9, 9, 1))
+    model = keras.Model(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(inputs)), name="nine")
+    assert _refusal(tmp_path, model).startswith(
+        "nine takes images of (9, 9, 1) and the data set has (8, 8, 1); use the data set"
+    )
+
+
+def test_another_number_of_classes_is_refused(tmp_path) -> None:
+    assert "has 5 classes and the data set 4" in _refusal(tmp_path, linear(classes=5))
+
+
+def test_labels_out_of_range_are_refused(tmp_path) -> None:
+    assert _refusal(tmp_path, linear(classes=3)).startswith(
+        "The labels run from 0 to 3 and quadrant_means has 3 classes, 0 to 2"
+    )
+
+
+def test_nan_logits_are_refused(tmp_path) -> None:
+    model = linear(float("nan"))
+    assert "returned logits that are not finite on 8 of 8 images" in _refusal(tmp_path, model)
+
+
+def test_too_few_classes_for_dlr_say_how_to_go_on(tmp_path) -> None:
+    suite = Suite({"apgd_t": APGDTargeted(num_steps=2)}, probe=PGD(num_steps=2))
+    message = _refusal(tmp_path, linear(classes=3), quadrants(6, 3), suite)
+    assert message.startswith("The attack apgd_t failed: ")
+    assert "needs at least 4 classes and got 3" in message
+    assert message.endswith("Leave it out with --skip=apgd_t.")
+
+
+def test_images_outside_the_box_are_refused() -> None:
+    evaluator = Evaluator(linear(), THREAT)
+    images = tf.fill([2, 8, 8, 1], 255.0)
+    labels, ids = tf.constant([0, 1]), tf.constant([0, 1], tf.int64)
+    with pytest.raises(EvaluationError, match=r"run from 255 to 255; give float32 in \[0, 1\]"):
+        evaluator.perturb(FGSM(), images, labels, ids)
+
+
+def test_an_attack_that_leaves_the_ball_is_not_counted(tmp_path) -> None:
+    def too_far(model_fn, images, labels, *, threat, seeds, objective=None):
+        return tf.clip_by_value(images + 2 * threat.epsilon, 0.0, 1.0)
+
+    suite = dataclasses.replace(SUITE, attacks={"too_far": too_far})
+    message = _refusal(tmp_path, linear(), suite=suite)
+    assert "left the threat model (linf, epsilon 0.1" in message and "by up to 0.1;" in message
+
+
+def test_logits_are_not_taken_for_probabilities() -> None:
+    model_files.check_logits(np.array([[0.2, 0.3], [0.5, 0.5]]))
+    model_files.check_logits(np.array([[1.5, -0.5], [0.5, 0.5]]))
+    with pytest.raises(EvaluationError, match="probabilities"):
+        model_files.check_logits(np.array([[0.2, 0.8], [0.5, 0.5]]))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"attacks": {}}, "Suite.attacks is empty"),
+        ({"attacks": {"clean": FGSM()}}, "'clean' twice or it is reserved"),
+        ({"attacks": {"pgd": PGD}}, "give an attack, such as @attacks.pgd\\(\\)"),
+        (
+            {"attacks": {"pgd": PGD()}, "ensembles": {"all": ("pdg",)}},
+            "Suite.ensembles\\['all'\\] is \\('pdg',\\); name attacks of the suite: pgd.",
+        ),
+        ({"attacks": {"pgd": PGD()}, "probe_examples": 0}, "probe_examples is 0"),
+    ],
+)
+def test_suites_that_mean_nothing(arguments, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        Suite(**arguments)
+
+
+def test_leaving_attacks_out() -> None:
+    suite = Suite({"a": FGSM(), "b": PGD()}, ensembles={"both": ("a", "b")})
+    assert list(suite.without(["a"]).attacks) == ["b"]
+    assert suite.without(["a"]).ensembles == {}
+    with pytest.raises(ValueError, match="There is no attack 'c' to leave out; the suite has a, b"):
+        suite.without(["c"])
+
+
+def test_attacks_may_run_out_of_images_on_convolutions() -> None:
+    """TensorFlow's fused convolution fails on an empty batch; Square has one when all stand."""
+    inputs = x = keras.Input((8, 8, 1))
+    for _ in range(2):
+        x = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(x)
+    dense = keras.layers.Dense(4)
+    model = keras.Model(inputs, dense(keras.layers.Flatten()(x)))
+    dense.bias.assign([1.0, 0.0, 0.0, 0.0])
+    fell = tf.function(never_empty(model), input_signature=[tf.TensorSpec((None, 8, 8, 1))])
+    assert fell(tf.zeros((0, 8, 8, 1))).shape == (0, 4)
+    images = np.random.RandomState(0).uniform(size=(3, 8, 8, 1)).astype(np.float32)
+    np.testing.assert_allclose(fell(images), model(images), atol=1e-6)
+    split = Split(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, np.int32))
+    # Most proposals leave one of two black images as it is, and so nothing to ask the model.
+    evaluator = Evaluator(model, ThreatModel("linf", 1e-4))
+    assert evaluator.attacked(Square(num_queries=50), split).all()
