@@ -140,7 +140,7 @@ def _prove(student: keras.Model, folder: pathlib.Path, images: np.ndarray) -> No
             if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
                 raise ExportError(
                     f"The exported {signature} differs from the student by {difference:.3g} in its "
-                    f"logits (at most {TOLERANCE:g} of the largest is allowed); nothing was written."
+                    f"logits (at most {TOLERANCE:g} of the largest is allowed); nothing is left."
                 )
 
 

@@ -1,8 +1,8 @@
 """Training with TensorFlow's fused BatchNorm: Keras' own layer runs it as a dozen small ops.
 
 The student keeps Keras' layers, so that its file loads anywhere; a twin with the same variables and
-fused BatchNorm runs the training passes (benchmarks/step_time.py times a step). Its running variance is the
-unbiased one, as PyTorch's and so the papers' is; Keras' layer keeps the biased one.
+fused BatchNorm runs the training passes. Its running variance is the unbiased one, as PyTorch's and
+so the papers' is; Keras' layer keeps the biased one.
 """
 
 from __future__ import annotations
