@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -84,36 +84,32 @@ def resnet_cifar(
     )
 
 
-def resnet20(image_shape, num_classes, *, shortcut="B", width=16, normalization=None):
-    """`resnet_cifar` of depth 20."""
-    return resnet_cifar(
-        image_shape, num_classes, depth=20, shortcut=shortcut, width=width,
-        normalization=normalization,
-    )  # fmt: skip
+def _of_depth(depth: int) -> Callable[..., keras.Model]:
+    def make(
+        image_shape: Sequence[int],
+        num_classes: int,
+        *,
+        shortcut: str = "B",
+        width: int = 16,
+        normalization: _Normalization = None,
+    ) -> keras.Model:
+        return resnet_cifar(
+            image_shape,
+            num_classes,
+            depth=depth,
+            shortcut=shortcut,
+            width=width,
+            normalization=normalization,
+        )
+
+    make.__name__ = make.__qualname__ = f"resnet{depth}"
+    make.__doc__ = f"`resnet_cifar` of depth {depth}."
+    return make
 
 
-def resnet32(image_shape, num_classes, *, shortcut="B", width=16, normalization=None):
-    """`resnet_cifar` of depth 32."""
-    return resnet_cifar(
-        image_shape, num_classes, depth=32, shortcut=shortcut, width=width,
-        normalization=normalization,
-    )  # fmt: skip
-
-
-def resnet44(image_shape, num_classes, *, shortcut="B", width=16, normalization=None):
-    """`resnet_cifar` of depth 44."""
-    return resnet_cifar(
-        image_shape, num_classes, depth=44, shortcut=shortcut, width=width,
-        normalization=normalization,
-    )  # fmt: skip
-
-
-def resnet56(image_shape, num_classes, *, shortcut="B", width=16, normalization=None):
-    """`resnet_cifar` of depth 56, MTARD's clean teacher on CIFAR-10."""
-    return resnet_cifar(
-        image_shape, num_classes, depth=56, shortcut=shortcut, width=width,
-        normalization=normalization,
-    )  # fmt: skip
+resnet20, resnet32, resnet44 = _of_depth(20), _of_depth(32), _of_depth(44)
+# MTARD's clean teacher on CIFAR-10.
+resnet56 = _of_depth(56)
 
 
 def resnet18(
