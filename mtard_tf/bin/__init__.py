@@ -27,7 +27,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
                 raise
             # gin appends, line by line, the calls that an error went through.
             message = re.split(r"\n\s+(?:In call to|No values supplied)", str(error))[0]
-            sys.exit(f"{os.path.basename(argv[0])}: {message}")
+            sys.exit(f"{_command(argv[0])}: {message}")
         except KeyboardInterrupt:
             sys.exit(130)
 
@@ -36,6 +36,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
     app.run(guarded)
+
+
+def _command(path: str) -> str:
+    """The command's name, also where it runs as `python -m mtard_tf.bin.NAME`."""
+    name, suffix = os.path.splitext(os.path.basename(path))
+    return f"mtard-{name}" if suffix == ".py" else name
 
 
 def import_tensorflow_quietly() -> None:
