@@ -128,7 +128,7 @@ def _prove(student: keras.Model, folder: pathlib.Path, images: np.ndarray) -> No
     with tempfile.TemporaryDirectory() as scratch:
         given, answer = pathlib.Path(scratch, "images.npy"), pathlib.Path(scratch, "logits.npz")
         np.save(given, images)
-        command = [sys.executable, "-c", _PROBE, str(folder), str(given), str(answer)]
+        command = [sys.executable, "-c", _PROBE, str(folder.resolve()), str(given), str(answer)]
         # An empty folder, so that a checkout in the working directory cannot be imported.
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
         if done.returncode:

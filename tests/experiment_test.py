@@ -58,8 +58,10 @@ def test_a_whole_run(finished, capsys):
         experiment.run(config.experiment(), run_dir, config.text())
 
 
-def test_report_and_export(finished):
+def test_report_and_export(finished, monkeypatch):
     run_dir, described = finished
+    monkeypatch.chdir(run_dir.parent)
+    run_dir = pathlib.Path(run_dir.name)  # relative, as users type it
     audit_flags.run(audit_flags.Request(run_dir=str(run_dir)))
     student = files.read_json(run_dir / "evaluation" / "student" / "report.json")
     assert student["stage"] == "student" and student["examples"] == 24
