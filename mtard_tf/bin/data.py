@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from absl import app, flags
+from absl import flags
 
 from mtard_tf import bin as binary
 
@@ -35,7 +35,10 @@ def main(argv: Sequence[str]) -> None:
     elif argv[1:] == ["make-mini"] and _SOURCE.value and _OUT.value:
         print(importing.make_fashion_mini(_SOURCE.value, _OUT.value, progress=_bar))
     else:
-        raise app.UsageError("Say list, import NAME --source=DIR, or make-mini.")
+        raise ValueError(
+            "say `list`, `import NAME --source=DIR`, or `make-mini --source=DIR --out=DIR`; "
+            "--help says more."
+        )
 
 
 def _bar(places: Sequence[int], role: str) -> Iterable[int]:
