@@ -137,10 +137,11 @@ class Audit:
         split: Split,
         surrogate: Any,
     ) -> dict:
-        found = diagnostics.findings(looked, outcomes, self.suite.all_attacks(surrogate))
+        attacks = self.suite.all_attacks(surrogate)
+        found = diagnostics.findings(looked, outcomes, attacks)
         numbers = measures.summarise(outcomes, self.seed)
         report = {
-            "verdict": verdict(found, numbers, self.threat.epsilon),
+            "verdict": verdict(found, numbers, self.threat.epsilon, attacks=len(attacks)),
             "model": name,
             "dataset": self.data.name,
             "split": self.split,

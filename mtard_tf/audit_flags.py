@@ -111,8 +111,10 @@ def _run_model(request: Request) -> str:
     surrogate = model_files.load(request.surrogate) if request.surrogate else None
     data = dataset(str(request.dataset), request.data_dir)
     out = pathlib.Path(str(request.out))
+    path = pathlib.Path(str(request.model))
+    name = path.stem if path.is_file() else model.name
     result = _audit(request, data, threat, request.seed or 0)(
-        model, model.name, out, surrogate, {"file": str(request.model)}
+        model, name, out, surrogate, {"file": str(request.model)}
     )
     return f"{result['verdict']}\nReport: {out / 'report.md'}"
 

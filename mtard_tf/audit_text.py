@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from mtard_tf.diagnostics import MASKED, Finding
 
 
-def verdict(findings: Sequence[Finding], numbers: Mapping, epsilon: float) -> str:
+def verdict(findings: Sequence[Finding], numbers: Mapping, epsilon: float, attacks: int) -> str:
     """One line: whether the numbers can be believed, and the one that counts.
 
     Args:
       findings: all checks.
       numbers: from `measures.summarise`.
       epsilon: of the threat model.
+      attacks: how many were run; an ensemble of them is none of its own.
     """
     low, high = numbers["worst_case"]["robust_accuracy_interval"]
-    count = len(numbers["attacks"])
     worst = (
-        f"Worst case over {count} attack{'s' * (count != 1)}: "
+        f"Worst case over {attacks} attack{'s' * (attacks != 1)}: "
         f"{numbers['worst_case']['robust_accuracy']:.1%} of {numbers['examples']:,} "
         f"(95 %: {low:.1%} to {high:.1%})"
     )
