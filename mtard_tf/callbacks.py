@@ -1,29 +1,71 @@
-"""What happens beside the training steps: records, validation, checkpoints, a progress line."""
+"""What happens beside the training steps: guards, validation, records, checkpoints, progress.
+
+Those with a `notes` property carry a state from run to run: a checkpoint keeps it, `restore` sets
+it.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import resource
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from mtard_tf import files
+from mtard_tf import checkpoints, files
 from mtard_tf.data.image_data import Split
 from mtard_tf.evaluation import Evaluator
 from mtard_tf.measures import w_robust
+from mtard_tf.preemption import Preempted, Preemption
+from mtard_tf.progress import ProgressLine
+
+
+class NonFinite(ValueError):
+    """A loss or gradient that is not a number. The message is one line."""
+
+
+class Guard(keras.callbacks.Callback):
+    """Stops at the first step whose loss or gradient is not finite, before it is recorded.
+
+    Must be the first of the callbacks.
+
+    Args:
+      stage: its name.
+      steps: per epoch.
+      seed: of the stage.
+    """
+
+    def __init__(self, stage: str, steps: int, seed: int) -> None:
+        super().__init__()
+        self._stage, self._steps, self._seed = stage, steps, seed
+
+    def on_train_batch_end(self, batch, logs=None):
+        logs = {} if logs is None else logs
+        count = float(np.ravel(logs.pop("non_finite", 0.0))[0])
+        if count == 0 or "skipped" in logs:
+            return
+        step = int(self.model.steps_done)
+        terms = [k for k, v in logs.items() if not np.isfinite(np.ravel(v)[0]) and k != "loss"]
+        what = f"{terms[0]} is not finite" if terms else f"{count:,.0f} gradients are not finite"
+        raise NonFinite(
+            f"{self._stage}: {what} at step {step:,} (batch {(step - 1) % self._steps + 1} of "
+            f"epoch {(step - 1) // self._steps + 1}, seed {self._seed}). Lower the learning rate, "
+            "warm up epsilon, or set Stage.on_non_finite = 'skip'; the same command goes on from "
+            "the last checkpoint."
+        )
 
 
 class Recorder(keras.callbacks.Callback):
     """Writes every term, weight, temperature and entropy to `metrics.jsonl` and TensorBoard.
 
     Rows of kind "step" hold the scalars of one step, rows of kind "epoch" their means over the
-    epoch and what validation found.
+    epoch and what validation found. `timing.jsonl` has what no two runs share: seconds and memory.
 
     Args:
       folder: the stage's folder.
@@ -32,41 +74,55 @@ class Recorder(keras.callbacks.Callback):
 
     def __init__(self, folder: pathlib.Path, every: int = 10) -> None:
         super().__init__()
-        self._path = folder / "metrics.jsonl"
+        self._path, self._timing = folder / "metrics.jsonl", folder / "timing.jsonl"
         self._every = every
         self._sums: dict[str, float] = {}
-        self._count = 0
+        self._count = self._last = 0
+        self._started = time.perf_counter()
         self._writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
-        self._path.write_text("", encoding="utf-8")
+        self._path.touch()
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._sums, self._count, self._started = {}, 0, time.perf_counter()
+    @property
+    def notes(self) -> dict[str, Any]:
+        """Sums of the epoch so far, and the length of the rows that belong to this state."""
+        size = self._path.stat().st_size
+        return {"sums": self._sums, "count": self._count, "last": self._last, "bytes": size}
+
+    def restore(self, notes: Mapping[str, Any]) -> None:
+        """Goes on from `notes`: rows written after it are cut off, to be written again."""
+        self._sums, self._count = dict(notes["sums"]), notes["count"]
+        self._last = notes["last"]
+        with self._path.open("r+b") as file:
+            file.truncate(notes["bytes"])
+
+    def close(self) -> None:
+        """Closes the TensorBoard file."""
+        self._writer.close()
 
     def on_train_batch_end(self, batch, logs=None):
         values = {name: float(np.ravel(value)[0]) for name, value in (logs or {}).items()}
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
-        step = int(self.model.optimizer.iterations)
-        if step == 1 or step % self._every == 0:
+        step = int(self.model.steps_done)
+        if self._last == 0 or step // self._every > self._last // self._every:
             self._write({"kind": "step", "step": step, **values}, "step")
+        self._last = step
 
     def on_epoch_end(self, epoch, logs=None):
         means = {name: total / max(self._count, 1) for name, total in self._sums.items()}
-        seconds = time.perf_counter() - self._started
         validation = {k: v for k, v in (logs or {}).items() if k.startswith("validation_")}
-        row = {"kind": "epoch", "step": int(self.model.optimizer.iterations), "epoch": epoch + 1}
+        row = {"kind": "epoch", "step": int(self.model.steps_done), "epoch": epoch + 1}
+        self._write({**row, **means, **validation}, "epoch")
+        now = time.perf_counter()
         # The process' peak so far, in MiB: a leak shows as growth from epoch to epoch.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        costs = {"seconds": seconds, "peak_memory_mb": peak}
-        self._write({**row, **means, **validation, **costs}, "epoch")
-
-    def on_train_end(self, logs=None):
-        self._writer.close()
+        timing = {"epoch": epoch + 1, "seconds": now - self._started, "peak_memory_mb": peak}
+        _append(self._timing, timing)
+        self._sums, self._count, self._started = {}, 0, now
 
     def _write(self, row: dict, prefix: str) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        _append(self._path, row)
         with self._writer.as_default(row["step"]):
             for name, value in row.items():
                 if isinstance(value, float):
@@ -80,9 +136,11 @@ class Validation(keras.callbacks.Callback):
       split: the validation split; never the test split.
       evaluator: of the student.
       attack: its worst enemy during training; None measures clean accuracy alone.
-      folder: `checkpoints/` of the stage.
+      folder: `checkpoints/` of the stage; None writes nothing (every worker but the chief).
       every: epochs between two validations; the last epoch is always validated.
+      epochs: of the stage.
       examples: how many validation images; None for all.
+      say: hears one line if the student is no better than chance.
     """
 
     def __init__(
@@ -90,18 +148,31 @@ class Validation(keras.callbacks.Callback):
         split: Split,
         evaluator: Evaluator,
         attack: Callable | None,
-        folder: pathlib.Path,
+        folder: pathlib.Path | None,
+        *,
+        epochs: int,
         every: int = 1,
         examples: int | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         super().__init__()
         self._split, self._evaluator, self._attack = split, evaluator, attack
         self._folder, self._every, self._examples = folder, every, examples
+        self._epochs, self._say = epochs, say
         self.best: dict[str, float] = {}
         self.last: dict[str, float] = {}
 
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the best and the last student reached."""
+        return {"best": self.best, "last": self.last}
+
+    def restore(self, notes: Mapping[str, Any]) -> None:
+        """Goes on from `notes`."""
+        self.best, self.last = dict(notes["best"]), dict(notes["last"])
+
     def on_epoch_end(self, epoch, logs=None):
-        if (epoch + 1) % self._every and epoch + 1 != self.params["epochs"]:
+        if (epoch + 1) % self._every and epoch + 1 != self._epochs:
             return
         clean = float(self._evaluator.clean(self._split, self._examples).mean())
         self.last = {"epoch": epoch + 1, "validation_clean": clean}
@@ -118,62 +189,128 @@ class Validation(keras.callbacks.Callback):
             self.last["validation_score"] = self.last["validation_w_robust"]
         if logs is not None:
             logs |= {k: v for k, v in self.last.items() if k.startswith("validation_")}
-        save_model(self.model.student, self._folder / "last.keras")
-        if self.last["validation_score"] > self.best.get("validation_score", -1.0):
+        self._warn(clean)
+        better = self.last["validation_score"] > self.best.get("validation_score", -1.0)
+        if better:
             self.best = self.last
-            save_model(self.model.student, self._folder / "best.keras")
+        if self._folder is not None:
+            save_model(self.model.student, self._folder / "last.keras")
+            if better:
+                save_model(self.model.student, self._folder / "best.keras")
+
+    def _warn(self, clean: float) -> None:
+        examples = min(self._examples or len(self._split), len(self._split))
+        chance = 1 / self.model.student.output_shape[-1]
+        noise = math.sqrt(chance * (1 - chance) / examples)
+        warm = float(self.model.epsilon_schedule(self.model.epoch)) >= 1.0
+        if warm and clean <= chance + 2 * noise:
+            self._say(
+                f"the student is at chance after epoch {self.last['epoch']} "
+                f"({clean:.1%} of validation images); try a lower learning rate, "
+                "@optimizers.adam, or a longer epsilon warm-up (@schedules.Warmup())."
+            )
 
 
 class Progress(keras.callbacks.Callback):
-    """One line per stage on a terminal, one line per epoch elsewhere.
+    """One progress line for the stage, with what the last validation found.
 
     Args:
-      name: of the stage.
+      stage: its name.
       epochs: of the stage.
       steps: per epoch.
     """
 
-    def __init__(self, name: str, epochs: int, steps: int) -> None:
+    def __init__(self, stage: str, epochs: int, steps: int) -> None:
         super().__init__()
-        self._name, self._epochs, self._steps = name, epochs, steps
-        self._live = sys.stderr.isatty()
-        self._shown = 0.0
+        self._line = ProgressLine(stage, epochs * steps)
+        self._epochs, self._steps = epochs, steps
+        self._first: int | None = None
+        self._found = ""
 
     def on_train_begin(self, logs=None):
-        self._started, self._step, self._text = time.perf_counter(), 0, ""
+        if self._first is None:
+            self._first = int(self.model.steps_done)
 
     def on_train_batch_end(self, batch, logs=None):
-        self._step += 1
-        if self._live and time.perf_counter() - self._shown > 0.2:
-            self._show(end="")
+        step = int(self.model.steps_done)
+        if step < self._epochs * self._steps:  # the last line waits for the last validation
+            self._show(step)
 
     def on_epoch_end(self, epoch, logs=None):
         logs = logs or {}
         if "validation_clean" in logs:
             robust = logs.get("validation_robust")
-            self._text = f"validation: clean {logs['validation_clean']:.1%}" + (
+            self._found = f"  validation: clean {logs['validation_clean']:.1%}" + (
                 "" if robust is None else f", robust {robust:.1%}"
             )
-        if not self._live:
-            self._show(end="\n")
+        self._show(int(self.model.steps_done), now=True)
 
-    def on_train_end(self, logs=None):
-        if self._live:
-            self._show(end="\n")
+    def _show(self, step: int, now: bool = False) -> None:
+        epoch = -(-step // self._steps)
+        text = f"epoch {epoch}/{self._epochs}{self._found}"
+        self._line.update(step, step - (self._first or 0), text, now)
 
-    def _show(self, end: str) -> None:
-        self._shown = time.perf_counter()
-        total = self._epochs * self._steps
-        left = (self._shown - self._started) * (total - self._step) / max(self._step, 1)
-        share = self._step / total
-        bar = "=" * int(20 * share) + "." * (20 - int(20 * share))
-        epoch = min(self._step // self._steps + (self._step % self._steps > 0), self._epochs)
-        clock = f"{int(left // 60)}:{int(left % 60):02d} left"
-        line = f"{self._name} [{bar}] epoch {epoch}/{self._epochs}  {clock}  {self._text}".rstrip()
-        print(f"\r\033[K{line}" if self._live else line, end=end, file=sys.stderr, flush=True)
+
+class Saver(keras.callbacks.Callback):
+    """Checkpoints every so many steps, at the end of each epoch, and when the process is told to go.
+
+    Must come after the callbacks whose notes go into a state.
+
+    Args:
+      kept: where states go; None writes nothing (every worker but the chief).
+      notes: what goes with the variables into a state.
+      every: steps between two checkpoints.
+      steps: per epoch.
+      preemption: says whether the process was told to go.
+    """
+
+    def __init__(
+        self,
+        kept: checkpoints.Checkpoints | None,
+        notes: Callable[[], Mapping[str, Any]],
+        *,
+        every: int,
+        steps: int,
+        preemption: Preemption,
+    ) -> None:
+        super().__init__()
+        self._kept, self._notes = kept, notes
+        self._every, self._steps = every, steps
+        self._preemption = preemption
+        self._saved = 0
+
+    def on_train_begin(self, logs=None):
+        self._saved = int(self.model.steps_done)
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = int(self.model.steps_done)
+        if step % self._steps == 0:
+            return  # validation and the epoch's row come first
+        told = self._preemption.told
+        if told or step // self._every > self._saved // self._every:
+            self._save(step)
+        if told:
+            raise Preempted(step)
+
+    def on_epoch_end(self, epoch, logs=None):
+        step = int(self.model.steps_done)
+        self._save(step)
+        if self._preemption.told:
+            raise Preempted(step)
+
+    def _save(self, step: int) -> None:
+        self._saved = step
+        if self._kept is not None:
+            values = checkpoints.values(self.model)
+            self._kept.save(checkpoints.State(step, values, self._notes()))
 
 
 def save_model(model: keras.Model, path: pathlib.Path) -> None:
     """Writes a `.keras` file, whole or not at all."""
     with files.replacing(path) as temporary:
         model.save(temporary)
+
+
+def _append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")

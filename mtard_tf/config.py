@@ -33,6 +33,7 @@ def _described(
     epsilon: float = 8 / 255,
     norm: str = "linf",
     seed: int = 0,
+    strategy: str = "one_device",
 ) -> Experiment:
     """The experiment of a run file; a stage's name is the gin scope that configures it."""
     built = []
@@ -41,7 +42,7 @@ def _described(
             with gin.config_scope(stage):
                 stage = _configurable["Stage"](name=stage)
         built.append(stage)
-    return Experiment(dataset, tuple(built), epsilon, norm, seed)
+    return Experiment(dataset, tuple(built), epsilon, norm, seed, strategy)
 
 
 # What run files bind besides plugins.

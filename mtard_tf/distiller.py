@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds
-from mtard_tf.distribution import mean_share, replica_sum
+from mtard_tf.distribution import apply_if, mean_share, replica_sum
+from mtard_tf.keras_shims import DistributedFit
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
 from mtard_tf.schedules import CONSTANT, Schedule, epoch_of
@@ -19,7 +20,7 @@ from mtard_tf.threat import ThreatModel
 Tensors = Mapping[str, tf.Tensor]
 
 
-class Distiller(keras.Model):
+class Distiller(DistributedFit, keras.Model):
     """Trains `student` from `teachers` (or from labels alone, with no teacher).
 
     One step: make the views of the batch (clean, adversarial), ask the teachers, run the student
@@ -48,6 +49,8 @@ class Distiller(keras.Model):
       attack_shards: parts of the batch that are attacked side by side. Images are attacked
         independently, so this changes only speed: 2 keep two cores busier than one does. None is
         2 without an accelerator, else 1.
+      skip_non_finite: leave a step out whose loss or gradient is not finite, as if its batch had
+        not been there; log `skipped`.
 
     Raises:
       ValueError: the teachers' roles are not those that the family needs, or a teacher's classes or
@@ -69,9 +72,20 @@ class Distiller(keras.Model):
         steps_per_epoch: int = 1,
         seed: int = 0,
         attack_shards: int | None = None,
+        skip_non_finite: bool = False,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
+        self.skip_non_finite = skip_non_finite
+        # Not the optimizer's own count: that leaves out skipped and accumulated steps.
+        self.steps_done = self.add_weight(
+            name="steps_done",
+            shape=(),
+            initializer="zeros",
+            dtype="int64",
+            trainable=False,
+            aggregation="only_first_replica",
+        )
         if attack_shards is None:
             accelerators = [d for d in tf.config.list_physical_devices() if d.device_type != "CPU"]
             attack_shards = 1 if accelerators else 2
@@ -127,7 +141,7 @@ class Distiller(keras.Model):
     @property
     def epoch(self) -> tf.Tensor:
         """Epochs done, as a float32 scalar."""
-        return epoch_of(self.optimizer.iterations, self.steps_per_epoch)
+        return epoch_of(self.steps_done.value, self.steps_per_epoch)
 
     @property
     def _needs_attack(self) -> bool:
@@ -149,8 +163,12 @@ class Distiller(keras.Model):
             is the slice of the batch that is attacked.
         """
         assert self.attack is not None  # the constructor has seen to it
-        model_fn = self._student_inference()
+        inference = self._student_inference()
         threat = self.current_threat
+
+        def model_fn(perturbed):
+            return _float32(inference(perturbed))
+
         parts = []
         for rows in _shards(tf.shape(images)[0], self.attack_shards):
             perturbed = self.attack(
@@ -165,17 +183,23 @@ class Distiller(keras.Model):
         return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)[: tf.shape(images)[0]]
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
-        """One step on (images, labels, ids); returns this step's scalars by name."""
+        """One step on (images, labels, ids); returns this step's scalars by name.
+
+        Among them `non_finite`, how many elements of loss and gradient are not finite.
+        """
         images, labels, ids = data
+        state = [tf.convert_to_tensor(v.value) for v in self._guarded_state]
         views = {"clean": images}
         if self._needs_attack:
             views["adversarial"] = self.perturb(images, labels, image_seeds(self.seed, ids))
         teachers = {
-            role: tf.stop_gradient(self._teacher_inference[role]()(views[view]))
+            role: tf.stop_gradient(_float32(self._teacher_inference[role]()(views[view])))
             for role, view in self.teacher_views.items()
         }
         with tf.GradientTape() as tape:
-            student = {view: self._student_training(views[view]) for view in self.student_views}
+            student = {
+                view: _float32(self._student_training(views[view])) for view in self.student_views
+            }
             shares = {
                 name: mean_share(term)
                 for name, term in self.terms(labels, student, teachers).items()
@@ -183,10 +207,33 @@ class Distiller(keras.Model):
             means = {name: tf.stop_gradient(replica_sum(share)) for name, share in shares.items()}
             weights, logs = self.weigh(means, teachers)
             loss = tf.add_n([weights[name] * share for name, share in shares.items()])
-        variables = self.student.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self.student.trainable_variables)
         total = tf.add_n([weights[name] * means[name] for name in means])
-        return {"loss": total, **means, **logs}
+        non_finite = _non_finite([total]) + replica_sum(_non_finite(self._guarded(gradients)))
+        logs = {"loss": total, **means, **logs, "non_finite": non_finite}
+        if self.skip_non_finite:
+            finite = non_finite == 0
+            apply_if(finite, self.optimizer, gradients, self.student.trainable_variables)
+            for variable, before in zip(self._guarded_state, state, strict=True):
+                variable.assign(tf.where(finite, variable.value, before))
+            logs["skipped"] = tf.cast(~finite, tf.float32)
+        else:
+            self.optimizer.apply(gradients, self.student.trainable_variables)
+        self.steps_done.assign_add(1)
+        return self.fit_logs(logs)
+
+    @property
+    def _guarded_state(self) -> list[keras.Variable]:
+        """What a skipped step must not move, beside what the optimizer moves."""
+        if not self.skip_non_finite:
+            return []
+        return [v for v in self.non_trainable_variables if v is not self.steps_done]
+
+    def _guarded(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        # Loss scaling overflows now and then by design, and sees to it by itself.
+        scaling = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        return [] if scaling else gradients
 
     def call(self, inputs, training=False):
         """The student's logits."""
@@ -221,6 +268,17 @@ class Distiller(keras.Model):
                         f"{name}: teacher {role!r} has {what} of shape {tuple(theirs[1:])}, the "
                         f"student {tuple(ours[1:])}; teach on the same data set."
                     )
+
+
+def _float32(logits: tf.Tensor) -> tf.Tensor:
+    """Losses, entropies and balance stay in float32 whatever the nets compute in."""
+    return tf.cast(logits, tf.float32)
+
+
+def _non_finite(tensors: list[tf.Tensor]) -> tf.Tensor:
+    """How many elements are not finite, float32 scalar."""
+    counts = [tf.math.count_nonzero(~tf.math.is_finite(t), dtype=tf.float32) for t in tensors]
+    return tf.add_n(counts) if counts else tf.zeros([])
 
 
 def _shards(count: tf.Tensor, shards: int) -> list[slice]:

@@ -9,6 +9,7 @@ taken of the global means, or replicas drift apart.
 from __future__ import annotations
 
 import tensorflow as tf
+from keras.optimizers import Optimizer
 
 
 def replica_sum(value: tf.Tensor) -> tf.Tensor:
@@ -30,3 +31,37 @@ def mean_share(values: tf.Tensor) -> tf.Tensor:
     """
     count = replica_sum(tf.cast(tf.shape(values)[0], values.dtype))
     return tf.reduce_sum(values) / count
+
+
+def apply_if(
+    finite: tf.Tensor, optimizer: Optimizer, gradients: list[tf.Tensor], variables: list
+) -> None:
+    """Applies gradients where `finite` holds, and changes nothing where it does not.
+
+    Args:
+      finite: bool scalar, the same on all replicas.
+      optimizer: built.
+      gradients: of this replica.
+      variables: trained.
+    """
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1 or context.strategy.extended._use_merge_call() is False:
+        tf.cond(finite, lambda: _applied(optimizer, gradients, variables), lambda: False)
+        return
+
+    # A branch that merges replicas may not stand in a condition of one replica.
+    def merged(strategy, finite, gradients):
+        def apply():
+            strategy.extended.call_for_each_replica(
+                lambda parts: _applied(optimizer, parts, variables), args=(gradients,)
+            )
+            return False
+
+        tf.cond(strategy.experimental_local_results(finite)[0], apply, lambda: False)
+
+    context.merge_call(merged, args=(finite, gradients))
+
+
+def _applied(optimizer: Optimizer, gradients: list[tf.Tensor], variables: list) -> bool:
+    optimizer.apply(gradients, variables)
+    return False  # what both branches of a condition return

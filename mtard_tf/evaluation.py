@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from multiprocessing.pool import ThreadPool
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from mtard_tf.data.batches import evaluation_batches
 from mtard_tf.data.image_data import Split
 from mtard_tf.models.empty_batches import never_empty
 from mtard_tf.models.folding import FoldedInference
+from mtard_tf.strategies import local_devices, total_over_workers, worker_count, worker_index
 from mtard_tf.threat import ThreatModel
 
 # Rounding of a float32 sum near 1 is below 1e-7; more is an attack that left its threat model.
@@ -37,15 +39,24 @@ class Evaluator:
       threat: ball and box that every attacked image must stay in.
       batch_size: images at a time; memory depends on it and not on the number of images.
       seed: of the attacks' random starts; per image, so batching does not change a result.
+      strategy: under whose scope the model was made; `clean` and `attacked` share the batches among
+        its workers and devices, and every worker gets the whole result.
     """
 
     def __init__(
-        self, model: keras.Model, threat: ThreatModel, *, batch_size: int = 250, seed: int = 0
+        self,
+        model: keras.Model,
+        threat: ThreatModel,
+        *,
+        batch_size: int = 250,
+        seed: int = 0,
+        strategy: tf.distribute.Strategy | None = None,
     ) -> None:
         self.model = model
         self.threat = threat
         self.batch_size = batch_size
         self.seed = seed
+        self.strategy = strategy or tf.distribute.get_strategy()
         self._inference = FoldedInference(model)
         self._compiled: dict[tuple[int, bool], tuple[Callable, Callable]] = {}
         self._images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
@@ -67,12 +78,7 @@ class Evaluator:
 
     def clean(self, split: Split, examples: int | None = None) -> np.ndarray:
         """Which of the first `examples` images are classified rightly, bool `[examples]`."""
-        return np.concatenate(
-            [
-                self.correct(images, labels)
-                for images, labels, _ in evaluation_batches(split, self.batch_size, examples)
-            ]
-        )
+        return self._over(lambda images, labels, _: self.correct(images, labels), split, examples)
 
     def attacked(self, attack: Callable, split: Split, examples: int | None = None) -> np.ndarray:
         """Which images are still classified rightly after `attack`, bool `[examples]`.
@@ -82,12 +88,33 @@ class Evaluator:
         Raises:
           EvaluationError: the attack returned an image outside the ball or the box.
         """
-        return np.concatenate(
-            [
-                self.standing(attack, images, labels, ids, self.correct(images, labels))
-                for images, labels, ids in evaluation_batches(split, self.batch_size, examples)
-            ]
-        )
+
+        def standing(images, labels, ids):
+            return self.standing(attack, images, labels, ids, self.correct(images, labels))
+
+        return self._over(standing, split, examples)
+
+    def _over(self, compute: Callable, split: Split, examples: int | None) -> np.ndarray:
+        """`compute` on every batch, bool `[examples]`: a batch goes to one device of one worker."""
+        workers, index = worker_count(self.strategy), worker_index(self.strategy)
+        devices = local_devices(self.strategy)
+        result = np.zeros(min(examples or len(split), len(split)), np.int32)
+
+        def one(numbered) -> None:
+            place, (images, labels, ids) = numbered
+            with tf.device(devices[place // workers % len(devices)]):
+                result[ids.numpy()] = compute(images, labels, ids)
+
+        batches = enumerate(evaluation_batches(split, self.batch_size, examples))
+        own = (numbered for numbered in batches if numbered[0] % workers == index)
+        if len(devices) == 1:
+            for _, batch in own:
+                result[batch[2].numpy()] = compute(*batch)
+        else:
+            with ThreadPool(len(devices)) as pool:
+                for _ in pool.imap_unordered(one, own):
+                    pass
+        return total_over_workers(self.strategy, result).astype(bool)
 
     def standing(
         self,

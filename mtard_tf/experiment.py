@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import difflib
@@ -14,10 +15,14 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from mtard_tf import files
+from mtard_tf import files, strategies
 from mtard_tf.data.image_data import ImageData
-from mtard_tf.stage import Stage, train
+from mtard_tf.locking import locked
+from mtard_tf.model_files import file_digest
+from mtard_tf.preemption import Preempted, Preemption
+from mtard_tf.stage import Stage
 from mtard_tf.threat import ThreatModel
+from mtard_tf.training import Setting, train
 
 
 class RunError(ValueError):
@@ -34,6 +39,7 @@ class Experiment:
       epsilon: radius of the threat model, in [0, 1] pixel units.
       norm: "linf" or "l2".
       seed: of weights, order of examples, augmentation and attacks.
+      strategy: what to train on, see `strategies.create`; a flag overrules it.
 
     Raises:
       ValueError: no stages, a name twice, or a stage whose teacher is neither an earlier stage nor
@@ -45,6 +51,7 @@ class Experiment:
     epsilon: float = 8 / 255
     norm: str = "linf"
     seed: int = 0
+    strategy: str = "one_device"
 
     def __post_init__(self) -> None:
         if not callable(self.dataset):
@@ -74,43 +81,74 @@ class Experiment:
         return ThreatModel(self.norm, self.epsilon)
 
 
-def run(experiment: Experiment, run_dir: pathlib.Path, config: str) -> list[dict]:
-    """Runs all stages that are not finished.
+def run(
+    experiment: Experiment,
+    run_dir: pathlib.Path,
+    config: str,
+    strategy: tf.distribute.Strategy | None = None,
+) -> list[dict]:
+    """Runs all stages that are not finished; one that was cut off goes on.
 
     Args:
       experiment: with its stages built.
-      run_dir: made if it is not there; README.md shows what it will hold.
+      run_dir: made if it is not there; README.md shows what it will hold. Several workers share it.
       config: the configuration as one text, kept as `config.gin`.
+      strategy: what to train on; default one device.
 
     Returns:
       One `stage.json` per stage.
 
     Raises:
-      RunError: the directory holds a run of another configuration.
+      RunError: the directory holds a run of another configuration, or is in use.
+      Preempted: the process was told to go (SIGTERM).
     """
+    strategy = strategy or tf.distribute.get_strategy()
     data = experiment.dataset()
     dry_run(experiment, data)
-    claim(run_dir, config)
-    results = []
-    for stage in experiment.stages:
-        folder = run_dir / stage.name
-        if (folder / "stage.json").exists() and (folder / "student.keras").exists():
-            results.append(files.read_json(folder / "stage.json"))
-            print(f"{stage.name}: finished before, not run again.")
-            continue
-        results.append(
-            train(
-                stage,
-                data,
-                {role: load_student(run_dir, name) for role, name in stage.teachers.items()},
-                folder,
-                threat=experiment.threat,
-                seed=stage_seed(experiment.seed, stage.name),
-                initial=load_student(run_dir, stage.initial) if stage.initial else None,
+    chief = strategies.is_chief(strategy)
+    with contextlib.ExitStack() as stack:
+        if chief:
+            claim(run_dir, config)
+            stack.enter_context(locked(run_dir))
+        strategies.wait_for_all(strategy)
+        preemption = stack.enter_context(Preemption().listening())
+        setting = Setting(data, experiment.threat, strategy, preemption)
+        return [_stage(experiment, stage, run_dir, setting) for stage in experiment.stages]
+
+
+def _stage(
+    experiment: Experiment, stage: Stage, run_dir: pathlib.Path, setting: Setting
+) -> dict:
+    folder = run_dir / stage.name
+    named = {**stage.teachers, **({"initial": stage.initial} if stage.initial else {})}
+    sources = {role: file_digest(existing(run_dir, name)) for role, name in named.items()}
+    if (folder / "stage.json").exists() and (folder / "student.keras").exists():
+        result = files.read_json(folder / "stage.json")
+        if result["sources"] != sources:
+            raise RunError(
+                f"{folder} was trained from other files than those now there for "
+                f"{', '.join(sorted(k for k in sources if result['sources'].get(k) != sources[k]))}"
+                f"; remove {folder} to train it anew."
             )
-        )
-        keras.backend.clear_session()
-    return results
+        if strategies.is_chief(setting.strategy):
+            print(f"{stage.name}: finished before, not run again.")
+        return result
+    if setting.preemption.told:
+        raise Preempted(0)
+    with setting.strategy.scope():
+        models = {role: load_student(run_dir, name) for role, name in named.items()}
+    initial = models.pop("initial", None) if stage.initial else None
+    result = train(
+        stage,
+        models,
+        folder,
+        setting,
+        seed=stage_seed(experiment.seed, stage.name),
+        sources=sources,
+        initial=initial,
+    )
+    keras.backend.clear_session()
+    return result
 
 
 def stage_seed(seed: int, name: str) -> int:
@@ -196,15 +234,25 @@ def student_path(run_dir: pathlib.Path, source: str) -> pathlib.Path:
     return run_dir / source / "student.keras"
 
 
+def existing(run_dir: pathlib.Path, source: str) -> pathlib.Path:
+    """The file of a teacher.
+
+    Raises:
+      RunError: it is not there.
+    """
+    path = student_path(run_dir, source)
+    if not path.exists():
+        raise RunError(f"{path} is missing; run the stage {source!r} first, or give a .keras file.")
+    return path
+
+
 def load_student(run_dir: pathlib.Path, source: str) -> keras.Model:
     """Loads a stage's student, or a model file.
 
     Raises:
       RunError: the file is missing or is not a Keras model.
     """
-    path = student_path(run_dir, source)
-    if not path.exists():
-        raise RunError(f"{path} is missing; run the stage {source!r} first, or give a .keras file.")
+    path = existing(run_dir, source)
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:

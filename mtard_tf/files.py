@@ -24,9 +24,20 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     remove(temporary)
     try:
         yield temporary
+        if temporary.is_file():
+            _to_disk(temporary)
         os.replace(temporary, path)
     finally:
         remove(temporary)
+
+
+def _to_disk(path: pathlib.Path) -> None:
+    """Waits until a file's bytes are on disk: a rename may get there before them."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

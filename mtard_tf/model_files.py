@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import zipfile
 from typing import Any
 
 import keras
@@ -146,6 +147,18 @@ def fingerprint(model: Any) -> str:
         for place, layer in enumerate([model, *model.layers]):
             structure = structure.replace(f'"{layer.name}"', f'"{place}"')
     return digest(structure, *[np.asarray(variable) for variable in model.variables])
+
+
+def file_digest(path: pathlib.Path) -> str:
+    """A fingerprint of a `.keras` file's net and weights, 16 hexadecimal digits.
+
+    The date that Keras writes into the file does not count.
+    """
+    if not zipfile.is_zipfile(path):
+        return digest(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in sorted(archive.namelist()) if name != "metadata.json"]
+        return digest(*(archive.read(name) for name in names))
 
 
 def parameters(model: Any) -> int:

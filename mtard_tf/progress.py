@@ -10,11 +10,11 @@ _LIVE_SECONDS = 0.1
 
 
 class ProgressLine:
-    """How far an attack is, what stands so far, and how long it will take.
+    """How far an attack or a training is, how it stands, and how long it will take.
 
     Args:
       name: what is running.
-      total: examples to go through.
+      total: examples or steps to go through.
     """
 
     def __init__(self, name: str, total: int) -> None:
@@ -22,17 +22,18 @@ class ProgressLine:
         self._live = sys.stderr.isatty()
         self._started = self._shown = time.perf_counter()
 
-    def update(self, done: int, computed: int, text: str = "") -> None:
+    def update(self, done: int, computed: int, text: str = "", now: bool = False) -> None:
         """Shows the state; the last update (`done` equal to the total) always.
 
         Args:
-          done: examples that have a result.
+          done: examples or steps that are behind.
           computed: how many of them this process computed; the time left follows from these.
           text: such as the running accuracy.
+          now: show it however short ago the last one was shown.
         """
-        now = time.perf_counter()
         last = done >= self._total
-        if not last and now - self._shown < (_LIVE_SECONDS if self._live else _PLAIN_SECONDS):
+        must, now = now or last, time.perf_counter()
+        if not must and now - self._shown < (_LIVE_SECONDS if self._live else _PLAIN_SECONDS):
             return
         self._shown = now
         share = done / self._total

@@ -78,6 +78,7 @@ SET_BY_STAGE = (
     "rate_schedule",
     "steps_per_epoch",
     "seed",
+    "skip_non_finite",
 )
 
 

@@ -157,8 +157,8 @@ def _stages(run_dir: pathlib.Path, names: Sequence[str]) -> list[str]:
     lines = [
         "## Stages",
         "",
-        "| stage | teachers | epochs | chosen | validation clean | validation robust | seconds |",
-        "|---|---|---:|---|---:|---:|---:|",
+        "| stage | teachers | epochs | chosen | validation clean | validation robust |",
+        "|---|---|---:|---|---:|---:|",
     ]
     for name in names:
         path = run_dir / name / "stage.json"
@@ -170,8 +170,7 @@ def _stages(run_dir: pathlib.Path, names: Sequence[str]) -> list[str]:
         robust = f"{chosen['validation_robust']:.1%}" if "validation_robust" in chosen else ""
         lines.append(
             f"| {name} | {teachers} | {stage['epochs']} | {stage['selected']} (epoch "
-            f"{chosen['epoch']}) | {chosen['validation_clean']:.1%} | {robust} | "
-            f"{stage['seconds']} |"
+            f"{chosen['epoch']}) | {chosen['validation_clean']:.1%} | {robust} |"
         )
     return lines
 

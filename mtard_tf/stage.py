@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import pathlib
-import shutil
-import time
 from collections.abc import Callable, Mapping
 
 import gin
 import keras
 
-from mtard_tf import files
 from mtard_tf.attacks.pgd import PGD
-from mtard_tf.callbacks import Progress, Recorder, Validation
-from mtard_tf.data.batches import steps_per_epoch, training_batches
+from mtard_tf.data.batches import steps_per_epoch
 from mtard_tf.data.image_data import ImageData
-from mtard_tf.evaluation import Evaluator
+from mtard_tf.models.precision import POLICIES, with_precision
 from mtard_tf.optimizers import sgd
 from mtard_tf.schedules import CONSTANT, Schedule, ScheduledRate, StepDecay
 from mtard_tf.threat import ThreatModel
@@ -46,6 +41,16 @@ class Stage:
       validation_examples: how many validation images; None for all.
       select: "best" validation W-Robust, or "last", becomes `student.keras`.
       initial: name of an earlier stage, or path, whose weights the student starts from.
+      precision: "float32", "mixed_bfloat16" or "mixed_float16" (with loss scaling), of student,
+        teachers and attack; losses, entropies and balance stay in float32, and so does
+        `student.keras`.
+      gradient_accumulation_steps: batches whose gradients make one step of the optimizer.
+      steps_per_execution: steps that run without coming back to Python. Records and checkpoints
+        then see every so many steps only.
+      synchronized_batch_norm: BatchNorm takes its statistics over all replicas.
+      on_non_finite: "stop" at, or "skip", a step whose loss or gradient is not finite.
+      checkpoint_every: steps between two checkpoints; the end of an epoch always has one.
+      keep_checkpoints: how many of the newest stay.
 
     Raises:
       ValueError: a number or choice that means nothing.
@@ -68,9 +73,24 @@ class Stage:
     validation_examples: int | None = None
     select: str = "best"
     initial: str | None = None
+    precision: str = "float32"
+    gradient_accumulation_steps: int = 1
+    steps_per_execution: int = 1
+    synchronized_batch_norm: bool = False
+    on_non_finite: str = "stop"
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        for field in ("epochs", "batch_size", "validate_every"):
+        for field in (
+            "epochs",
+            "batch_size",
+            "validate_every",
+            "gradient_accumulation_steps",
+            "steps_per_execution",
+            "checkpoint_every",
+            "keep_checkpoints",
+        ):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(
@@ -82,8 +102,16 @@ class Stage:
                     f"{self.name}/Stage.{field} is a factory; write ... = @schedules.Name(), "
                     "with ()."
                 )
-        if self.select not in ("best", "last"):
-            raise ValueError(f"{self.name}/Stage.select is {self.select!r}; use 'best' or 'last'.")
+        for field, choices in (
+            ("select", ("best", "last")),
+            ("on_non_finite", ("stop", "skip")),
+            ("precision", POLICIES),
+        ):
+            if getattr(self, field) not in choices:
+                known = " or ".join(map(repr, choices))
+                raise ValueError(
+                    f"{self.name}/Stage.{field} is {getattr(self, field)!r}; use {known}."
+                )
 
     def threat(self, threat: ThreatModel) -> ThreatModel:
         """The threat model of this stage's training."""
@@ -99,74 +127,38 @@ class Stage:
         """
         keras.utils.set_random_seed(seed)
         steps = steps_per_epoch(len(data.train), self.batch_size)
-        rate = ScheduledRate(self.learning_rate, self.learning_rate_schedule, steps)
+        accumulated = self.gradient_accumulation_steps
+        rate = ScheduledRate(self.learning_rate, self.learning_rate_schedule, steps / accumulated)
         with gin.config_scope(self.name):
+            student = self.model(data.image_shape, data.num_classes)
             distiller = self.distiller(
-                self.model(data.image_shape, data.num_classes),
-                teachers,
+                self._prepared(student),
+                {role: with_precision(t, self.precision) for role, t in teachers.items()},
                 threat=self.threat(threat),
                 epsilon_schedule=self.epsilon_schedule,
                 rate_schedule=self.rate_schedule or self.learning_rate_schedule,
                 steps_per_epoch=steps,
                 seed=seed,
+                skip_non_finite=self.on_non_finite == "skip",
             )
             optimizer = self.optimizer(rate)
+        if accumulated > 1:
+            optimizer.gradient_accumulation_steps = accumulated
+        if self.precision == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer.build(distiller.student.trainable_variables)
         # XLA is slower than plain graphs for these nets on CPU (measured), and optional elsewhere.
-        distiller.compile(optimizer=optimizer, jit_compile=False)
+        distiller.compile(
+            optimizer=optimizer,
+            jit_compile=False,
+            auto_scale_loss=False,
+            steps_per_execution=self.steps_per_execution,
+        )
         return distiller
 
-
-def train(
-    stage: Stage,
-    data: ImageData,
-    teachers: Mapping[str, keras.Model],
-    folder: pathlib.Path,
-    *,
-    threat: ThreatModel,
-    seed: int,
-    initial: keras.Model | None = None,
-) -> dict:
-    """Trains a stage and writes its folder; `stage.json`, written last, marks it finished.
-
-    Returns:
-      The content of `stage.json`.
-    """
-    started = time.time()
-    files.remove(folder)  # what a stage that was cut off left: two runs must not mix
-    folder.mkdir(parents=True)
-    distiller = stage.build(data, teachers, threat, seed)
-    if initial is not None:
-        distiller.student.set_weights(initial.get_weights())
-    validation = Validation(
-        data.validation,
-        Evaluator(distiller.student, threat),
-        stage.validation_attack,
-        folder / "checkpoints",
-        stage.validate_every,
-        stage.validation_examples,
-    )
-    steps = steps_per_epoch(len(data.train), stage.batch_size)
-    distiller.fit(
-        training_batches(data, batch_size=stage.batch_size, epochs=stage.epochs, seed=seed),
-        epochs=stage.epochs,
-        steps_per_epoch=steps,
-        shuffle=False,
-        verbose=0,
-        callbacks=[validation, Recorder(folder), Progress(stage.name, stage.epochs, steps)],
-    )
-    with files.replacing(folder / "student.keras") as temporary:
-        shutil.copyfile(folder / "checkpoints" / f"{stage.select}.keras", temporary)
-    result = {
-        "stage": stage.name,
-        "teachers": dict(stage.teachers),
-        "epochs": stage.epochs,
-        "steps": stage.epochs * steps,
-        "seed": seed,
-        "selected": stage.select,
-        "best": validation.best,
-        "last": validation.last,
-        "seconds": round(time.time() - started, 1),
-    }
-    files.write_text(folder / "operative_config.gin", gin.operative_config_str())
-    files.write_json(folder / "stage.json", result)
-    return result
+    def _prepared(self, student: keras.Model) -> keras.Model:
+        if self.synchronized_batch_norm:
+            for layer in getattr(student, "layers", []):
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.synchronized = True
+        return with_precision(student, self.precision)

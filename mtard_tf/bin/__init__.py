@@ -7,10 +7,15 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
 
+from mtard_tf.preemption import EXIT_CODE, Preempted
+
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the whole stack trace of an error.")
+
+_LOST_WORKER = ("UnavailableError", "AbortedError", "DeadlineExceededError", "CancelledError")
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -28,14 +33,32 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             # gin appends, line by line, the calls that an error went through.
             message = re.split(r"\n\s+(?:In call to|No values supplied)", str(error))[0]
             sys.exit(f"{_command(argv[0])}: {message}")
+        except Preempted as error:
+            _leave(argv[0], str(error))
         except KeyboardInterrupt:
             sys.exit(130)
+        except Exception as error:
+            # TensorFlow is not imported here; its errors of a lost connection have these names.
+            if _DEBUG.value or type(error).__name__ not in _LOST_WORKER:
+                raise
+            lines = str(error).splitlines() or [""]
+            _leave(
+                argv[0],
+                f"Another worker is gone ({lines[0][:200]}). Start all workers again with the same "
+                "commands; they go on from the last checkpoint.",
+            )
 
     # absl shows the flags of `__main__` as a program's own; for an installed script that is a stub.
     for flag in flags.FLAGS.get_flags_for_module(main.__module__):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
     app.run(guarded)
+
+
+def _leave(program: str, message: str) -> NoReturn:
+    print(f"{_command(program)}: {message}", file=sys.stderr, flush=True)
+    # Not sys.exit: TensorFlow's threads may wait for a worker that never answers.
+    os._exit(EXIT_CODE)
 
 
 def _command(path: str) -> str:

@@ -3,7 +3,14 @@
     mtard-train --config=quickstart.gin --run_dir=runs/quickstart
     mtard-train --config=quickstart.gin --gin='student/Stage.epochs = 20' --run_dir=runs/longer
 
-Finished stages are not run again. Also `python -m mtard_tf.bin.train ...`.
+Finished stages are not run again; one that was cut off goes on from its last checkpoint, so the
+same command is all that a scheduler has to repeat. Exit codes: 0 done, 1 a mistake that repeating
+will not mend, 75 told to go (SIGTERM) or left by another worker: run it again. On several devices:
+
+    mtard-train --strategy=mirrored --config=... --run_dir=...
+    mtard-train --strategy=multi_worker --workers=HOST1:2222,HOST2:2222 --index=0 ...   (on HOST1)
+
+Also `python -m mtard_tf.bin.train ...`.
 """
 
 from __future__ import annotations
@@ -14,6 +21,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from mtard_tf import bin as binary
+from mtard_tf.bin import devices
 
 _CONFIG = flags.DEFINE_multi_string("config", [], "Gin file; repeatable, later ones win.")
 _GIN = flags.DEFINE_multi_string("gin", [], "Gin binding, such as student/Stage.epochs=5.")
@@ -21,12 +29,16 @@ _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.", require
 
 
 def main(argv: Sequence[str]) -> None:
-    from mtard_tf import config, experiment
+    from mtard_tf import config, experiment, strategies
 
     config.parse(_CONFIG.value, _GIN.value)
     run_dir = pathlib.Path(_RUN_DIR.value)
     described = config.experiment()
-    for stage in experiment.run(described, run_dir, config.text()):
+    strategy = devices.strategy(described.strategy)
+    stages = experiment.run(described, run_dir, config.text(), strategy)
+    if not strategies.is_chief(strategy):
+        return
+    for stage in stages:
         print(f"{stage['stage']}: {run_dir / stage['stage'] / 'student.keras'}")
     print(f"Next: mtard-eval --run_dir={run_dir}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -20,7 +22,14 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
 
 
 def training_batches(
-    data: ImageData, *, batch_size: int, epochs: int, seed: int, start_step: int = 0
+    data: ImageData,
+    *,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    start_step: int = 0,
+    parts: Sequence[int] = (0,),
+    replicas: int = 1,
 ) -> tf.data.Dataset:
     """`epochs * ceil(n / batch_size)` batches of the training split, from `start_step` on.
 
@@ -34,13 +43,17 @@ def training_batches(
       seed: integer; order and augmentation are functions of it.
       start_step: batches to leave out, as if they had been taken (resuming). 0 to
         `epochs * ceil(n / batch_size)`.
+      parts: which parts of each batch this process takes, in order, each as an element of its own.
+      replicas: parts that each batch is cut into: part r of a batch of b is its rows
+        `b * r // replicas` to `b * (r + 1) // replicas`.
 
     Returns:
       A dataset of (images float32 `[batch, h, w, c]` in [0, 1], labels int32 `[batch]`,
       ids int64 `[batch]`); an id is the place in the stream, `epoch * n + place`, so it is unique.
 
     Raises:
-      DataError: a size below 1, an empty split, or `start_step` out of range.
+      DataError: a size below 1, an empty split, `start_step` out of range, or a last batch with
+        fewer images than there are replicas.
     """
     examples = len(data.train)
     _check_positive(batch_size=batch_size, epochs=epochs, training_examples=examples)
@@ -50,20 +63,30 @@ def training_batches(
             f"start_step is {start_step}; {epochs} epochs of {per_epoch} batches allow 0 to "
             f"{epochs * per_epoch}."
         )
+    shortest = examples - (per_epoch - 1) * batch_size
+    if shortest < replicas:
+        raise DataError(
+            f"The last batch of an epoch has {shortest} of {examples} images for {replicas} "
+            f"replicas; give a batch_size other than {batch_size}."
+        )
     first_epoch, first_batch = divmod(start_step, per_epoch)
     images, labels = tf.constant(data.train.images), tf.constant(data.train.labels)
+    own = tf.constant(parts, tf.int64)
 
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
         order = tf.random.experimental.stateless_shuffle(tf.range(examples), seed=key)
 
-        def places_and_ids(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            start = batch * batch_size
-            stop = tf.minimum(start + batch_size, examples)
+        def places_and_ids(turn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            batch, part = turn // len(parts), tf.gather(own, turn % len(parts))
+            first = batch * batch_size
+            size = tf.minimum(examples - first, batch_size)
+            start, stop = first + size * part // replicas, first + size * (part + 1) // replicas
             return order[start:stop], epoch * examples + tf.range(start, stop)
 
         start_batch = tf.where(epoch == first_epoch, tf.constant(first_batch, tf.int64), 0)
-        return tf.data.Dataset.range(start_batch, per_epoch).map(places_and_ids)
+        turns = tf.data.Dataset.range(start_batch * len(parts), per_epoch * len(parts))
+        return turns.map(places_and_ids)
 
     def examples_of(places: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         batch = tf.gather(images, places)
@@ -73,7 +96,7 @@ def training_batches(
 
     batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_batches).map(examples_of)
     batches = batches.apply(
-        tf.data.experimental.assert_cardinality(epochs * per_epoch - start_step)
+        tf.data.experimental.assert_cardinality((epochs * per_epoch - start_step) * len(parts))
     )
     return batches.prefetch(_PREFETCHED_BATCHES)
 

@@ -1,0 +1,43 @@
+"""One trainer in a run directory at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import socket
+from collections.abc import Iterator
+
+try:
+    import fcntl
+except ImportError:  # Windows has none; there nothing guards a run directory
+    fcntl = None  # type: ignore[assignment]
+
+
+class LockedError(ValueError):
+    """The directory is in use. The message is one line."""
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Holds the directory's `lock` file inside the block; the system frees it if the process dies.
+
+    Raises:
+      LockedError: another process holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    with (folder / "lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise LockedError(
+                f"{folder} is being trained by {holder}; wait for it, or choose another --run_dir."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

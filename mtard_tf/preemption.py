@@ -1,0 +1,39 @@
+"""Being told to go: SIGTERM, which schedulers send some seconds before they kill."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+# sysexits.h, EX_TEMPFAIL: the same command may work later. Schedulers can requeue on it.
+EXIT_CODE = 75
+
+
+class Preempted(Exception):
+    """Training stopped because the process was told to go; the same command goes on."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(
+            f"Told to go (SIGTERM): checkpointed at step {step:,}. The same command goes on."
+        )
+
+
+class Preemption:
+    """Remembers whether SIGTERM has come."""
+
+    def __init__(self) -> None:
+        self.told = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[Preemption]:
+        """Handles SIGTERM inside the block; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "told", True))
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGTERM, before)

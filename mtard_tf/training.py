@@ -1,0 +1,230 @@
+"""Trains a stage, or goes on with one, and writes its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import gin
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mtard_tf import checkpoints, files, strategies
+from mtard_tf.callbacks import Guard, Progress, Recorder, Saver, Validation
+from mtard_tf.checkpoints import Checkpoints
+from mtard_tf.data.batches import steps_per_epoch
+from mtard_tf.data.image_data import ImageData
+from mtard_tf.evaluation import Evaluator
+from mtard_tf.models.precision import with_precision
+from mtard_tf.preemption import Preemption
+from mtard_tf.stage import Stage
+from mtard_tf.threat import ThreatModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What the stages of a run share while they train.
+
+    Attributes:
+      data: the set.
+      threat: of the experiment.
+      strategy: what they train on.
+      preemption: whether the process was told to go.
+    """
+
+    data: ImageData
+    threat: ThreatModel
+    strategy: tf.distribute.Strategy = dataclasses.field(
+        default_factory=tf.distribute.get_strategy
+    )
+    preemption: Preemption = dataclasses.field(default_factory=Preemption)
+
+
+def train(
+    stage: Stage,
+    teachers: Mapping[str, keras.Model],
+    folder: pathlib.Path,
+    setting: Setting,
+    *,
+    seed: int,
+    sources: Mapping[str, str] | None = None,
+    initial: keras.Model | None = None,
+) -> dict:
+    """Trains a stage and writes its folder; `stage.json`, written last, marks it finished.
+
+    A stage that was cut off goes on from its newest checkpoint, to the same weights.
+
+    Args:
+      stage: what to train.
+      teachers: role -> model, made under the strategy's scope.
+      folder: of the stage.
+      setting: what it is trained on.
+      seed: of the stage.
+      sources: teacher or initial -> fingerprint of the file it came from.
+      initial: model whose weights the student starts from.
+
+    Returns:
+      The content of `stage.json`.
+
+    Raises:
+      Preempted: the process was told to go; a checkpoint is written.
+      NonFinite: a loss or gradient is not finite.
+      CheckpointError: the checkpoint is of another student or other teachers.
+    """
+    strategy, data = setting.strategy, setting.data
+    sources = dict(sources or {})
+    with strategy.scope():
+        distiller = stage.build(data, teachers, setting.threat, seed)
+        if initial is not None:
+            distiller.student.set_weights(initial.get_weights())
+    run = _Run(stage, distiller, folder, setting, seed, sources)
+    run.resume()
+    try:
+        run.fit()
+    finally:
+        run.close()
+    if strategies.is_chief(strategy):
+        run.finish()
+    strategies.wait_for_all(strategy)
+    return files.read_json(folder / "stage.json")
+
+
+class _Run:
+    """One stage on its way: distiller, callbacks and checkpoints that belong together."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        distiller: keras.Model,
+        folder: pathlib.Path,
+        setting: Setting,
+        seed: int,
+        sources: Mapping[str, str],
+    ) -> None:
+        data, strategy = setting.data, setting.strategy
+        self._stage, self._distiller, self._folder = stage, distiller, folder
+        self._setting, self._seed, self._sources = setting, seed, sources
+        self._steps = steps_per_epoch(len(data.train), stage.batch_size)
+        self._chief = strategies.is_chief(strategy)
+        kept = folder / "checkpoints"
+        self._checkpoints = Checkpoints(kept, stage.keep_checkpoints)
+        self._validation = Validation(
+            data.validation,
+            Evaluator(distiller.student, setting.threat, strategy=strategy),
+            stage.validation_attack,
+            kept if self._chief else None,
+            epochs=stage.epochs,
+            every=stage.validate_every,
+            examples=stage.validation_examples,
+            say=self._say,
+        )
+        self._recorder: Recorder | None = None  # the chief's, once it is known where to begin
+
+    def resume(self) -> None:
+        """Sets everything to the newest checkpoint, if there is one for these sources."""
+        state = self._checkpoints.newest(self._say)
+        step = 0 if state is None else state.step
+        strategy = self._setting.strategy
+        total = strategies.total_over_workers(strategy, np.array([step], np.int64))[0]
+        if total != step * strategies.worker_count(strategy):
+            raise checkpoints.CheckpointError(
+                f"{self._folder}: the workers see different checkpoints; --run_dir must be one "
+                "folder that all workers share."
+            )
+        if state is not None and state.notes["sources"] != self._sources:
+            raise checkpoints.CheckpointError(
+                f"{self._folder}: a teacher's file is not the one that this stage was begun with; "
+                f"put it back, or remove {self._folder} to train the stage anew."
+            )
+        if self._chief:
+            if state is None:
+                files.remove(self._folder)  # what a stage left that never came to a checkpoint
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._recorder = Recorder(self._folder)
+        if state is None:
+            return
+        checkpoints.restore(self._distiller, state.values)
+        self._validation.restore(state.notes["validation"])
+        if self._recorder is not None:
+            self._recorder.restore(state.notes["recorder"])
+        self._say(f"goes on at step {state.step:,} of {self._stage.epochs * self._steps:,}.")
+
+    def fit(self) -> None:
+        """Trains what is left, epoch by epoch."""
+        stage, distiller = self._stage, self._distiller
+        callbacks = [Guard(stage.name, self._steps, self._seed), self._validation]
+        if self._recorder is not None:
+            callbacks += [self._recorder, Progress(stage.name, stage.epochs, self._steps)]
+        callbacks.append(
+            Saver(
+                self._checkpoints if self._chief else None,
+                self._notes,
+                every=stage.checkpoint_every,
+                steps=self._steps,
+                preemption=self._setting.preemption,
+            )
+        )
+        for epoch in range(int(distiller.steps_done) // self._steps, stage.epochs):
+            step = int(distiller.steps_done)
+            batches = strategies.training_data(
+                self._setting.strategy,
+                self._setting.data,
+                batch_size=stage.batch_size,
+                epoch=epoch,
+                seed=self._seed,
+                start_step=step,
+            )
+            distiller.fit(
+                batches,
+                initial_epoch=epoch,
+                epochs=epoch + 1,
+                steps_per_epoch=(epoch + 1) * self._steps - step,
+                shuffle=False,
+                verbose=0,
+                callbacks=list(callbacks),
+            )
+
+    def finish(self) -> None:
+        """Writes what marks the stage as finished, and removes what only a resumption needs."""
+        stage, folder = self._stage, self._folder
+        chosen = keras.models.load_model(
+            folder / "checkpoints" / f"{stage.select}.keras", compile=False
+        )
+        with files.replacing(folder / "student.keras") as temporary:
+            with_precision(chosen, "float32").save(temporary)
+        files.write_text(folder / "operative_config.gin", gin.operative_config_str())
+        result = {
+            "stage": stage.name,
+            "teachers": dict(stage.teachers),
+            "sources": dict(self._sources),
+            "epochs": stage.epochs,
+            "steps": stage.epochs * self._steps,
+            "seed": self._seed,
+            "selected": stage.select,
+            "best": self._validation.best,
+            "last": self._validation.last,
+        }
+        files.write_json(folder / "stage.json", result)
+        self._checkpoints.clear()
+
+    def close(self) -> None:
+        """Closes the files that a training keeps open."""
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def _notes(self) -> dict[str, Any]:
+        recorder = {} if self._recorder is None else self._recorder.notes
+        return {
+            "sources": self._sources,
+            "validation": self._validation.notes,
+            "recorder": recorder,
+        }
+
+    def _say(self, line: str) -> None:
+        if self._chief:
+            print(f"{self._stage.name}: {line}", file=sys.stderr, flush=True)

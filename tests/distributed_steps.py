@@ -1,0 +1,114 @@
+"""Steps of `bmtard` under a strategy, for `distribution_test.py`: run once by each worker.
+
+    python distributed_steps.py OUT STRATEGY DEVICES [WORKERS INDEX] [--batch_norm] [--uneven]
+
+Writes what every step left (balance state, on each local replica) and the last weights to OUT.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+
+from mtard_tf import strategies
+from mtard_tf.data.image_data import ImageData, Split
+from mtard_tf.evaluation import Evaluator
+from mtard_tf.models.small_cnn import small_cnn
+from mtard_tf.optimizers import sgd
+from mtard_tf.plugins.multi_teacher.bmtard import BMTARD
+from mtard_tf.schedules import CONSTANT
+from mtard_tf.stage import Stage
+from mtard_tf.threat import ThreatModel
+
+BALANCE = ("balance_weights", "temperatures", "first_losses")
+
+
+def data(examples: int) -> ImageData:
+    random = np.random.RandomState(0)
+
+    def split(count: int) -> Split:
+        labels = (np.arange(count) % 3).astype(np.int32)
+        images = random.randint(0, 120, (count, 8, 8, 3))
+        images[np.arange(count), :, :, labels] += 100
+        return Split(images.astype(np.uint8), labels)
+
+    return ImageData("tiny", ("red", "green", "blue"), split(examples), split(14), split(6))
+
+
+class Trace(keras.callbacks.Callback):
+    """What each step left on each local replica."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[str, list] = {name: [] for name in (*BALANCE, "loss")}
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.rows["loss"].append(float(np.ravel(logs["loss"])[0]))
+        for name in BALANCE:
+            value = getattr(self.model, name).value
+            local = getattr(value, "values", [value])
+            self.rows[name].append([np.asarray(v) for v in local])
+
+
+def main() -> None:
+    options = [a for a in sys.argv if a.startswith("--")]
+    out, name, devices, *cluster = [a for a in sys.argv[1:] if not a.startswith("--")]
+    batch_norm = "--batch_norm" in options
+    workers, index = (cluster[0].split(","), int(cluster[1])) if cluster else ((), None)
+    strategy = strategies.create(name, devices=int(devices), workers=workers, index=index)
+    # 5 steps an epoch; uneven: the last batch of an epoch does not divide by the replicas.
+    images = data(74 if "--uneven" in options else 80)
+    stage = Stage(
+        "student",
+        BMTARD,
+        lambda shape, classes: small_cnn(
+            shape, classes, widths=(4, 4), dense=8, batch_normalization=batch_norm
+        ),
+        {"clean": "a.keras", "robust": "b.keras"},
+        epochs=4,
+        batch_size=16,
+        optimizer=sgd,
+        learning_rate=0.05,
+        learning_rate_schedule=CONSTANT,
+        synchronized_batch_norm="--synchronized" in options,
+    )
+    with strategy.scope():
+        teachers = {}
+        for seed, role in enumerate(("clean", "robust")):
+            keras.utils.set_random_seed(seed)
+            teachers[role] = small_cnn((8, 8, 3), 3, widths=(4, 4), dense=8)
+        distiller = stage.build(images, teachers, ThreatModel("linf", 0.1), 7)
+    trace = Trace()
+    for epoch in range(stage.epochs):
+        distiller.fit(
+            strategies.training_data(
+                strategy,
+                images,
+                batch_size=stage.batch_size,
+                epoch=epoch,
+                seed=7,
+                start_step=5 * epoch,
+            ),
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            steps_per_epoch=5,
+            shuffle=False,
+            verbose=0,
+            callbacks=[trace],
+        )
+    evaluator = Evaluator(distiller.student, ThreatModel("linf", 0.1), batch_size=4, strategy=strategy)
+    result = {f"w{i:03d}": np.asarray(v.numpy()) for i, v in enumerate(distiller.student.variables)}
+    result |= {key: np.asarray(rows) for key, rows in trace.rows.items()}
+    result["clean"] = evaluator.clean(images.validation)
+    result["robust"] = evaluator.attacked(stage.validation_attack, images.validation)
+    np.savez(out, **result)
+
+
+if __name__ == "__main__":
+    main()
