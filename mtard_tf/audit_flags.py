@@ -150,6 +150,4 @@ def _run_stages(request: Request) -> str:
 def _audit(request: Request, data: ImageData, threat: ThreatModel, seed: int) -> Audit:
     # After the run's own data were made: a suite replaces the configuration that made them.
     suite = config.suite(request.suite).without(request.skip)
-    return Audit(
-        data, suite, threat, request.split, request.examples, request.batch_size, seed
-    )
+    return Audit(data, suite, threat, request.split, request.examples, request.batch_size, seed)

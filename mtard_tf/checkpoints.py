@@ -63,7 +63,7 @@ class Checkpoints:
         for path in self._paths():
             try:
                 return _read(path)
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 say(f"{path} is damaged ({reason}); the state before it is used.")
         return None
@@ -106,7 +106,7 @@ def restore(distiller: keras.Model, arrays: list[np.ndarray]) -> None:
 
 
 def _read(path: pathlib.Path) -> State:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         names = sorted(name for name in archive.files if name != _NOTES)
         notes = json.loads(archive[_NOTES].tobytes())
         return State(int(path.stem.split("-")[1]), [archive[name] for name in names], notes)

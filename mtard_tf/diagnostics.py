@@ -39,9 +39,7 @@ class Finding:
     values: Mapping[str, float]
 
 
-def findings(
-    probes: Probes, outcomes: Outcomes, attacks: Mapping[str, Callable]
-) -> list[Finding]:
+def findings(probes: Probes, outcomes: Outcomes, attacks: Mapping[str, Callable]) -> list[Finding]:
     """All checks, those of gravest severity first.
 
     Args:
@@ -167,4 +165,3 @@ def _monotone(probes: Probes) -> Finding:
         low, high = places
         text = f"Robust accuracy rises by {worst:.1%} from epsilon {low:.4g} to {high:.4g}."
     return Finding("non_monotone_curve", _severity(worst, clear), text, {"rise": worst})
-

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds
-from mtard_tf.distribution import apply_if, mean_share, replica_sum
+from mtard_tf.distribution import apply_if, average_replicas, mean_share, replica_sum
 from mtard_tf.keras_shims import DistributedFit
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
@@ -209,6 +209,7 @@ class Distiller(DistributedFit, keras.Model):
             loss = tf.add_n([weights[name] * share for name, share in shares.items()])
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.student.trainable_variables)
+        average_replicas(self.student.non_trainable_variables)
         total = tf.add_n([weights[name] * means[name] for name in means])
         non_finite = _non_finite([total]) + replica_sum(_non_finite(self._guarded(gradients)))
         logs = {"loss": total, **means, **logs, "non_finite": non_finite}

@@ -8,7 +8,11 @@ taken of the global means, or replicas drift apart.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import tensorflow as tf
+from keras import Variable
 from keras.optimizers import Optimizer
 
 
@@ -31,6 +35,24 @@ def mean_share(values: tf.Tensor) -> tf.Tensor:
     """
     count = replica_sum(tf.cast(tf.shape(values)[0], values.dtype))
     return tf.reduce_sum(values) / count
+
+
+def average_replicas(variables: Sequence[Variable]) -> None:
+    """Sets float variables that each replica moved by itself to their mean, on all replicas.
+
+    BatchNorm's running statistics are such: Keras lets those of each replica go their own way, and
+    then a model file, a checkpoint or an evaluation would hold those of the first alone.
+    """
+    context = tf.distribute.get_replica_context()
+    moved = [v for v in variables if v.dtype.startswith("float")]
+    if context.num_replicas_in_sync == 1 or not moved:
+        return
+    # As one vector: one exchange a step, however many layers there are.
+    flat = tf.concat([tf.reshape(v.value, [-1]) for v in moved], axis=0)
+    mean = replica_sum(flat) / tf.cast(context.num_replicas_in_sync, flat.dtype)
+    sizes = [math.prod(v.shape) for v in moved]
+    for variable, part in zip(moved, tf.split(mean, sizes), strict=True):
+        variable.assign(tf.reshape(part, variable.shape))
 
 
 def apply_if(

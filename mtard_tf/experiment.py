@@ -116,9 +116,7 @@ def run(
         return [_stage(experiment, stage, run_dir, setting) for stage in experiment.stages]
 
 
-def _stage(
-    experiment: Experiment, stage: Stage, run_dir: pathlib.Path, setting: Setting
-) -> dict:
+def _stage(experiment: Experiment, stage: Stage, run_dir: pathlib.Path, setting: Setting) -> dict:
     folder = run_dir / stage.name
     named = {**stage.teachers, **({"initial": stage.initial} if stage.initial else {})}
     sources = {role: file_digest(existing(run_dir, name)) for role, name in named.items()}

@@ -135,9 +135,7 @@ class BatchRunner:
         clean = self.clean()
 
         def compute(images, labels, ids):
-            return self.evaluator.standing(
-                attack, images, labels, ids, clean[ids.numpy()], epsilon
-            )
+            return self.evaluator.standing(attack, images, labels, ids, clean[ids.numpy()], epsilon)
 
         return self.run(key, digest(label or repr(attack), epsilon), compute, examples)
 

@@ -79,9 +79,7 @@ class Suite:
             self,
             attacks={k: v for k, v in self.attacks.items() if k not in names},
             transfer={k: v for k, v in self.transfer.items() if k not in names},
-            ensembles={
-                k: v for k, v in self.ensembles.items() if not {k, *v} & set(names)
-            },
+            ensembles={k: v for k, v in self.ensembles.items() if not {k, *v} & set(names)},
         )
 
     def all_attacks(self, surrogate: Callable | None) -> dict[str, Attack]:

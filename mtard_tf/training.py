@@ -39,9 +39,7 @@ class Setting:
 
     data: ImageData
     threat: ThreatModel
-    strategy: tf.distribute.Strategy = dataclasses.field(
-        default_factory=tf.distribute.get_strategy
-    )
+    strategy: tf.distribute.Strategy = dataclasses.field(default_factory=tf.distribute.get_strategy)
     preemption: Preemption = dataclasses.field(default_factory=Preemption)
 
 

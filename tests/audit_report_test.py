@@ -229,9 +229,7 @@ def test_batching_changes_nothing(batch_size, honest, tmp_path) -> None:
     data = quadrants()
     evaluator = Evaluator(linear(), THREAT, batch_size=batch_size)
     expected = np.load(honest[1] / "examples.npz")["pgd"][:10]
-    np.testing.assert_array_equal(
-        evaluator.attacked(SUITE.attacks["pgd"], data.test, 10), expected
-    )
+    np.testing.assert_array_equal(evaluator.attacked(SUITE.attacks["pgd"], data.test, 10), expected)
 
 
 def test_transfer_and_ensembles(tmp_path) -> None:
@@ -250,9 +248,9 @@ def test_transfer_and_ensembles(tmp_path) -> None:
     np.testing.assert_array_equal(outcomes["both"], outcomes["fgsm"] & outcomes["pgd"])
     without = audit(linear(), "model", tmp_path / "without")
     assert without["left_out"] == ["transfer_pgd"]
-    assert "for want of a surrogate: transfer_pgd" in (
-        tmp_path / "without" / "report.md"
-    ).read_text()
+    assert (
+        "for want of a surrogate: transfer_pgd" in (tmp_path / "without" / "report.md").read_text()
+    )
 
 
 def _refusal(tmp_path, model, data=None, suite=SUITE) -> str:

@@ -102,7 +102,9 @@ def main() -> None:
             verbose=0,
             callbacks=[trace],
         )
-    evaluator = Evaluator(distiller.student, ThreatModel("linf", 0.1), batch_size=4, strategy=strategy)
+    evaluator = Evaluator(
+        distiller.student, ThreatModel("linf", 0.1), batch_size=4, strategy=strategy
+    )
     result = {f"w{i:03d}": np.asarray(v.numpy()) for i, v in enumerate(distiller.student.variables)}
     result |= {key: np.asarray(rows) for key, rows in trace.rows.items()}
     result["clean"] = evaluator.clean(images.validation)

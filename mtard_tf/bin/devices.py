@@ -7,7 +7,9 @@ from typing import Any
 from absl import flags
 
 _STRATEGY = flags.DEFINE_string(
-    "strategy", None, "one_device, mirrored, multi_worker or tpu; default the file's, or one_device."
+    "strategy",
+    None,
+    "one_device, mirrored, multi_worker or tpu; default the file's, or one_device.",
 )
 _DEVICES = flags.DEFINE_integer("devices", None, "GPUs of this machine to use; default all.", 1)
 _WORKERS = flags.DEFINE_list("workers", [], "HOST:PORT of each worker; default TF_CONFIG.")

@@ -1,0 +1,191 @@
+"""Training states: what is in them, what becomes of a damaged one, and runs that go on."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from mtard_tf import checkpoints, config, experiment, files, preemption
+from mtard_tf.checkpoints import Checkpoints, State
+from mtard_tf.locking import LockedError, locked
+
+STAGES = ("clean_teacher", "robust_teacher", "student")
+
+
+def _state(step: int) -> State:
+    values = [np.full((3, 2), step, np.float32), np.array(step, np.int64)]
+    return State(step, values, {"best": {"score": 0.1 + 0.2}})
+
+
+def test_the_newest_few_stay(tmp_path) -> None:
+    kept = Checkpoints(tmp_path, keep=2)
+    for step in (5, 10, 15):
+        kept.save(_state(step))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["state-000000010.npz", "state-000000015.npz"]
+    newest = kept.newest()
+    assert newest.step == 15 and newest.notes == {"best": {"score": 0.1 + 0.2}}
+    np.testing.assert_array_equal(newest.values[0], np.full((3, 2), 15, np.float32))
+    assert newest.values[1].dtype == np.int64 and newest.values[1].shape == ()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "a flipped bit", "not an archive"])
+def test_a_damaged_state_is_passed_over(tmp_path, damage) -> None:
+    kept = Checkpoints(tmp_path)
+    kept.save(_state(5))
+    kept.save(_state(10))
+    path = tmp_path / "state-000000010.npz"
+    content = path.read_bytes()
+    place = content.index(np.full((3, 2), 10, np.float32).tobytes())
+    path.write_bytes(
+        {
+            "truncated": content[: len(content) // 2],
+            "empty": b"",
+            "a flipped bit": content[:place] + b"\xff" + content[place + 1 :],
+            "not an archive": b"\0" * 100,
+        }[damage]
+    )
+    said: list[str] = []
+    assert kept.newest(said.append).step == 5
+    assert len(said) == 1 and "\n" not in said[0]
+    assert said[0].startswith(f"{path} is damaged (")
+    assert said[0].endswith("; the state before it is used.")
+
+
+def test_no_state(tmp_path) -> None:
+    assert Checkpoints(tmp_path / "none").newest() is None
+
+
+def _weights(run_dir: pathlib.Path, stage: str) -> list[np.ndarray]:
+    return keras.models.load_model(run_dir / stage / "student.keras").get_weights()
+
+
+def _run(run_file, run_dir, *bindings):
+    config.parse([str(run_file)], ["Stage.checkpoint_every = 2", *bindings])
+    return experiment.run(config.experiment(), run_dir, config.text())
+
+
+class _Told(preemption.Preemption):
+    """Told to go when asked for the `n`th time."""
+
+    def __init__(self, n: int) -> None:
+        self._left = n
+
+    @property
+    def told(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+    @told.setter
+    def told(self, value: bool) -> None:
+        pass
+
+
+def test_a_run_that_is_told_to_go_again_and_again(tiny_run_file, tmp_path, monkeypatch, capsys):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    _run(tiny_run_file, whole)
+    told = 0
+    for _ in range(20):
+        with monkeypatch.context() as patch:
+            patch.setattr(experiment, "Preemption", lambda: _Told(5))
+            try:
+                _run(tiny_run_file, broken)
+                break
+            except preemption.Preempted as error:
+                told += 1
+                assert str(error).endswith("The same command goes on.")
+    assert told >= 3
+    assert "goes on at step" in capsys.readouterr().err
+    for stage in STAGES:
+        for ours, theirs in zip(_weights(broken, stage), _weights(whole, stage), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        for name in ("metrics.jsonl", "stage.json"):
+            assert (broken / stage / name).read_text() == (whole / stage / name).read_text()
+        assert not list((broken / stage / "checkpoints").glob("state-*"))
+
+
+def test_a_teacher_that_was_replaced(tiny_run_file, tmp_path) -> None:
+    run_dir = tmp_path / "run"
+    _run(tiny_run_file, run_dir)
+    teacher = run_dir / "clean_teacher" / "student.keras"
+    model = keras.models.load_model(teacher)
+    model.set_weights([weight + 1 for weight in model.get_weights()])
+    model.save(teacher)
+    with pytest.raises(experiment.RunError) as caught:
+        _run(tiny_run_file, run_dir)
+    folder = run_dir / "student"
+    assert str(caught.value) == (
+        f"{folder} was trained from other files than those now there for clean; remove {folder} "
+        "to train it anew."
+    )
+    # The same, for a student that has not ended.
+    (folder / "stage.json").unlink()
+    kept = Checkpoints(folder / "checkpoints")
+    notes = {"sources": {"clean": "another", "robust": "another"}}
+    kept.save(State(2, [], notes))
+    with pytest.raises(checkpoints.CheckpointError, match="a teacher's file is not the one that"):
+        _run(tiny_run_file, run_dir)
+
+
+def test_a_vanished_teacher(tiny_run_file, tmp_path) -> None:
+    run_dir = tmp_path / "run"
+    _run(tiny_run_file, run_dir)
+    (run_dir / "robust_teacher" / "student.keras").rename(tmp_path / "gone.keras")
+    files.remove(run_dir / "student")
+    with pytest.raises(experiment.RunError, match="cannot|missing") as caught:
+        config.parse([str(run_dir / "config.gin")])
+        described = config.experiment()
+        described.__dict__["stages"] = described.stages[2:]
+        experiment.run(described, run_dir, config.text())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_another_student(tiny_run_file, tmp_path, monkeypatch) -> None:
+    run_dir = tmp_path / "run"
+    monkeypatch.setattr(experiment, "Preemption", lambda: _Told(1))
+    with pytest.raises(preemption.Preempted):
+        _run(tiny_run_file, run_dir)
+    kept = Checkpoints(run_dir / "clean_teacher" / "checkpoints")
+    state = kept.newest()
+    kept.save(State(state.step, state.values[1:], state.notes))
+    with pytest.raises(checkpoints.CheckpointError, match="variables of other shapes than the"):
+        _run(tiny_run_file, run_dir)
+
+
+def test_two_trainers_in_one_directory(tmp_path) -> None:
+    with locked(tmp_path):
+        with pytest.raises(LockedError, match=r"is being trained by process \d+ on .+; wait"):
+            with locked(tmp_path):
+                pass
+    with locked(tmp_path):  # freed again
+        pass
+
+
+def test_a_disk_that_is_full_leaves_the_states_before(tmp_path, monkeypatch) -> None:
+    kept = Checkpoints(tmp_path)
+    kept.save(_state(5))
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        kept.save(_state(10))
+    assert kept.newest().step == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["state-000000005.npz"]
+
+
+def test_rows_that_were_written_after_the_checkpoint_are_not_doubled(tiny_run_file, tmp_path):
+    run_dir = tmp_path / "run"
+    _run(tiny_run_file, run_dir)
+    rows = [
+        json.loads(line)
+        for line in (run_dir / "student" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == [1, 2]
+    timing = (run_dir / "student" / "timing.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in timing] == [1, 2]

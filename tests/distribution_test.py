@@ -1,0 +1,145 @@
+"""One device, replicas of one process and several processes take the same steps."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mtard_tf import strategies
+
+SCRIPT = pathlib.Path(__file__).with_name("distributed_steps.py")
+
+
+def _start(out: pathlib.Path, *arguments: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(out), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _finish(processes: dict[pathlib.Path, subprocess.Popen]) -> list[dict[str, np.ndarray]]:
+    for process in processes.values():
+        output, _ = process.communicate(timeout=500)
+        assert process.returncode == 0, output[-3000:]
+    return [dict(np.load(path)) for path in processes]
+
+
+def _single(folder: pathlib.Path, *options: str) -> list[dict[str, np.ndarray]]:
+    """One device, then two replicas of one process."""
+    return _finish(
+        {
+            folder / "one.npz": _start(folder / "one.npz", "one_device", "1", *options),
+            folder / "two.npz": _start(folder / "two.npz", "mirrored", "2", *options),
+        }
+    )
+
+
+def _workers(folder: pathlib.Path, count: int, *options: str) -> list[dict[str, np.ndarray]]:
+    sockets = [socket.socket() for _ in range(count)]
+    for opened in sockets:
+        opened.bind(("localhost", 0))
+    ports = ",".join(f"localhost:{opened.getsockname()[1]}" for opened in sockets)
+    for opened in sockets:
+        opened.close()
+    outs = [folder / f"worker{i}of{count}.npz" for i in range(count)]
+    arguments = ("multi_worker", "1", ports)
+    return _finish({out: _start(out, *arguments, str(i), *options) for i, out in enumerate(outs)})
+
+
+def _assert_close(ours: dict, theirs: dict, tolerance: float) -> None:
+    assert len(ours["loss"]) == 20
+    for name in ours:
+        if name.startswith("w") or name == "loss":
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=tolerance)
+    # On the first replica; the others are compared with it elsewhere.
+    for name in ("balance_weights", "temperatures", "first_losses"):
+        np.testing.assert_allclose(
+            ours[name][:, 0], theirs[name][:, 0], rtol=0, atol=tolerance, err_msg=name
+        )
+    for name in ("clean", "robust"):  # evaluation and attack are shared among the replicas
+        np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def _assert_equal_balance(rows: dict, others: dict) -> None:
+    for name in ("balance_weights", "temperatures", "first_losses"):
+        np.testing.assert_array_equal(rows[name][:, :1], others[name][:, -1:], err_msg=name)
+
+
+def test_two_replicas_take_the_steps_of_one_device(tmp_path) -> None:
+    one, two = _single(tmp_path)
+    _assert_close(one, two, 1e-5)
+    _assert_equal_balance(two, two)
+    # The balance moved: otherwise equality means nothing.
+    assert np.ptp(one["balance_weights"][:, 0, 0]) > 1e-3
+    assert np.ptp(one["temperatures"][:, 0, 0]) > 1e-3
+
+
+@pytest.mark.slow
+def test_two_and_four_workers_take_the_steps_of_one_device(tmp_path) -> None:
+    one, two = _single(tmp_path)
+    for count in (2, 4):
+        workers = _workers(tmp_path, count)
+        for worker in workers:
+            _assert_close(one, worker, 1e-5)
+            _assert_equal_balance(workers[0], worker)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--synchronized",), ("--uneven",)])
+def test_two_workers_equal_two_replicas_with_batch_norm(tmp_path, options) -> None:
+    one, replicas = _single(tmp_path, "--batch_norm", *options)
+    workers = _workers(tmp_path, 2, "--batch_norm", *options)
+    for worker in workers:
+        _assert_close(replicas, worker, 1e-6)
+    # Statistics per replica are others than those of the whole batch; synchronised ones are not.
+    difference = max(np.abs(one[n] - replicas[n]).max() for n in one if n.startswith("w"))
+    assert (difference < 1e-4) == ("--synchronized" in options)
+
+
+@pytest.mark.slow
+def test_a_last_batch_that_does_not_divide(tmp_path) -> None:
+    one, two = _single(tmp_path, "--uneven")
+    _assert_close(one, two, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "horovod"}, "The strategy is 'horovod'; use one of one_device, mirrored"),
+        ({"name": "one_device", "devices": 2}, "one_device has one device, not 2; use mirrored."),
+        ({"name": "mirrored", "devices": 0}, "--devices is 0; give a whole number, at least 1."),
+        (
+            {"name": "mirrored", "workers": ["a:1"]},
+            "--workers and --index go with --strategy=multi_worker, not mirrored.",
+        ),
+        ({"name": "multi_worker", "workers": ["a:1", "b:1"]}, "--index is None; with 2 workers"),
+        (
+            {"name": "multi_worker", "workers": ["a:1", "b:1"], "index": 2},
+            "--index is 2; with 2 workers give 0 to 1.",
+        ),
+        ({"name": "multi_worker"}, "multi_worker needs --workers=HOST:PORT,HOST:PORT and --index"),
+        ({"name": "tpu"}, "No TPU was found"),
+    ],
+)
+def test_a_strategy_that_cannot_be_had(monkeypatch, arguments, message) -> None:
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(strategies.StrategyError) as caught:
+        strategies.create(**arguments)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_one_device_is_tensorflows_own() -> None:
+    strategy = strategies.create()
+    assert strategy.num_replicas_in_sync == 1
+    assert strategies.is_chief(strategy) and strategies.worker_count(strategy) == 1
+    np.testing.assert_array_equal(strategies.total_over_workers(strategy, np.arange(3)), [0, 1, 2])
