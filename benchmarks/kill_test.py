@@ -1,6 +1,6 @@
-"""Kills runs again and again, starts them again, and holds what comes out against an unkilled run.
+"""Kills runs, starts them again, and holds what comes out against a run that nobody killed.
 
-    python benchmarks/kill_test.py --kills=20             # train, evaluate, export, in one process each
+    python benchmarks/kill_test.py --kills=20             # train, evaluate, export
     python benchmarks/kill_test.py --kills=4 --workers=2  # kills one of two training workers
 
 A run of three stages on small images is killed with SIGKILL, at random moments and at chosen ones
@@ -149,7 +149,9 @@ class Run:
                     return False
                 time.sleep(0.002)
             if any(process.returncode for process in running):
-                raise SystemExit(f"a command failed: {[p.returncode for p in running]}; {self.log}")
+                lines = pathlib.Path(self.log.name).read_text(errors="replace").splitlines()
+                print(*lines[-20:], sep="\n")
+                raise SystemExit(f"A command failed: {[p.returncode for p in running]}.")
         return True
 
 

@@ -50,7 +50,7 @@ class Guard(keras.callbacks.Callback):
         count = float(np.ravel(logs.pop("non_finite", 0.0))[0])
         if count == 0 or "skipped" in logs:
             return
-        step = int(self.model.steps_done)
+        step = self.model.step
         terms = [k for k, v in logs.items() if not np.isfinite(np.ravel(v)[0]) and k != "loss"]
         what = f"{terms[0]} is not finite" if terms else f"{count:,.0f} gradients are not finite"
         raise NonFinite(
@@ -92,8 +92,9 @@ class Recorder(keras.callbacks.Callback):
         """Goes on from `notes`: rows written after it are cut off, to be written again."""
         self._sums, self._count = dict(notes["sums"]), notes["count"]
         self._last = notes["last"]
-        with self._path.open("r+b") as file:
-            file.truncate(notes["bytes"])
+        if self._path.stat().st_size > notes["bytes"]:  # less only if somebody removed the file
+            with self._path.open("r+b") as file:
+                file.truncate(notes["bytes"])
 
     def close(self) -> None:
         """Closes the TensorBoard file."""
@@ -104,7 +105,7 @@ class Recorder(keras.callbacks.Callback):
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
-        step = int(self.model.steps_done)
+        step = self.model.step
         if self._last == 0 or step // self._every > self._last // self._every:
             self._write({"kind": "step", "step": step, **values}, "step")
         self._last = step
@@ -112,7 +113,7 @@ class Recorder(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         means = {name: total / max(self._count, 1) for name, total in self._sums.items()}
         validation = {k: v for k, v in (logs or {}).items() if k.startswith("validation_")}
-        row = {"kind": "epoch", "step": int(self.model.steps_done), "epoch": epoch + 1}
+        row = {"kind": "epoch", "step": self.model.step, "epoch": epoch + 1}
         self._write({**row, **means, **validation}, "epoch")
         now = time.perf_counter()
         # The process' peak so far, in MiB: a leak shows as growth from epoch to epoch.
@@ -229,10 +230,10 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if self._first is None:
-            self._first = int(self.model.steps_done)
+            self._first = self.model.step
 
     def on_train_batch_end(self, batch, logs=None):
-        step = int(self.model.steps_done)
+        step = self.model.step
         if step < self._epochs * self._steps:  # the last line waits for the last validation
             self._show(step)
 
@@ -243,7 +244,7 @@ class Progress(keras.callbacks.Callback):
             self._found = f"  validation: clean {logs['validation_clean']:.1%}" + (
                 "" if robust is None else f", robust {robust:.1%}"
             )
-        self._show(int(self.model.steps_done), now=True)
+        self._show(self.model.step, now=True)
 
     def _show(self, step: int, now: bool = False) -> None:
         epoch = -(-step // self._steps)
@@ -252,7 +253,7 @@ class Progress(keras.callbacks.Callback):
 
 
 class Saver(keras.callbacks.Callback):
-    """Checkpoints every so many steps, at the end of each epoch, and when the process is told to go.
+    """Checkpoints every so many steps, at the end of each epoch, and when told to go.
 
     Must come after the callbacks whose notes go into a state.
 
@@ -280,10 +281,10 @@ class Saver(keras.callbacks.Callback):
         self._saved = 0
 
     def on_train_begin(self, logs=None):
-        self._saved = int(self.model.steps_done)
+        self._saved = self.model.step
 
     def on_train_batch_end(self, batch, logs=None):
-        step = int(self.model.steps_done)
+        step = self.model.step
         if step % self._steps == 0:
             return  # validation and the epoch's row come first
         told = self._preemption.told
@@ -293,7 +294,7 @@ class Saver(keras.callbacks.Callback):
             raise Preempted(step)
 
     def on_epoch_end(self, epoch, logs=None):
-        step = int(self.model.steps_done)
+        step = self.model.step
         self._save(step)
         if self._preemption.told:
             raise Preempted(step)

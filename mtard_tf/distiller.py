@@ -12,6 +12,7 @@ from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.distribution import apply_if, average_replicas, mean_share, replica_sum
 from mtard_tf.keras_shims import DistributedFit
+from mtard_tf.models.empty_batches import never_empty
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
 from mtard_tf.schedules import CONSTANT, Schedule, epoch_of
@@ -139,6 +140,12 @@ class Distiller(DistributedFit, keras.Model):
     # What families share.
 
     @property
+    def step(self) -> int:
+        """Steps done, outside of a `tf.function`."""
+        # Not int(variable): Keras' goes wrong for one that lies on several replicas.
+        return int(self.steps_done.numpy())
+
+    @property
     def epoch(self) -> tf.Tensor:
         """Epochs done, as a float32 scalar."""
         return epoch_of(self.steps_done.value, self.steps_per_epoch)
@@ -163,7 +170,7 @@ class Distiller(DistributedFit, keras.Model):
             is the slice of the batch that is attacked.
         """
         assert self.attack is not None  # the constructor has seen to it
-        inference = self._student_inference()
+        inference = never_empty(self._student_inference())
         threat = self.current_threat
 
         def model_fn(perturbed):

@@ -1,6 +1,6 @@
 """What Keras 3's `fit` needs to run under `tf.distribute`, each with its cause upstream.
 
-`tests/keras_shims_test.py` fails once a shim is no longer needed.
+A test in `tests/distribution_test.py` fails once a shim is no longer needed.
 """
 
 from __future__ import annotations

@@ -32,13 +32,14 @@ class ProgressLine:
           now: show it however short ago the last one was shown.
         """
         last = done >= self._total
-        must, now = now or last, time.perf_counter()
-        if not must and now - self._shown < (_LIVE_SECONDS if self._live else _PLAIN_SECONDS):
+        moment = time.perf_counter()
+        pause = _LIVE_SECONDS if self._live else _PLAIN_SECONDS
+        if not (now or last) and moment - self._shown < pause:
             return
-        self._shown = now
+        self._shown = moment
         share = done / self._total
         line = f"{self._name} [{'=' * int(20 * share):.<20}] {done:,}/{self._total:,}  {text}"
-        seconds = now - self._started
+        seconds = moment - self._started
         if last:
             line += f"  {_clock(seconds)}"
         elif computed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import shutil
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -167,8 +166,8 @@ class _Run:
                 preemption=self._setting.preemption,
             )
         )
-        for epoch in range(int(distiller.steps_done) // self._steps, stage.epochs):
-            step = int(distiller.steps_done)
+        for epoch in range(distiller.step // self._steps, stage.epochs):
+            step = distiller.step
             batches = strategies.training_data(
                 self._setting.strategy,
                 self._setting.data,

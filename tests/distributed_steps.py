@@ -3,6 +3,7 @@
     python distributed_steps.py OUT STRATEGY DEVICES [WORKERS INDEX] [--batch_norm] [--uneven]
 
 Writes what every step left (balance state, on each local replica) and the last weights to OUT.
+`--without_shim=NAME` leaves one of `keras_shims` out.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from mtard_tf import strategies
 from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.evaluation import Evaluator
+from mtard_tf.keras_shims import DistributedFit
 from mtard_tf.models.small_cnn import small_cnn
 from mtard_tf.optimizers import sgd
 from mtard_tf.plugins.multi_teacher.bmtard import BMTARD
@@ -60,6 +62,10 @@ def main() -> None:
     options = [a for a in sys.argv if a.startswith("--")]
     out, name, devices, *cluster = [a for a in sys.argv[1:] if not a.startswith("--")]
     batch_norm = "--batch_norm" in options
+    if "--without_shim=build" in options:
+        del DistributedFit._maybe_symbolic_build
+    if "--without_shim=logs" in options:
+        DistributedFit.fit_logs = lambda self, logs: logs
     workers, index = (cluster[0].split(","), int(cluster[1])) if cluster else ((), None)
     strategy = strategies.create(name, devices=int(devices), workers=workers, index=index)
     # 5 steps an epoch; uneven: the last batch of an epoch does not divide by the replicas.

@@ -152,7 +152,7 @@ def test_accumulated_gradients_are_averaged(data):
     _fit(distiller, data, trace, epochs=1)
     np.testing.assert_array_equal(trace.values[0][kernel], start)  # nothing applied yet
     assert not np.array_equal(trace.values[1][kernel], start)
-    assert int(distiller.steps_done) == 3
+    assert distiller.step == 3
 
 
 @pytest.mark.parametrize(
