@@ -1,9 +1,10 @@
 """Steps of `bmtard` under a strategy, for `distribution_test.py`: run once by each worker.
 
-    python distributed_steps.py OUT STRATEGY DEVICES [WORKERS INDEX] [--batch_norm] [--uneven]
+    python distributed_steps.py OUT VARIANTS STRATEGY DEVICES [WORKERS INDEX] [--without_shim=NAME]
 
-Writes what every step left (balance state, on each local replica) and the last weights to OUT.
-`--without_shim=NAME` leaves one of `keras_shims` out.
+Writes, for each of the variants (joined by commas), what every step left (balance state, on each
+local replica), the last weights and an evaluation to OUT. `--without_shim` leaves one of
+`keras_shims` out.
 """
 
 from __future__ import annotations
@@ -60,16 +61,25 @@ class Trace(keras.callbacks.Callback):
 
 def main() -> None:
     options = [a for a in sys.argv if a.startswith("--")]
-    out, name, devices, *cluster = [a for a in sys.argv[1:] if not a.startswith("--")]
-    batch_norm = "--batch_norm" in options
+    out, variants, name, devices, *cluster = [a for a in sys.argv[1:] if not a.startswith("--")]
     if "--without_shim=build" in options:
         del DistributedFit._maybe_symbolic_build
     if "--without_shim=logs" in options:
         DistributedFit.fit_logs = lambda self, logs: logs
     workers, index = (cluster[0].split(","), int(cluster[1])) if cluster else ((), None)
     strategy = strategies.create(name, devices=int(devices), workers=workers, index=index)
+    result = {}
+    for variant in variants.split(","):
+        found = steps(strategy, variant)
+        result |= {f"{variant}/{key}": value for key, value in found.items()}
+    np.savez(out, **result)
+
+
+def steps(strategy, variant: str) -> dict[str, np.ndarray]:
+    """20 steps of a variant: plain, uneven, batch_norm or synchronized."""
+    batch_norm = variant in ("batch_norm", "synchronized")
     # 5 steps an epoch; uneven: the last batch of an epoch does not divide by the replicas.
-    images = data(74 if "--uneven" in options else 80)
+    images = data(75 if variant == "uneven" else 80)
     stage = Stage(
         "student",
         BMTARD,
@@ -82,7 +92,7 @@ def main() -> None:
         optimizer=sgd,
         learning_rate=0.05,
         learning_rate_schedule=CONSTANT,
-        synchronized_batch_norm="--synchronized" in options,
+        synchronized_batch_norm=variant == "synchronized",
     )
     with strategy.scope():
         teachers = {}
@@ -108,14 +118,12 @@ def main() -> None:
             verbose=0,
             callbacks=[trace],
         )
-    evaluator = Evaluator(
-        distiller.student, ThreatModel("linf", 0.1), batch_size=4, strategy=strategy
-    )
+    evaluator = Evaluator(distiller.student, distiller.threat, batch_size=4, strategy=strategy)
     result = {f"w{i:03d}": np.asarray(v.numpy()) for i, v in enumerate(distiller.student.variables)}
     result |= {key: np.asarray(rows) for key, rows in trace.rows.items()}
     result["clean"] = evaluator.clean(images.validation)
     result["robust"] = evaluator.attacked(stage.validation_attack, images.validation)
-    np.savez(out, **result)
+    return result
 
 
 if __name__ == "__main__":

@@ -14,12 +14,16 @@ import pytest
 from mtard_tf import strategies
 
 SCRIPT = pathlib.Path(__file__).with_name("distributed_steps.py")
+BALANCE = ("balance_weights", "temperatures", "first_losses")
 
 
-def _start(out: pathlib.Path, *arguments: str) -> subprocess.Popen:
+ALL = "plain,uneven,batch_norm,synchronized"
+
+
+def _start(out: pathlib.Path, variants: str, *arguments: str) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(out), *arguments],
+        [sys.executable, str(SCRIPT), str(out), variants, *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -39,17 +43,17 @@ def _finish(processes: dict[pathlib.Path, subprocess.Popen]) -> list[dict[str, n
     return [dict(np.load(path)) for path in processes]
 
 
-def _single(folder: pathlib.Path, *options: str) -> list[dict[str, np.ndarray]]:
+def _single(folder: pathlib.Path, variants: str) -> list[dict[str, np.ndarray]]:
     """One device, then two replicas of one process."""
     return _finish(
         {
-            folder / "one.npz": _start(folder / "one.npz", "one_device", "1", *options),
-            folder / "two.npz": _start(folder / "two.npz", "mirrored", "2", *options),
+            folder / "one.npz": _start(folder / "one.npz", variants, "one_device", "1"),
+            folder / "two.npz": _start(folder / "two.npz", variants, "mirrored", "2"),
         }
     )
 
 
-def _workers(folder: pathlib.Path, count: int, *options: str) -> list[dict[str, np.ndarray]]:
+def _workers(folder: pathlib.Path, count: int, variants: str, *options: str) -> list[dict]:
     sockets = [socket.socket() for _ in range(count)]
     for opened in sockets:
         opened.bind(("localhost", 0))
@@ -57,64 +61,68 @@ def _workers(folder: pathlib.Path, count: int, *options: str) -> list[dict[str, 
     for opened in sockets:
         opened.close()
     outs = [folder / f"worker{i}of{count}.npz" for i in range(count)]
-    arguments = ("multi_worker", "1", ports)
+    arguments = (variants, "multi_worker", "1", ports)
     return _finish({out: _start(out, *arguments, str(i), *options) for i, out in enumerate(outs)})
 
 
-def _assert_close(ours: dict, theirs: dict, tolerance: float) -> None:
-    assert len(ours["loss"]) == 20
-    for name in ours:
-        if name.startswith("w") or name == "loss":
-            np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=tolerance)
-    # On the first replica; the others are compared with it elsewhere.
-    for name in ("balance_weights", "temperatures", "first_losses"):
+def _weights(rows: dict, others: dict, variant: str) -> float:
+    """The largest difference between two runs' weights."""
+    names = [name for name in rows if name.startswith(f"{variant}/w")]
+    return max(float(np.abs(rows[name] - others[name]).max()) for name in names)
+
+
+def _assert_close(ours: dict, theirs: dict, variant: str, tolerance: float) -> None:
+    assert len(ours[f"{variant}/loss"]) == 20
+    assert _weights(ours, theirs, variant) <= tolerance
+    np.testing.assert_allclose(
+        ours[f"{variant}/loss"], theirs[f"{variant}/loss"], rtol=0, atol=tolerance
+    )
+    for name in BALANCE:
         np.testing.assert_allclose(
-            ours[name][:, 0], theirs[name][:, 0], rtol=0, atol=tolerance, err_msg=name
+            ours[f"{variant}/{name}"][:, 0],
+            theirs[f"{variant}/{name}"][:, 0],
+            rtol=0,
+            atol=tolerance,
+            err_msg=name,
         )
     for name in ("clean", "robust"):  # evaluation and attack are shared among the replicas
-        np.testing.assert_array_equal(ours[name], theirs[name])
+        np.testing.assert_array_equal(ours[f"{variant}/{name}"], theirs[f"{variant}/{name}"])
 
 
-def _assert_equal_balance(rows: dict, others: dict) -> None:
-    for name in ("balance_weights", "temperatures", "first_losses"):
-        np.testing.assert_array_equal(rows[name][:, :1], others[name][:, -1:], err_msg=name)
+def _assert_equal_balance(rows: dict, others: dict, variant: str) -> None:
+    """At every step, the first replica of one process and the last of the other."""
+    for name in BALANCE:
+        np.testing.assert_array_equal(
+            rows[f"{variant}/{name}"][:, 0], others[f"{variant}/{name}"][:, -1], err_msg=name
+        )
 
 
 def test_two_replicas_take_the_steps_of_one_device(tmp_path) -> None:
-    one, two = _single(tmp_path)
-    _assert_close(one, two, 1e-5)
-    _assert_equal_balance(two, two)
+    one, two = _single(tmp_path, "plain")
+    _assert_close(one, two, "plain", 1e-5)
+    _assert_equal_balance(two, two, "plain")
     # The balance moved: otherwise equality means nothing.
-    assert np.ptp(one["balance_weights"][:, 0, 0]) > 1e-3
-    assert np.ptp(one["temperatures"][:, 0, 0]) > 1e-3
+    assert np.ptp(one["plain/balance_weights"][:, 0, 0]) > 1e-3
+    assert np.ptp(one["plain/temperatures"][:, 0, 0]) > 1e-3
 
 
 @pytest.mark.slow
-def test_two_and_four_workers_take_the_steps_of_one_device(tmp_path) -> None:
-    one, two = _single(tmp_path)
-    for count in (2, 4):
-        workers = _workers(tmp_path, count)
+def test_workers_take_the_steps_of_one_device_and_of_replicas(tmp_path) -> None:
+    one, replicas = _single(tmp_path, ALL)
+    clusters = [_workers(tmp_path, 2, ALL), _workers(tmp_path, 4, "plain")]
+    for variant in ("plain", "uneven"):
+        _assert_close(one, replicas, variant, 1e-5)
+    for workers in clusters:
         for worker in workers:
-            _assert_close(one, worker, 1e-5)
-            _assert_equal_balance(workers[0], worker)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [(), ("--synchronized",), ("--uneven",)])
-def test_two_workers_equal_two_replicas_with_batch_norm(tmp_path, options) -> None:
-    one, replicas = _single(tmp_path, "--batch_norm", *options)
-    workers = _workers(tmp_path, 2, "--batch_norm", *options)
-    for worker in workers:
-        _assert_close(replicas, worker, 1e-6)
+            _assert_close(one, worker, "plain", 1e-5)
+            _assert_equal_balance(workers[0], worker, "plain")
+    for variant in ALL.split(","):
+        for worker in clusters[0]:
+            _assert_close(replicas, worker, variant, 1e-6)
+            _assert_equal_balance(clusters[0][0], worker, variant)
     # Statistics per replica are others than those of the whole batch; synchronised ones are not.
-    difference = max(np.abs(one[n] - replicas[n]).max() for n in one if n.startswith("w"))
-    assert (difference < 1e-4) == ("--synchronized" in options)
-
-
-@pytest.mark.slow
-def test_a_last_batch_that_does_not_divide(tmp_path) -> None:
-    one, two = _single(tmp_path, "--uneven")
-    _assert_close(one, two, 1e-5)
+    assert _weights(one, replicas, "batch_norm") > 1e-3
+    assert _weights(one, replicas, "synchronized") < 1e-4
 
 
 @pytest.mark.slow
@@ -134,7 +142,7 @@ def test_attacks_on_two_replicas_make_the_images_of_one_device() -> None:
 def test_keras_still_needs_the_shim(tmp_path, shim) -> None:
     """Fails once it does not: then the shim can go from `keras_shims.py`."""
     with pytest.raises(AssertionError, match="Error"):
-        _workers(tmp_path, 2, f"--without_shim={shim}")
+        _workers(tmp_path, 2, "plain", f"--without_shim={shim}")
 
 
 @pytest.mark.parametrize(
