@@ -151,8 +151,9 @@ class Distiller(keras.Model):
         assert self.attack is not None  # the constructor has seen to it
         model_fn = self._student_inference()
         threat = self.current_threat
+        count = images.shape[0] or tf.shape(images)[0]
         parts = []
-        for rows in _shards(tf.shape(images)[0], self.attack_shards):
+        for rows in _shards(count, self.attack_shards):
             perturbed = self.attack(
                 model_fn,
                 images[rows],
@@ -162,18 +163,21 @@ class Distiller(keras.Model):
                 objective=objective and partial(objective, rows=rows),
             )
             parts.append(threat.project(perturbed, images[rows]))
-        return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)[: tf.shape(images)[0]]
+        return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)[:count]
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
         """One step on (images, labels, ids); returns this step's scalars by name."""
         images, labels, ids = data
         views = {"clean": images}
+        # The scopes name the parts of a step in a profile and for `mtard-plan`.
         if self._needs_attack:
-            views["adversarial"] = self.perturb(images, labels, image_seeds(self.seed, ids))
-        teachers = {
-            role: tf.stop_gradient(self._teacher_inference[role]()(views[view]))
-            for role, view in self.teacher_views.items()
-        }
+            with tf.name_scope("attack"):
+                views["adversarial"] = self.perturb(images, labels, image_seeds(self.seed, ids))
+        with tf.name_scope("teachers"):
+            teachers = {
+                role: tf.stop_gradient(self._teacher_inference[role]()(views[view]))
+                for role, view in self.teacher_views.items()
+            }
         with tf.GradientTape() as tape:
             student = {view: self._student_training(views[view]) for view in self.student_views}
             shares = {
@@ -223,15 +227,17 @@ class Distiller(keras.Model):
                     )
 
 
-def _shards(count: tf.Tensor, shards: int) -> list[slice]:
+def _shards(count: tf.Tensor | int, shards: int) -> list[slice]:
     """Slices that cover a batch of `count` in order; past its end they repeat the last row.
 
     No slice is empty: TensorFlow's CPU convolution returns a wrong shape for an empty batch.
     """
+    # Plain numbers where the size is fixed keep the shapes of the shards in the graph.
+    lower, higher = (min, max) if isinstance(count, int) else (tf.minimum, tf.maximum)
     size = -(-count // shards)
-    starts = [tf.minimum(i * size, count - 1) for i in range(shards)]
+    starts = [lower(i * size, count - 1) for i in range(shards)]
     return [
-        slice(start, tf.maximum(start + 1, tf.minimum((i + 1) * size, count)))
+        slice(start, higher(start + 1, lower((i + 1) * size, count)))
         for i, start in enumerate(starts)
     ]
 
