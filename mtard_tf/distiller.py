@@ -172,12 +172,13 @@ class Distiller(DistributedFit, keras.Model):
         assert self.attack is not None  # the constructor has seen to it
         inference = never_empty(self._student_inference())
         threat = self.current_threat
+        count = images.shape[0] or tf.shape(images)[0]
 
         def model_fn(perturbed):
             return _float32(inference(perturbed))
 
         parts = []
-        for rows in _shards(tf.shape(images)[0], self.attack_shards):
+        for rows in _shards(count, self.attack_shards):
             perturbed = self.attack(
                 model_fn,
                 images[rows],
@@ -187,7 +188,7 @@ class Distiller(DistributedFit, keras.Model):
                 objective=objective and partial(objective, rows=rows),
             )
             parts.append(threat.project(perturbed, images[rows]))
-        return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)[: tf.shape(images)[0]]
+        return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)[:count]
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
         """One step on (images, labels, ids); returns this step's scalars by name.
@@ -197,12 +198,15 @@ class Distiller(DistributedFit, keras.Model):
         images, labels, ids = data
         state = [tf.convert_to_tensor(v.value) for v in self._guarded_state]
         views = {"clean": images}
+        # The scopes name the parts of a step in a profile and for `mtard-plan`.
         if self._needs_attack:
-            views["adversarial"] = self.perturb(images, labels, image_seeds(self.seed, ids))
-        teachers = {
-            role: tf.stop_gradient(_float32(self._teacher_inference[role]()(views[view])))
-            for role, view in self.teacher_views.items()
-        }
+            with tf.name_scope("attack"):
+                views["adversarial"] = self.perturb(images, labels, image_seeds(self.seed, ids))
+        with tf.name_scope("teachers"):
+            teachers = {
+                role: tf.stop_gradient(_float32(self._teacher_inference[role]()(views[view])))
+                for role, view in self.teacher_views.items()
+            }
         with tf.GradientTape() as tape:
             student = {
                 view: _float32(self._student_training(views[view])) for view in self.student_views
@@ -289,15 +293,17 @@ def _non_finite(tensors: list[tf.Tensor]) -> tf.Tensor:
     return tf.add_n(counts) if counts else tf.zeros([])
 
 
-def _shards(count: tf.Tensor, shards: int) -> list[slice]:
+def _shards(count: tf.Tensor | int, shards: int) -> list[slice]:
     """Slices that cover a batch of `count` in order; past its end they repeat the last row.
 
     No slice is empty: TensorFlow's CPU convolution returns a wrong shape for an empty batch.
     """
+    # Plain numbers where the size is fixed keep the shapes of the shards in the graph.
+    lower, higher = (min, max) if isinstance(count, int) else (tf.minimum, tf.maximum)
     size = -(-count // shards)
-    starts = [tf.minimum(i * size, count - 1) for i in range(shards)]
+    starts = [lower(i * size, count - 1) for i in range(shards)]
     return [
-        slice(start, tf.maximum(start + 1, tf.minimum((i + 1) * size, count)))
+        slice(start, higher(start + 1, lower((i + 1) * size, count)))
         for i, start in enumerate(starts)
     ]
 

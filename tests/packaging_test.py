@@ -23,7 +23,7 @@ from mtard_tf import plugins
 ROOT = pathlib.Path(__file__).parent.parent
 # What a source distribution would hold; a copy, so that no earlier build can leak into the wheel.
 SOURCE = ("mtard_tf", "plugins", "gin", "pyproject.toml", "README.md", "LICENSE")
-SCRIPTS = ("mtard-train", "mtard-eval", "mtard-export", "mtard-data")
+SCRIPTS = ("mtard-train", "mtard-eval", "mtard-export", "mtard-data", "mtard-plan")
 HEAVY = ("tensorflow", "keras", "matplotlib", "cleverhans", "tensorflow_datasets")
 
 

@@ -18,6 +18,8 @@ def never_empty(model_fn: ModelFn) -> ModelFn:
     """The same function of images, which gives the model one black image if there is none."""
 
     def guarded(images: tf.Tensor) -> tf.Tensor:
+        if images.shape[0]:  # known, and not 0
+            return model_fn(images)
         count = tf.shape(images)[0]
         paddings = [[0, tf.maximum(1 - count, 0)], *[[0, 0]] * (images.shape.rank - 1)]
         padded = tf.ensure_shape(tf.pad(images, paddings), [None, *images.shape[1:]])
