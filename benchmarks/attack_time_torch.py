@@ -19,13 +19,13 @@ import torchattacks
 class Net(torch.nn.Module):
     """Four 3x3 convolutions with pooling after every second, dense, logits; Keras weights."""
 
-    def __init__(self, weights: str) -> None:
+    def __init__(self, weights: str, padding: int = 1) -> None:
         super().__init__()
         with np.load(weights) as file:
             arrays = [file[f"arr_{i}"] for i in range(len(file.files))]
         self.convs = torch.nn.ModuleList()
         for kernel, bias in zip(arrays[0:8:2], arrays[1:8:2], strict=True):
-            conv = torch.nn.Conv2d(kernel.shape[2], kernel.shape[3], 3, padding=1)
+            conv = torch.nn.Conv2d(kernel.shape[2], kernel.shape[3], 3, padding=padding)
             conv.weight.data = torch.tensor(kernel.transpose(3, 2, 0, 1).copy())
             conv.bias.data = torch.tensor(bias)
             self.convs.append(conv)
