@@ -1,13 +1,14 @@
 """What flushing denormal numbers does to PGD on a net with large logits, in PyTorch.
 
-    python -c "import numpy as np; from mtard_tf.data import fashion_mini; t = fashion_mini().test; \\
-      np.savez('images.npz', images=t.images[:200].astype('f') / 255, labels=t.labels[:200])"
+    python -c "import numpy as np; from mtard_tf.data import fashion_mini; \\
+      t = fashion_mini().test.take(range(200)); \\
+      np.savez('images.npz', images=t.images.astype('f') / 255, labels=t.labels)"
     TORCH_PYTHON benchmarks/denormals_torch.py images.npz
 
 TensorFlow flushes them always, PyTorch on request: so the same attack in one framework shows what
 the flushing alone changes. The net is `tests/reference/fashion_defensive_t40.npz`; the attack 20
-steps of epsilon / 4 at 0.1 on the cross-entropy, from uniform starts. Prints robust accuracy and how
-many of the 200 images have a gradient of exactly 0 at the first step.
+steps of epsilon / 4 at 0.1 on the cross-entropy, from uniform starts. Prints robust accuracy and
+how many of the 200 images have a gradient of exactly 0 at the first step.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def main() -> None:
     with np.load(sys.argv[1]) as file:
         images = torch.tensor(file["images"].transpose(0, 3, 1, 2).copy())
         labels = torch.tensor(file["labels"].astype(np.int64))
+    torch.set_num_threads(1)  # the setting is one thread's
     for flush in (False, True):
         torch.set_flush_denormal(flush)
         for seed in range(3):

@@ -40,7 +40,6 @@ class Faults:
         }
         (folder / "kill_test_data.py").write_text(DATA)
         (folder / "teachers.gin").write_text(CONFIG)
-        self.rows: list[list[str]] = []
         self.start("teachers.gin", "whole").communicate()
         (folder / "given").mkdir()
         for role in ("clean", "robust"):
@@ -84,7 +83,7 @@ class Faults:
 
     def report(self, fault: str, seen: tuple[str, int], name: str | None) -> None:
         """A row: the fault, what was seen, and what the same command makes of the run after it."""
-        outcome = "nothing was begun"
+        outcome = "steps since the last checkpoint"
         if name is not None:
             line, code = self.train(name)
             same = code == 0 and self.weights(name) == self.weights("reference")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pathlib
 import resource
 import time
@@ -22,7 +23,7 @@ from mtard_tf import checkpoints, files
 from mtard_tf.data.image_data import Split
 from mtard_tf.evaluation import Evaluator
 from mtard_tf.measures import w_robust
-from mtard_tf.preemption import Preempted, Preemption
+from mtard_tf.preemption import Preempted
 from mtard_tf.progress import ProgressLine
 
 
@@ -76,8 +77,10 @@ class Recorder(keras.callbacks.Callback):
         super().__init__()
         self._path, self._timing = folder / "metrics.jsonl", folder / "timing.jsonl"
         self._every = every
-        self._sums: dict[str, float] = {}
-        self._count = self._last = 0
+        self._sums: dict[
+            str, list[float]
+        ] = {}  # name -> sum over the epoch so far, and of how many
+        self._last = 0
         self._started = time.perf_counter()
         self._writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
         self._path.touch()
@@ -85,13 +88,14 @@ class Recorder(keras.callbacks.Callback):
     @property
     def notes(self) -> dict[str, Any]:
         """Sums of the epoch so far, and the length of the rows that belong to this state."""
-        size = self._path.stat().st_size
-        return {"sums": self._sums, "count": self._count, "last": self._last, "bytes": size}
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())  # the rows are on disk before the state that counts on them
+            size = file.seek(0, os.SEEK_END)
+        return {"sums": self._sums, "last": self._last, "bytes": size}
 
     def restore(self, notes: Mapping[str, Any]) -> None:
         """Goes on from `notes`: rows written after it are cut off, to be written again."""
-        self._sums, self._count = dict(notes["sums"]), notes["count"]
-        self._last = notes["last"]
+        self._sums, self._last = dict(notes["sums"]), notes["last"]
         if self._path.stat().st_size > notes["bytes"]:  # less only if somebody removed the file
             with self._path.open("r+b") as file:
                 file.truncate(notes["bytes"])
@@ -102,16 +106,18 @@ class Recorder(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         values = {name: float(np.ravel(value)[0]) for name, value in (logs or {}).items()}
+        # What is not finite belongs to a skipped step.
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count += 1
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = [total + value, count + 1]
         step = self.model.step
         if self._last == 0 or step // self._every > self._last // self._every:
             self._write({"kind": "step", "step": step, **values}, "step")
         self._last = step
 
     def on_epoch_end(self, epoch, logs=None):
-        means = {name: total / max(self._count, 1) for name, total in self._sums.items()}
+        means = {name: total / count for name, (total, count) in self._sums.items()}
         validation = {k: v for k, v in (logs or {}).items() if k.startswith("validation_")}
         row = {"kind": "epoch", "step": self.model.step, "epoch": epoch + 1}
         self._write({**row, **means, **validation}, "epoch")
@@ -120,7 +126,7 @@ class Recorder(keras.callbacks.Callback):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         timing = {"epoch": epoch + 1, "seconds": now - self._started, "peak_memory_mb": peak}
         _append(self._timing, timing)
-        self._sums, self._count, self._started = {}, 0, now
+        self._sums, self._started = {}, now
 
     def _write(self, row: dict, prefix: str) -> None:
         _append(self._path, row)
@@ -262,7 +268,9 @@ class Saver(keras.callbacks.Callback):
       notes: what goes with the variables into a state.
       every: steps between two checkpoints.
       steps: per epoch.
-      preemption: says whether the process was told to go.
+      told: says whether any worker was told to go, once all ask; asks them after every
+        `ask_every` steps.
+      ask_every: 1 where there is one worker.
     """
 
     def __init__(
@@ -272,35 +280,40 @@ class Saver(keras.callbacks.Callback):
         *,
         every: int,
         steps: int,
-        preemption: Preemption,
+        told: Callable[[], bool],
+        ask_every: int = 1,
     ) -> None:
         super().__init__()
         self._kept, self._notes = kept, notes
         self._every, self._steps = every, steps
-        self._preemption = preemption
-        self._saved = 0
+        self._told, self._ask_every = told, ask_every
+        self._seen = 0
 
     def on_train_begin(self, logs=None):
-        self._saved = self.model.step
+        self._seen = self.model.step
 
     def on_train_batch_end(self, batch, logs=None):
         step = self.model.step
         if step % self._steps == 0:
             return  # validation and the epoch's row come first
-        told = self._preemption.told
-        if told or step // self._every > self._saved // self._every:
+        told = self._due(step, self._ask_every) and self._told()
+        if told or self._due(step, self._every):
             self._save(step)
+        self._seen = step
         if told:
             raise Preempted(step)
+
+    def _due(self, step: int, every: int) -> bool:
+        return step // every > self._seen // every
 
     def on_epoch_end(self, epoch, logs=None):
         step = self.model.step
         self._save(step)
-        if self._preemption.told:
+        self._seen = step
+        if self._told():
             raise Preempted(step)
 
     def _save(self, step: int) -> None:
-        self._saved = step
         if self._kept is not None:
             values = checkpoints.values(self.model)
             self._kept.save(checkpoints.State(step, values, self._notes()))

@@ -55,22 +55,33 @@ class Checkpoints:
         notes = np.frombuffer(json.dumps(dict(state.notes)).encode(), np.uint8)
         with files.replacing(self._folder / f"state-{state.step:09d}.npz") as temporary:
             np.savez(temporary, **arrays, **{_NOTES: notes})  # type: ignore[arg-type]
-        for path in self._paths()[self._keep :]:
+        # Those of later steps could not be read when this training began.
+        later = [path for path in self._paths() if _step(path) > state.step]
+        older = [path for path in self._paths() if _step(path) <= state.step][self._keep :]
+        for path in (*later, *older):
             path.unlink(missing_ok=True)
 
     def newest(self, say: Callable[[str], None] = lambda line: None) -> State | None:
-        """The newest state that can be read, or None; `say` hears of each that cannot."""
+        """The newest state that is whole, or None; `say` hears of each that is not.
+
+        Raises:
+          OSError: a file cannot be read at all, which says nothing about what is in it.
+        """
         for path in self._paths():
             try:
                 return _read(path)
-            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            except (EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                say(f"{path} is damaged ({reason}); the state before it is used.")
+                say(f"{path} is damaged ({reason}); it is passed over for the state before it.")
         return None
 
+    def any(self) -> bool:
+        """Whether there are states, whole or not."""
+        return bool(self._paths())
+
     def clear(self) -> None:
-        """Removes all states."""
-        for path in self._paths():
+        """Removes all states, and what a kill left of one that was being written."""
+        for path in (*self._paths(), *self._folder.glob(".state-*")):
             path.unlink(missing_ok=True)
 
     def _paths(self) -> list[pathlib.Path]:
@@ -105,8 +116,12 @@ def restore(distiller: keras.Model, arrays: list[np.ndarray]) -> None:
         variable.assign(array)
 
 
+def _step(path: pathlib.Path) -> int:
+    return int(path.stem.split("-")[1])
+
+
 def _read(path: pathlib.Path) -> State:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         names = sorted(name for name in archive.files if name != _NOTES)
         notes = json.loads(archive[_NOTES].tobytes())
-        return State(int(path.stem.split("-")[1]), [archive[name] for name in names], notes)
+        return State(_step(path), [archive[name] for name in names], notes)

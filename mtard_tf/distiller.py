@@ -222,7 +222,14 @@ class Distiller(DistributedFit, keras.Model):
         gradients = tape.gradient(scaled, self.student.trainable_variables)
         average_replicas(self.student.non_trainable_variables)
         total = tf.add_n([weights[name] * means[name] for name in means])
-        non_finite = _non_finite([total]) + replica_sum(_non_finite(self._guarded(gradients)))
+        overflow = replica_sum(_non_finite(gradients))
+        non_finite = _non_finite([total])
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            # It leaves steps that overflow out by itself, which is no fault; but it looks at one
+            # replica's gradients, so each must know of the others' overflow.
+            gradients = [tf.where(overflow > 0, float("inf"), g) for g in gradients]
+        else:
+            non_finite += overflow
         logs = {"loss": total, **means, **logs, "non_finite": non_finite}
         if self.skip_non_finite:
             finite = non_finite == 0
@@ -241,11 +248,6 @@ class Distiller(DistributedFit, keras.Model):
         if not self.skip_non_finite:
             return []
         return [v for v in self.non_trainable_variables if v is not self.steps_done]
-
-    def _guarded(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-        # Loss scaling overflows now and then by design, and sees to it by itself.
-        scaling = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-        return [] if scaling else gradients
 
     def call(self, inputs, training=False):
         """The student's logits."""

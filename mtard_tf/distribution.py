@@ -66,8 +66,8 @@ def apply_if(
       gradients: of this replica.
       variables: trained.
     """
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1 or context.strategy.extended._use_merge_call() is False:
+    supports = tf.__internal__.distribute.strategy_supports_no_merge_call
+    if not tf.distribute.has_strategy() or supports():
         tf.cond(finite, lambda: _applied(optimizer, gradients, variables), lambda: False)
         return
 
@@ -81,7 +81,7 @@ def apply_if(
 
         tf.cond(strategy.experimental_local_results(finite)[0], apply, lambda: False)
 
-    context.merge_call(merged, args=(finite, gradients))
+    tf.distribute.get_replica_context().merge_call(merged, args=(finite, gradients))
 
 
 def _applied(optimizer: Optimizer, gradients: list[tf.Tensor], variables: list) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from multiprocessing.pool import ThreadPool
 
@@ -58,6 +59,7 @@ class Evaluator:
         self.seed = seed
         self.strategy = strategy or tf.distribute.get_strategy()
         self._inference = FoldedInference(model)
+        self._lock = threading.Lock()
         self._compiled: dict[tuple[int, bool], tuple[Callable, Callable]] = {}
         self._images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
         self._labels = tf.TensorSpec([None], tf.int32)
@@ -194,6 +196,10 @@ class Evaluator:
 
     def _compile(self, attack: Callable, swept: bool) -> Callable:
         key = id(attack), swept
+        with self._lock:  # several devices ask at once
+            return self._compile_once(key, attack, swept)
+
+    def _compile_once(self, key: tuple[int, bool], attack: Callable, swept: bool) -> Callable:
         if key not in self._compiled:
 
             def run(images, labels, ids, epsilon):

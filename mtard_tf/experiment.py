@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from mtard_tf import files, strategies
+from mtard_tf.data.batches import check_batches
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.locking import locked
 from mtard_tf.model_files import file_digest
@@ -104,6 +105,8 @@ def run(
     """
     strategy = strategy or tf.distribute.get_strategy()
     data = experiment.dataset()
+    for stage in experiment.stages:
+        check_batches(len(data.train), stage.batch_size, strategy.num_replicas_in_sync)
     dry_run(experiment, data)
     chief = strategies.is_chief(strategy)
     with contextlib.ExitStack() as stack:
@@ -111,6 +114,8 @@ def run(
             claim(run_dir, config)
             stack.enter_context(locked(run_dir))
         strategies.wait_for_all(strategy)
+        if not chief:
+            claim(run_dir, config)  # by now it is there: this compares
         preemption = stack.enter_context(Preemption().listening())
         setting = Setting(data, experiment.threat, strategy, preemption)
         return [_stage(experiment, stage, run_dir, setting) for stage in experiment.stages]
@@ -120,19 +125,25 @@ def _stage(experiment: Experiment, stage: Stage, run_dir: pathlib.Path, setting:
     folder = run_dir / stage.name
     named = {**stage.teachers, **({"initial": stage.initial} if stage.initial else {})}
     sources = {role: file_digest(existing(run_dir, name)) for role, name in named.items()}
-    if (folder / "stage.json").exists() and (folder / "student.keras").exists():
+    if (folder / "stage.json").exists():
         result = files.read_json(folder / "stage.json")
-        if result["sources"] != sources:
+        before = result.get("sources", sources)  # runs of version 0.1 did not note them
+        changed = sorted(role for role in sources if before.get(role) != sources[role])
+        if changed:
             raise RunError(
                 f"{folder} was trained from other files than those now there for "
-                f"{', '.join(sorted(k for k in sources if result['sources'].get(k) != sources[k]))}"
-                f"; remove {folder} to train it anew."
+                f"{', '.join(changed)}; remove {folder} to train it anew."
+            )
+        if not (folder / "student.keras").exists():
+            raise RunError(
+                f"{folder / 'student.keras'} of a finished stage is gone; put it back, or remove "
+                f"{folder} to train it anew."
             )
         if strategies.is_chief(setting.strategy):
             print(f"{stage.name}: finished before, not run again.")
         return result
-    if setting.preemption.told:
-        raise Preempted(0)
+    if setting.told():
+        raise Preempted
     with setting.strategy.scope():
         models = {role: load_student(run_dir, name) for role, name in named.items()}
     initial = models.pop("initial", None) if stage.initial else None

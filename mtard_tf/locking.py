@@ -6,6 +6,7 @@ import contextlib
 import os
 import pathlib
 import socket
+import sys
 from collections.abc import Iterator
 
 try:
@@ -31,12 +32,14 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     with (folder / "lock").open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise LockedError(
                 f"{folder} is being trained by {holder}; wait for it, or choose another --run_dir."
             ) from error
+        except OSError as error:  # some network file systems have no locks
+            print(f"{folder} is not locked ({error.strerror}).", file=sys.stderr, flush=True)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

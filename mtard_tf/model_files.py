@@ -156,9 +156,12 @@ def file_digest(path: pathlib.Path) -> str:
     """
     if not zipfile.is_zipfile(path):
         return digest(path.read_bytes())
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in sorted(archive.namelist()) if name != "metadata.json"]
-        return digest(*(archive.read(name) for name in names))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in sorted(archive.namelist()) if name != "metadata.json"]
+            return digest(*(archive.read(name) for name in names))
+    except zipfile.BadZipFile:
+        return digest(path.read_bytes())  # damaged: not the file that it was
 
 
 def parameters(model: Any) -> int:

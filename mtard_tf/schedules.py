@@ -96,7 +96,7 @@ class Warmup:
 SCHEDULES: tuple[type, ...] = (Constant, StepDecay, Cosine, Warmup)
 
 
-def epoch_of(step: tf.Tensor, steps_per_epoch: float) -> tf.Tensor:
+def epoch_of(step: tf.Tensor, steps_per_epoch: int) -> tf.Tensor:
     """Steps done, in epochs, float32: 0 at the first step."""
     return tf.cast(step, tf.float32) / tf.cast(steps_per_epoch, tf.float32)
 
@@ -107,10 +107,10 @@ class ScheduledRate(keras.optimizers.schedules.LearningRateSchedule):
     Args:
       base: learning rate at factor 1.
       schedule: the factor as a function of the epoch.
-      steps_per_epoch: steps of one epoch; a fraction where gradients are accumulated.
+      steps_per_epoch: steps of one epoch.
     """
 
-    def __init__(self, base: float, schedule: Schedule, steps_per_epoch: float) -> None:
+    def __init__(self, base: float, schedule: Schedule, steps_per_epoch: int) -> None:
         self.base = base
         self.schedule = schedule
         self.steps_per_epoch = steps_per_epoch

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import gin
 import keras
+import tensorflow as tf
 
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.data.batches import steps_per_epoch
@@ -45,8 +46,8 @@ class Stage:
         teachers and attack; losses, entropies and balance stay in float32, and so does
         `student.keras`.
       gradient_accumulation_steps: batches whose gradients make one step of the optimizer.
-      steps_per_execution: steps that run without coming back to Python. Records and checkpoints
-        then see every so many steps only.
+      steps_per_execution: steps that run without coming back to Python. Records, guards and
+        checkpoints then see every so many steps only.
       synchronized_batch_norm: BatchNorm takes its statistics over all replicas.
       on_non_finite: "stop" at, or "skip", a step whose loss or gradient is not finite.
       checkpoint_every: steps between two checkpoints; the end of an epoch always has one.
@@ -128,7 +129,8 @@ class Stage:
         keras.utils.set_random_seed(seed)
         steps = steps_per_epoch(len(data.train), self.batch_size)
         accumulated = self.gradient_accumulation_steps
-        rate = ScheduledRate(self.learning_rate, self.learning_rate_schedule, steps / accumulated)
+        # Keras asks the schedule with its count of batches, accumulated or not.
+        rate = ScheduledRate(self.learning_rate, self.learning_rate_schedule, steps)
         with gin.config_scope(self.name):
             student = self.model(data.image_shape, data.num_classes)
             distiller = self.distiller(
@@ -142,6 +144,7 @@ class Stage:
                 skip_non_finite=self.on_non_finite == "skip",
             )
             optimizer = self.optimizer(rate)
+        self._check_optimizer(optimizer)
         if accumulated > 1:
             optimizer.gradient_accumulation_steps = accumulated
         if self.precision == "mixed_float16":
@@ -155,6 +158,19 @@ class Stage:
             steps_per_execution=self.steps_per_execution,
         )
         return distiller
+
+    def _check_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
+        if self.gradient_accumulation_steps > 1 and tf.distribute.has_strategy():
+            raise ValueError(
+                f"{self.name}/Stage.gradient_accumulation_steps is "
+                f"{self.gradient_accumulation_steps}; Keras accumulates on one device only: set 1, "
+                "more devices need it less."
+            )
+        if optimizer.use_ema:
+            raise ValueError(
+                f"{self.name}/Stage.optimizer has use_ema, which would replace the weights at the "
+                "end of each epoch; leave it out."
+            )
 
     def _prepared(self, student: keras.Model) -> keras.Model:
         if self.synchronized_batch_norm:

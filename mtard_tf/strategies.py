@@ -48,6 +48,8 @@ def create(
         raise StrategyError(f"The strategy is {name!r}; use one of {', '.join(NAMES)}.")
     if (workers or index is not None) and name != "multi_worker":
         raise StrategyError(f"--workers and --index go with --strategy=multi_worker, not {name}.")
+    if index is not None and not workers:
+        raise StrategyError(f"--index is {index} without --workers; give both, or TF_CONFIG.")
     if name == "tpu":
         return _tpu()
     if name == "one_device":
@@ -113,7 +115,10 @@ def training_data(
 def worker_index(strategy: tf.distribute.Strategy) -> int:
     """Which worker this process is; 0 where there is one."""
     resolver = strategy.cluster_resolver
-    return resolver.task_id or 0 if resolver is not None else 0
+    if not is_multi_worker(strategy) or resolver.task_id is None:
+        return 0
+    chiefs = len(resolver.cluster_spec().as_dict().get("chief", []))
+    return resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
 
 
 def worker_count(strategy: tf.distribute.Strategy) -> int:
@@ -185,8 +190,11 @@ def _devices(count: int | None) -> list[str]:
 
 
 def _announce(workers: Sequence[str], index: int | None) -> None:
-    """Writes `TF_CONFIG`, unless it is there, and checks it: a wrong one waits for ever."""
+    """Writes `TF_CONFIG` from the flags, if given, and checks it: a wrong one waits for ever."""
     if workers:
+        without = [worker for worker in workers if not worker.rpartition(":")[2].isdigit()]
+        if without:
+            raise StrategyError(f"--workers has {without[0]!r}; give HOST:PORT for each.")
         if index is None or not 0 <= index < len(workers):
             raise StrategyError(
                 f"--index is {index}; with {len(workers)} workers give 0 to {len(workers) - 1}."
@@ -195,14 +203,18 @@ def _announce(workers: Sequence[str], index: int | None) -> None:
         os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": list(workers)}, "task": task})
     try:
         described = json.loads(os.environ.get("TF_CONFIG", ""))
-        count, place = len(described["cluster"]["worker"]), described["task"]["index"]
+        kind, place = described["task"]["type"], int(described["task"]["index"])
+        count = len(described["cluster"][kind])
     except (ValueError, KeyError, TypeError) as error:
         raise StrategyError(
             "multi_worker needs --workers=HOST:PORT,HOST:PORT and --index=I, or TF_CONFIG with "
-            "cluster.worker and task.index."
+            "cluster, task.type and task.index."
         ) from error
-    if not 0 <= int(place) < count:
-        raise StrategyError(f"TF_CONFIG has task.index {place} for {count} workers.")
+    if kind not in ("chief", "worker") or not 0 <= place < count:
+        raise StrategyError(
+            f"TF_CONFIG has the task {kind} {place} for {count} of them; it needs chief or worker, "
+            "counted from 0."
+        )
 
 
 def _tpu() -> tf.distribute.Strategy:

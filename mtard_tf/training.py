@@ -41,6 +41,11 @@ class Setting:
     strategy: tf.distribute.Strategy = dataclasses.field(default_factory=tf.distribute.get_strategy)
     preemption: Preemption = dataclasses.field(default_factory=Preemption)
 
+    def told(self) -> bool:
+        """Whether any worker was told to go; all of them must ask."""
+        flags = strategies.total_over_workers(self.strategy, np.array([self.preemption.told], int))
+        return bool(flags[0])
+
 
 def train(
     stage: Stage,
@@ -140,7 +145,7 @@ class _Run:
             )
         if self._chief:
             if state is None:
-                files.remove(self._folder)  # what a stage left that never came to a checkpoint
+                self._clear()
             self._folder.mkdir(parents=True, exist_ok=True)
             self._recorder = Recorder(self._folder)
         if state is None:
@@ -163,7 +168,8 @@ class _Run:
                 self._notes,
                 every=stage.checkpoint_every,
                 steps=self._steps,
-                preemption=self._setting.preemption,
+                told=self._setting.told,
+                ask_every=10 if strategies.is_multi_worker(self._setting.strategy) else 1,
             )
         )
         for epoch in range(distiller.step // self._steps, stage.epochs):
@@ -213,6 +219,15 @@ class _Run:
         """Closes the files that a training keeps open."""
         if self._recorder is not None:
             self._recorder.close()
+
+    def _clear(self) -> None:
+        """Makes room for a beginning; what has a checkpoint, though none is whole, is kept."""
+        if self._checkpoints.any():
+            aside = self._folder.with_name(f"{self._folder.name}.damaged")
+            files.remove(aside)
+            self._folder.rename(aside)
+            self._say(f"no checkpoint is whole; begins anew, and what was there is in {aside}.")
+        files.remove(self._folder)  # what a stage left that never came to a checkpoint
 
     def _notes(self) -> dict[str, Any]:
         recorder = {} if self._recorder is None else self._recorder.notes

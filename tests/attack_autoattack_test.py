@@ -152,7 +152,7 @@ def test_the_distilled_net_hides_its_gradients_from_pgd_alone() -> None:
         return PGD(20)(lambda x: model_fn(x) / 40, images, labels, **run)
 
     assert abs(_robust_accuracy(model, cooled, 200) - 11.5) <= 2.0
-    # The reference figure is 62.5. TensorFlow flushes denormal numbers, so that the gradient of the
-    # cross-entropy is 0 from a logit gap of 87 on (PyTorch: 103). PyTorch itself leaves 61.5 to 64.0
-    # without and 65.5 to 66.0 with flushing (benchmarks/denormals_torch.py).
+    # The reference figure is 62.5. TensorFlow flushes denormal numbers, so that the gradient of
+    # the cross-entropy is 0 from a logit gap of 87 on (PyTorch: 103). PyTorch itself leaves 61.5
+    # to 64.0 without and 65.5 to 66.0 with flushing (benchmarks/denormals_torch.py).
     assert abs(_robust_accuracy(model, PGD(20), 200) - 65.5) <= 2.0

@@ -53,7 +53,7 @@ def test_a_damaged_state_is_passed_over(tmp_path, damage) -> None:
     assert kept.newest(said.append).step == 5
     assert len(said) == 1 and "\n" not in said[0]
     assert said[0].startswith(f"{path} is damaged (")
-    assert said[0].endswith("; the state before it is used.")
+    assert said[0].endswith("; it is passed over for the state before it.")
 
 
 def test_no_state(tmp_path) -> None:

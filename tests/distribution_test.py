@@ -160,6 +160,14 @@ def test_keras_still_needs_the_shim(tmp_path, shim) -> None:
             {"name": "multi_worker", "workers": ["a:1", "b:1"], "index": 2},
             "--index is 2; with 2 workers give 0 to 1.",
         ),
+        (
+            {"name": "multi_worker", "workers": ["a:1", "b"], "index": 0},
+            "--workers has 'b'; give HOST:PORT for each.",
+        ),
+        (
+            {"name": "multi_worker", "index": 0},
+            "--index is 0 without --workers; give both, or TF_CONFIG.",
+        ),
         ({"name": "multi_worker"}, "multi_worker needs --workers=HOST:PORT,HOST:PORT and --index"),
         ({"name": "tpu"}, "No TPU was found"),
     ],

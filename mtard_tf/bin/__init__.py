@@ -39,7 +39,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             sys.exit(130)
         except Exception as error:
             # TensorFlow is not imported here; its errors of a lost connection have these names.
-            if _DEBUG.value or type(error).__name__ not in _LOST_WORKER:
+            lost = type(error).__name__ in _LOST_WORKER and "TF_CONFIG" in os.environ
+            if _DEBUG.value or not lost:
                 raise
             lines = str(error).splitlines() or [""]
             _leave(
@@ -57,6 +58,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 def _leave(program: str, message: str) -> NoReturn:
     print(f"{_command(program)}: {message}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
     # Not sys.exit: TensorFlow's threads may wait for a worker that never answers.
     os._exit(EXIT_CODE)
 

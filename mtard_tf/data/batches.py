@@ -63,12 +63,7 @@ def training_batches(
             f"start_step is {start_step}; {epochs} epochs of {per_epoch} batches allow 0 to "
             f"{epochs * per_epoch}."
         )
-    shortest = examples - (per_epoch - 1) * batch_size
-    if shortest < replicas:
-        raise DataError(
-            f"The last batch of an epoch has {shortest} of {examples} images for {replicas} "
-            f"replicas; give a batch_size other than {batch_size}."
-        )
+    check_batches(examples, batch_size, replicas)
     first_epoch, first_batch = divmod(start_step, per_epoch)
     images, labels = tf.constant(data.train.images), tf.constant(data.train.labels)
     own = tf.constant(parts, tf.int64)
@@ -101,6 +96,16 @@ def training_batches(
     return batches.prefetch(_PREFETCHED_BATCHES)
 
 
+def check_batches(examples: int, batch_size: int, replicas: int) -> None:
+    """Raises DataError if the last batch of an epoch has fewer images than there are replicas."""
+    shortest = examples - (steps_per_epoch(examples, batch_size) - 1) * batch_size
+    if shortest < replicas:
+        raise DataError(
+            f"The last batch of an epoch has {shortest} of {examples} images for {replicas} "
+            f"replicas; give a batch_size other than {batch_size}."
+        )
+
+
 def evaluation_batches(
     split: Split, batch_size: int, examples: int | None = None
 ) -> tf.data.Dataset:
@@ -120,7 +125,7 @@ def evaluation_batches(
     """
     examples = len(split) if examples is None else min(examples, len(split))
     _check_positive(batch_size=batch_size, examples=examples)
-    images, labels = tf.constant(split.images), tf.constant(split.labels)
+    images, labels = tf.constant(split.images[:examples]), tf.constant(split.labels[:examples])
 
     def examples_of(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         start = batch * batch_size
