@@ -29,6 +29,7 @@ ROWS = {
         "experiment",
         "export",
         "files",
+        "importing",
         "measures",
         "model_files",
         "outcomes",

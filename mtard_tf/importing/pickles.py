@@ -198,7 +198,7 @@ class _Dtype:
         dtype = np.dtype(str(self._code))
         if dtype.kind not in "fiub":
             raise CheckpointError(f"An array holds {self._code}, not numbers; give weights alone.")
-        return dtype.newbyteorder({"<": "<", ">": ">"}.get(self._order, "="))
+        return dtype.newbyteorder(">") if self._order == ">" else dtype
 
 
 def _scalar(dtype: _Dtype, data: Any = b"") -> Any:
