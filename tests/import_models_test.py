@@ -16,10 +16,11 @@ from torch_writer import write_legacy, write_zip
 
 from mtard_tf import audit_flags, registry
 from mtard_tf.data.image_data import ImageData, Split
-from mtard_tf.importing import importer, layouts
+from mtard_tf.importing import importer, layouts, proving
 from mtard_tf.importing.importer import Request
 from mtard_tf.importing.name_maps import of_model
 from mtard_tf.importing.tensors import CheckpointError
+from mtard_tf.models.layers import NORMALIZATIONS
 
 WIDE = ("models.wide_resnet.depth = 10", "models.wide_resnet.width = 1")
 DEEPMIND = (*WIDE, "models.wide_resnet.asymmetric = True")
@@ -232,6 +233,24 @@ FLAT = {
 }
 
 
+@pytest.mark.parametrize(
+    ("mean", "deviation", "prefix"),
+    [("normalize.mean", "normalize.std", "model."), ("0.mu", "0.sigma", "1.")],
+)
+def test_a_file_that_says_how_it_normalises(mean, deviation, prefix, tmp_path):
+    state = {f"{prefix}{name}": v for name, v in zoo_weights.state("resnet20_a").items()}
+    numbers = np.array(NORMALIZATIONS["imagenet"], np.float32).reshape(2, 1, 3, 1, 1)
+    source = write_zip(tmp_path / "n.pt", {mean: numbers[0], deviation: numbers[1]} | state)
+    model, said = _import(source, tmp_path, normalization="imagenet")
+    assert "the file's own numbers" in said
+    expected = zoo_weights.logits("resnet20_a", 32)
+    np.testing.assert_allclose(model(zoo_weights.images(32)), expected, atol=1e-4)
+    wanted = "give --normalization=0.485,0.456,0.406/0.229,0.224,0.225, or --allow_unused"
+    with pytest.raises(CheckpointError, match=wanted):
+        _import(source, tmp_path)
+    _import(source, tmp_path, allow_unused=True)
+
+
 def test_unknown_names_are_paired_by_order_and_shape(tmp_path):
     """A linear layer after Flatten, too: its inputs come in another order in PyTorch."""
     source = write_zip(tmp_path / "net.pt", zoo_weights.state("flat"))
@@ -249,7 +268,9 @@ def test_a_keras_file_says_what_the_layers_are(tmp_path):
     net = registry.target("models", "small_cnn")((12, 12, 3), 10, widths=(4, 6), dense=16)
     net.save(tmp_path / "net.keras")
     source = write_zip(tmp_path / "net.pt", zoo_weights.state("flat"))
-    model, _ = _import(source, tmp_path, model=str(tmp_path / "net.keras"))
+    model, _ = _import(source, tmp_path, model=str(tmp_path / "net.keras"), gin=())
+    with pytest.raises(ValueError, match="has its layers and its normalisation; leave"):
+        _import(source, tmp_path, model=str(tmp_path / "net.keras"))
     np.testing.assert_allclose(
         model(zoo_weights.images(12)), zoo_weights.logits("flat", 12), atol=1e-5
     )
@@ -327,7 +348,7 @@ def test_accuracies_are_those_of_models_that_normalise_otherwise(chosen):
         return model
 
     data = _data(make("raw"))
-    lines = list(importer.accuracies(make(chosen), data, None, 25))
+    lines = list(proving.accuracies(make(chosen), data, None, 25))
     for name in ("cifar10", "cifar10_chenyaofo", "cifar100", "imagenet"):
         answers = np.argmax(make(name)(data.test.images / np.float32(255)), 1)
         share = f"{100 * np.mean(answers == data.test.labels):.2f} %"
@@ -337,7 +358,7 @@ def test_accuracies_are_those_of_models_that_normalise_otherwise(chosen):
     assert "raw 100.00 %" in lines[1]
     assert lines[2].startswith("Warning: raw scores 100.00 %, above the ")
     assert lines[2].endswith("Then give --normalization=raw.")
-    best = list(importer.accuracies(make("raw"), data, 30, 25))
+    best = list(proving.accuracies(make("raw"), data, 30, 25))
     assert best[0] == "Accuracy on 30 test images of toy: 100.00 % (raw)"
     assert len(best) == 2
 

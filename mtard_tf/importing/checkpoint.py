@@ -16,6 +16,9 @@ _PREFIXES = re.compile(r"^(?:(?:module|model|net|_orig_mod)\.)+")
 # How deep a state_dict may lie: {"checkpoint": {"state_dict": ...}}.
 _DEPTH = 2
 _KERNEL_RANKS = (2, 4)
+# What modules that normalise call the mean and the standard deviation of each channel.
+_MEANS = ("mean", "new_mean", "mu")
+_DEVIATIONS = ("std", "new_std", "sigma")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +29,14 @@ class Checkpoint:
       path: the file.
       form: what kind of file it is, for people.
       tensors: by name, wrappers' prefixes removed, in the order of the file.
+      statistics: (mean, standard deviation) per channel that the net takes off images, if the file
+        says so.
     """
 
     path: pathlib.Path
     form: str
     tensors: Mapping[str, Tensor]
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     @property
     def modules(self) -> dict[str, dict[str, Tensor]]:
@@ -98,7 +104,39 @@ def _checkpoint(path: pathlib.Path, form: str, value: Any, key: str | None) -> C
         # A count of batches; only BatchNorm without momentum uses it, and only in training.
         if not short.endswith("num_batches_tracked"):
             tensors[short] = tensor
-    return Checkpoint(path, form, tensors)
+    statistics = _take_statistics(tensors)
+    return Checkpoint(path, form, _without_place(tensors), statistics)
+
+
+def _take_statistics(
+    tensors: dict[str, Tensor],
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Takes the one mean and the one standard deviation per channel out of the tensors."""
+    found: list[tuple[float, ...]] = []
+    names: list[str] = []
+    for kinds in (_MEANS, _DEVIATIONS):
+        fitting = [
+            name
+            for name, tensor in tensors.items()
+            # [channels], [channels, 1, 1] or [1, channels, 1, 1].
+            if name.rpartition(".")[2] in kinds and tensor.size == max(tensor.shape, default=0)
+        ]
+        if len(fitting) != 1:
+            return None
+        names += fitting
+        found.append(tuple(map(float, tensors[fitting[0]].numpy().ravel())))
+    for name in names:
+        del tensors[name]
+    return found[0], found[1]
+
+
+def _without_place(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Drops the place of the net in Sequential(normalisation, net): "1.conv1.weight"."""
+    heads = {name.split(".")[0] for name in tensors}
+    head = heads.pop() if len(heads) == 1 else ""
+    if not head.isdigit():
+        return tensors
+    return {name.removeprefix(f"{head}."): tensor for name, tensor in tensors.items()}
 
 
 def _state_dicts(value: Any, path: str, depth: int):
