@@ -27,6 +27,7 @@ ENTRY_POINTS = "mtard_tf.plugins"
 _ADVERSARIAL = "mtard_tf.plugins.adversarial_training"
 _MULTI = "mtard_tf.plugins.multi_teacher"
 _RESNET = "mtard_tf.models.resnet_cifar"
+_PRE_ACTIVATION = "mtard_tf.models.pre_activation"
 BUILT_INS: dict[str, dict[str, str]] = {
     "distillers": {
         "natural": f"{_ADVERSARIAL}.natural:Natural",
@@ -56,11 +57,14 @@ BUILT_INS: dict[str, dict[str, str]] = {
     },
     "models": {
         "small_cnn": "mtard_tf.models.small_cnn:small_cnn",
-        "resnet20": f"{_RESNET}:resnet20",
-        "resnet32": f"{_RESNET}:resnet32",
-        "resnet44": f"{_RESNET}:resnet44",
-        "resnet56": f"{_RESNET}:resnet56",
-        "resnet18": f"{_RESNET}:resnet18",
+        "mobilenet_v2": "mtard_tf.models.mobilenet_v2:mobilenet_v2",
+        **{f"resnet{depth}": f"{_RESNET}:resnet{depth}" for depth in (18, 20, 32, 34, 44, 56, 110)},
+        **{f"preact_resnet{d}": f"{_PRE_ACTIVATION}:preact_resnet{d}" for d in (18, 34)},
+        "wide_resnet": f"{_PRE_ACTIVATION}:wide_resnet",
+        **{
+            f"wide_resnet{size}": f"{_PRE_ACTIVATION}:wide_resnet{size}"
+            for size in ("34_10", "34_20", "28_10", "70_16", "22_6", "28_10_dm", "34_20_dm")
+        },
     },
     "datasets": {
         name: f"mtard_tf.data:{name}"

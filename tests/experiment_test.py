@@ -133,7 +133,7 @@ def test_w_robust():
     assert w_robust(0.8736, 0.6120) == pytest.approx(0.7428)
 
 
-@pytest.mark.parametrize("binary", ["train", "eval", "export", "data"])
+@pytest.mark.parametrize("binary", ["train", "eval", "export", "data", "import_"])
 def test_help_is_quick_and_says_what_to_type(binary):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", f"mtard_tf.bin.{binary}", "--help"],
@@ -141,7 +141,7 @@ def test_help_is_quick_and_says_what_to_type(binary):
         text=True,
         cwd=pathlib.Path(__file__).parent.parent,
     )
-    assert f"mtard-{binary}" in done.stdout and "--" in done.stdout
+    assert f"mtard-{binary.rstrip('_')}" in done.stdout and "--" in done.stdout
     for heavy in ("tensorflow", "keras", "numpy"):
         assert f" {heavy}\n" not in done.stderr
 

@@ -31,6 +31,7 @@ ROWS = {
         "export",
         "files",
         "flops",
+        "importing",
         "locking",
         "measures",
         "model_files",

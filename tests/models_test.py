@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf.models.folding import FoldedInference
+from mtard_tf.models.folding import FoldedInference, _foldable
 from mtard_tf.models.fused import FusedTraining
+from mtard_tf.models.layers import batch_norm, conv, depthwise_conv, image_input
+from mtard_tf.models.pre_activation import preact_resnet18, wide_resnet
 from mtard_tf.models.resnet_cifar import (
     resnet18,
     resnet20,
@@ -58,35 +60,51 @@ def _messy(model: keras.Model) -> keras.Model:
     return model
 
 
-def _models():
-    normalization = ((0.5, 0.4, 0.3), (0.2, 0.2, 0.3))
-    return {
-        "resnet20_b": resnet20((16, 16, 3), 10, width=8),
-        "resnet20_a": resnet20((16, 16, 3), 10, width=8, shortcut="A", normalization=normalization),
-        "small_cnn_bn": small_cnn((16, 16, 3), 10, batch_normalization=True),
-        "small_cnn": small_cnn((16, 16, 3), 10, dense=0),
-    }
+def _depthwise() -> keras.Model:
+    images, x = image_input((16, 16, 3), "raw")
+    x = batch_norm(depthwise_conv(conv(x, 6, 1, name="expand"), 2, name="depth"), name="bn")
+    x = keras.layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=True, name="double")(x)
+    x = keras.layers.GlobalAveragePooling2D()(batch_norm(x, name="double_bn"))
+    return keras.Model(images, keras.layers.Dense(10)(x), name="depthwise")
 
 
-@pytest.mark.parametrize("name", ["resnet20_b", "resnet20_a", "small_cnn_bn", "small_cnn"])
+SHAPE = (16, 16, 3)
+STATISTICS = ((0.5, 0.4, 0.3), (0.2, 0.2, 0.3))
+MODELS = {
+    "resnet20_b": lambda: resnet20(SHAPE, 10, width=8),
+    "resnet20_a": lambda: resnet20(SHAPE, 10, width=8, shortcut="A", normalization=STATISTICS),
+    "small_cnn_bn": lambda: small_cnn(SHAPE, 10, batch_normalization=True),
+    "small_cnn": lambda: small_cnn(SHAPE, 10, dense=0),
+    # BatchNorm before convolutions is not folded, and after them it is.
+    "wide_resnet": lambda: wide_resnet(SHAPE, 10, depth=10, width=1, asymmetric=True),
+    "preact_resnet18": lambda: preact_resnet18(SHAPE, 10, width=4),
+    "depthwise": _depthwise,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_folded_inference_equals_the_model(name):
-    model = _messy(_models()[name])
+    model = _messy(MODELS[name]())
     images = tf.random.stateless_uniform([4, 16, 16, 3], [0, 1])
     fold = FoldedInference(model)
     expected = model(images, training=False).numpy()
     scale = np.abs(expected).max()
     np.testing.assert_allclose(fold()(images), expected, atol=2e-6 * scale, rtol=1e-4)
-    before = [v.numpy() for v in model.variables]
     model.trainable_variables[0].assign(model.trainable_variables[0] * 1.5)
     changed = model(images, training=False).numpy()
     assert np.abs(changed - expected).max() > 1e-3 * scale
     np.testing.assert_allclose(fold()(images), changed, atol=3e-6 * scale, rtol=1e-4)
-    assert len(before) == len(model.variables)
 
 
-@pytest.mark.parametrize("name", ["resnet20_b", "small_cnn_bn"])
+def test_what_is_folded():
+    assert _foldable(MODELS["depthwise"]()) == {"depth": "bn", "double": "double_bn"}
+    pairs = _foldable(MODELS["wide_resnet"]())
+    assert pairs == {f"stage{n}_block1_conv1": f"stage{n}_block1_bn2" for n in (1, 2, 3)}
+
+
+@pytest.mark.parametrize("name", ["resnet20_b", "small_cnn_bn", "wide_resnet", "depthwise"])
 def test_fused_training_equals_the_model(name):
-    model, twin = _messy(_models()[name]), _messy(_models()[name])
+    model, twin = _messy(MODELS[name]()), _messy(MODELS[name]())
     twin.set_weights(model.get_weights())
     images = tf.random.stateless_uniform([8, 16, 16, 3], [0, 1])
     fused = FusedTraining(twin)
@@ -103,7 +121,7 @@ def test_fused_training_equals_the_model(name):
     # The running variance moves by PyTorch's unbiased estimate: Keras' times n / (n - 1).
     first = next(layer for layer in model.layers if "bn" in layer.name)
     values = 8 * int(np.prod(first.output.shape[1:3]))
-    old = _messy(_models()[name]).get_layer(first.name).moving_variance.numpy()
+    old = _messy(MODELS[name]()).get_layer(first.name).moving_variance.numpy()
     keras_step = first.moving_variance.numpy() - 0.9 * old
     fused_step = twin.get_layer(first.name).moving_variance.numpy() - 0.9 * old
     np.testing.assert_allclose(fused_step, keras_step * values / (values - 1), rtol=1e-4, atol=1e-6)

@@ -23,7 +23,14 @@ from mtard_tf import plugins
 ROOT = pathlib.Path(__file__).parent.parent
 # What a source distribution would hold; a copy, so that no earlier build can leak into the wheel.
 SOURCE = ("mtard_tf", "plugins", "gin", "pyproject.toml", "README.md", "LICENSE")
-SCRIPTS = ("mtard-train", "mtard-eval", "mtard-export", "mtard-data", "mtard-plan")
+SCRIPTS = (
+    "mtard-train",
+    "mtard-eval",
+    "mtard-export",
+    "mtard-data",
+    "mtard-plan",
+    "mtard-import",
+)
 HEAVY = ("tensorflow", "keras", "matplotlib", "cleverhans", "tensorflow_datasets")
 
 
@@ -156,7 +163,7 @@ def test_installed_script_lists_its_flags(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("module", ["train", "eval", "export", "data"])
+@pytest.mark.parametrize("module", ["train", "eval", "export", "data", "import_"])
 def test_binary_loads_nothing_heavy(module: str, tmp_path: pathlib.Path) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); import mtard_tf.bin.{module}\n"

@@ -66,7 +66,8 @@ def _leave(program: str, message: str) -> NoReturn:
 def _command(path: str) -> str:
     """The command's name, also where it runs as `python -m mtard_tf.bin.NAME`."""
     name, suffix = os.path.splitext(os.path.basename(path))
-    return f"mtard-{name}" if suffix == ".py" else name
+    # import_ has its underscore because `import` is a word of Python.
+    return f"mtard-{name.rstrip('_')}" if suffix == ".py" else name
 
 
 def import_tensorflow_quietly() -> None:

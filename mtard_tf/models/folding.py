@@ -78,7 +78,10 @@ class _PassThrough(keras.layers.Layer):
 
 
 def _foldable(model: keras.Model) -> dict[str, str]:
-    """Convolution name -> name of the BatchNorm that alone consumes it."""
+    """Convolution name -> name of the BatchNorm that alone consumes it.
+
+    A BatchNorm that follows anything else, as the first of a pre-activation block, stays.
+    """
     operations = getattr(model, "operations", [])  # only a functional model has them
     pairs: dict[str, str] = {}
     consumers: dict[str, list[keras.layers.Layer]] = {}
@@ -90,7 +93,7 @@ def _foldable(model: keras.Model) -> dict[str, str]:
     for operation in operations:
         following = consumers.get(operation.name, [])
         if (
-            type(operation) is keras.layers.Conv2D
+            type(operation) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
             and operation.activation is keras.activations.linear
             and len(operation._inbound_nodes) == 1
             and len(following) == 1
@@ -103,7 +106,8 @@ def _foldable(model: keras.Model) -> dict[str, str]:
 
 
 def _fold(
-    conv: keras.layers.Conv2D, batch_norm: keras.layers.BatchNormalization
+    conv: keras.layers.Conv2D | keras.layers.DepthwiseConv2D,
+    batch_norm: keras.layers.BatchNormalization,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     value = tf.convert_to_tensor
     scale = tf.math.rsqrt(value(batch_norm.moving_variance) + batch_norm.epsilon)
@@ -115,4 +119,7 @@ def _fold(
     shift *= scale
     if batch_norm.center:
         shift += value(batch_norm.beta)
+    if isinstance(conv, keras.layers.DepthwiseConv2D):
+        # Its kernel is [height, width, channels, multiplier], and its outputs are in that order.
+        return value(conv.kernel) * tf.reshape(scale, (-1, conv.depth_multiplier)), shift
     return value(conv.kernel) * scale, shift

@@ -8,30 +8,92 @@ import keras
 
 _L = keras.layers
 
+# A name of NORMALIZATIONS; or (mean, standard deviation) per channel; None is "raw".
+Normalization = str | tuple[Sequence[float], Sequence[float]] | None
+
+# Mean and standard deviation per channel, of images in [0, 1]. `cifar10` and `cifar100` are those
+# of DeepMind's and RobustBench's code. `cifar10_chenyaofo` is what the public weights of
+# chenyaofo/pytorch-cifar-models expect (its issue 8): the same mean, a narrower deviation.
+NORMALIZATIONS: dict[str, tuple[Sequence[float], Sequence[float]] | None] = {
+    "raw": None,
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
+    "cifar10_chenyaofo": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
 
 def image_input(
-    image_shape: Sequence[int], normalization: tuple[Sequence[float], Sequence[float]] | None
+    image_shape: Sequence[int], normalization: Normalization
 ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """The input and what the first convolution sees.
 
     Args:
       image_shape: (height, width, channels).
-      normalization: (mean, standard deviation) per channel in [0, 1] pixel units, or None.
+      normalization: a name of `NORMALIZATIONS`, or (mean, standard deviation) per channel in
+        [0, 1] pixel units; "raw" and None leave images as they are.
+
+    Raises:
+      ValueError: an unknown name, or numbers that are not one positive deviation per channel.
     """
     images = keras.Input(tuple(image_shape), name="images")
-    if normalization is None:
+    statistics = normalization_statistics(normalization, images.shape[-1])
+    if statistics is None:
         return images, images
-    mean, deviation = normalization
+    mean, deviation = statistics
     variance = [d * d for d in deviation]
     return images, _L.Normalization(mean=list(mean), variance=variance, name="normalization")(
         images
     )
 
 
-def conv(x, filters: int, size: int, stride: int = 1, *, name: str, bias: bool = False):
-    """A convolution padded as PyTorch pads it: symmetrically, also where it strides."""
+def normalization_statistics(
+    normalization: Normalization, channels: int
+) -> tuple[Sequence[float], Sequence[float]] | None:
+    """(mean, standard deviation) per channel, or None for raw images.
+
+    Arguments and errors as in `image_input`.
+    """
+    statistics = normalization
+    if isinstance(normalization, str):
+        if normalization not in NORMALIZATIONS:
+            raise ValueError(
+                f"normalization is {normalization!r}; use one of {', '.join(NORMALIZATIONS)}, or "
+                "(mean, standard deviation) with one number per channel."
+            )
+        statistics = NORMALIZATIONS[normalization]
+    if statistics is None:
+        return None
+    assert not isinstance(statistics, str)
+    if len(statistics) != 2 or {len(numbers) for numbers in statistics} != {channels}:
+        raise ValueError(
+            f"normalization is {normalization!r} and the images have {channels} channels; give "
+            "(mean, standard deviation) with one number per channel, or 'raw'."
+        )
+    if min(statistics[1]) <= 0:
+        raise ValueError(
+            f"normalization divides by {tuple(statistics[1])}; standard deviations are above 0."
+        )
+    return statistics
+
+
+def conv(
+    x,
+    filters: int,
+    size: int,
+    stride: int = 1,
+    *,
+    name: str,
+    bias: bool = False,
+    asymmetric: bool = False,
+):
+    """A convolution padded as PyTorch pads it: symmetrically, also where it strides.
+
+    With `asymmetric`, one that strides pads below and to the right only, as DeepMind's nets do:
+    Keras' and JAX' "same", and (0, 1, 0, 1) in PyTorch, on images of even size.
+    """
     padding = "same"
-    if stride > 1:
+    if stride > 1 and not asymmetric:
         # Keras' "same" pads (0, 1) here; the papers' nets pad (1, 1) and shift by a pixel.
         if size > 1:
             x = _L.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
@@ -47,6 +109,28 @@ def conv(x, filters: int, size: int, stride: int = 1, *, name: str, bias: bool =
     )(x)
 
 
+def depthwise_conv(x, stride: int = 1, *, name: str):
+    """A 3x3 convolution of each channel by itself, padded as `conv` pads."""
+    padding = "same"
+    if stride > 1:
+        x = _L.ZeroPadding2D(1, name=f"{name}_pad")(x)
+        padding = "valid"
+    # Keras counts all channels into the fan-in of a depthwise kernel; here it is the nine taps.
+    initializer = keras.initializers.RandomNormal(stddev=(2 / 9) ** 0.5)
+    return _L.DepthwiseConv2D(
+        3, stride, padding, use_bias=False, depthwise_initializer=initializer, name=name
+    )(x)
+
+
 def batch_norm(x, *, name: str):
     """BatchNorm with PyTorch's settings (momentum 0.1 there is 0.9 here), as the papers' nets."""
     return _L.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+
+
+def activate(x, activation: str, *, name: str):
+    """ "relu" or "swish" (x times its sigmoid, which Keras calls silu)."""
+    if activation == "relu":
+        return _L.ReLU(name=name)(x)
+    if activation == "swish":
+        return _L.Activation("silu", name=name)(x)
+    raise ValueError(f"activation is {activation!r}; use 'relu' or 'swish'.")

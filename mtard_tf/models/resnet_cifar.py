@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 
-from mtard_tf.models.layers import batch_norm, conv, image_input
-
-_Normalization = tuple[Sequence[float], Sequence[float]] | None
+from mtard_tf.models.layers import Normalization, batch_norm, conv, image_input
 
 
 def _shortcut(x, filters: int, stride: int, option: str, name: str):
@@ -57,7 +55,7 @@ def resnet_cifar(
     depth: int,
     shortcut: str = "B",
     width: int = 16,
-    normalization: _Normalization = None,
+    normalization: Normalization = "raw",
 ) -> keras.Model:
     """ResNet of depth 6n + 2 with three stages of `width`, 2 `width`, 4 `width` channels.
 
@@ -68,7 +66,7 @@ def resnet_cifar(
       shortcut: "B" (1x1 convolution and BatchNorm, as MTARD's ResNet-56: 855,770 parameters for 10
         classes) or "A" (zero-padded channels, as the paper: 853,018).
       width: channels of the first stage; 16 in the paper.
-      normalization: (mean, standard deviation) per channel, or None for raw [0, 1] images.
+      normalization: see `mtard_tf.models.layers.image_input`.
 
     Raises:
       ValueError: a depth that is not 6n + 2, or an unknown shortcut.
@@ -91,7 +89,7 @@ def _of_depth(depth: int) -> Callable[..., keras.Model]:
         *,
         shortcut: str = "B",
         width: int = 16,
-        normalization: _Normalization = None,
+        normalization: Normalization = "raw",
     ) -> keras.Model:
         return resnet_cifar(
             image_shape,
@@ -110,25 +108,35 @@ def _of_depth(depth: int) -> Callable[..., keras.Model]:
 resnet20, resnet32, resnet44 = _of_depth(20), _of_depth(32), _of_depth(44)
 # MTARD's clean teacher on CIFAR-10.
 resnet56 = _of_depth(56)
+resnet110 = _of_depth(110)
 
 
-def resnet18(
-    image_shape: Sequence[int],
-    num_classes: int,
-    *,
-    width: int = 64,
-    normalization: _Normalization = None,
-) -> keras.Model:
-    """ResNet-18 for small images, the student of MTARD: 11,173,962 parameters for 10 classes.
+def _of_four_stages(depth: int, blocks: Sequence[int]) -> Callable[..., keras.Model]:
+    def make(
+        image_shape: Sequence[int],
+        num_classes: int,
+        *,
+        width: int = 64,
+        normalization: Normalization = "raw",
+    ) -> keras.Model:
+        name = f"resnet{depth}"
+        widths = [width, 2 * width, 4 * width, 8 * width]
+        return _residual_net(image_shape, num_classes, widths, blocks, "B", normalization, name)
 
-    First convolution 3x3 with stride 1, no max pooling, four stages of two blocks, global pooling
-    (so that 28, 32 and 64 pixels all work).
+    make.__name__ = make.__qualname__ = f"resnet{depth}"
+    make.__doc__ = f"""ResNet-{depth} for small images.
+
+    First convolution 3x3 with stride 1, no max pooling, four stages of {tuple(blocks)} blocks,
+    global pooling (so that 28, 32 and 64 pixels all work).
 
     Args:
       image_shape: (height, width, channels).
       num_classes: number of logits.
       width: channels of the first stage; 64 in the papers.
-      normalization: (mean, standard deviation) per channel, or None for raw [0, 1] images.
+      normalization: see `mtard_tf.models.layers.image_input`.
     """
-    widths = [width, 2 * width, 4 * width, 8 * width]
-    return _residual_net(image_shape, num_classes, widths, [2] * 4, "B", normalization, "resnet18")
+    return make
+
+
+# The first is MTARD's student: 11,173,962 parameters for 10 classes.
+resnet18, resnet34 = _of_four_stages(18, [2, 2, 2, 2]), _of_four_stages(34, [3, 4, 6, 3])

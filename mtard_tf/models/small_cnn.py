@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import keras
 
-from mtard_tf.models.layers import batch_norm, conv, image_input
+from mtard_tf.models.layers import Normalization, batch_norm, conv, image_input
 
 
 def small_cnn(
@@ -16,7 +16,7 @@ def small_cnn(
     widths: Sequence[int] = (16, 16, 32, 32),
     dense: int = 128,
     batch_normalization: bool = False,
-    normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+    normalization: Normalization = "raw",
 ) -> keras.Model:
     """3x3 convolutions, the first of every two with stride 2, a dense layer, logits.
 
@@ -28,7 +28,7 @@ def small_cnn(
       widths: channels of each convolution; the first, third, ... have stride 2.
       dense: units of the hidden dense layer; 0 for none (global average pooling instead).
       batch_normalization: BatchNorm after every convolution (which then has no bias).
-      normalization: (mean, standard deviation) per channel, or None for raw [0, 1] images.
+      normalization: see `mtard_tf.models.layers.image_input`.
 
     Raises:
       ValueError: no widths.

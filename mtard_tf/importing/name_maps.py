@@ -1,0 +1,152 @@
+"""What public code calls the layers of the nets in the zoo.
+
+One row per kind of layer: the name in the file, and that of the Keras layer. `{x}` is a number; one
+whose name ends in 0 counts from 0 there and from 1 here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class NameMap:
+    """The names of one author's net.
+
+    Attributes:
+      origin: whose they are.
+      rows: name in the file -> name of the Keras layer.
+      unused: pattern of layers that are in the file and not in the net's forward pass -> why.
+      asymmetric: how such a net pads where it strides; None if that does not vary.
+      hint: what to try when layers are missing or left over.
+    """
+
+    origin: str
+    rows: Mapping[str, str]
+    unused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    asymmetric: bool | None = None
+    hint: str = ""
+
+    def layer(self, module: str) -> str | None:
+        """The Keras layer that a layer of the file is, or None."""
+        for pattern, template in self.rows.items():
+            numbered = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", re.escape(pattern))
+            match = re.fullmatch(numbered, module)
+            if match:
+                numbers = {
+                    name.removesuffix("0"): int(text) + name.endswith("0")
+                    for name, text in match.groupdict().items()
+                }
+                return template.format(**numbers)
+        return None
+
+    def why_unused(self, module: str) -> str | None:
+        """Why a layer of the file has no place in the net, or None."""
+        for pattern, reason in self.unused.items():
+            if re.fullmatch(pattern, module):
+                return reason
+        return None
+
+
+_POST_ACTIVATION = NameMap(
+    "kuangliu/pytorch-cifar, chenyaofo/pytorch-cifar-models, akamaster/pytorch_resnet_cifar10",
+    {
+        "conv1": "conv",
+        "bn1": "bn",
+        "layer{stage}.{block0}.conv{n}": "stage{stage}_block{block}_conv{n}",
+        "layer{stage}.{block0}.bn{n}": "stage{stage}_block{block}_bn{n}",
+        "layer{stage}.{block0}.shortcut.0": "stage{stage}_block{block}_skip",
+        "layer{stage}.{block0}.shortcut.1": "stage{stage}_block{block}_skip_bn",
+        "layer{stage}.{block0}.downsample.0": "stage{stage}_block{block}_skip",
+        "layer{stage}.{block0}.downsample.1": "stage{stage}_block{block}_skip_bn",
+        "linear": "logits",
+        "fc": "logits",
+    },
+    hint="is `shortcut` ('A' without weights, 'B' with) or the depth another?",
+)
+_PRE_ACTIVATION = NameMap(
+    "kuangliu/pytorch-cifar, RobustBench",
+    {
+        "conv1": "conv",
+        "layer{stage}.{block0}.conv{n}": "stage{stage}_block{block}_conv{n}",
+        "layer{stage}.{block0}.bn{n}": "stage{stage}_block{block}_bn{n}",
+        "layer{stage}.{block0}.shortcut.0": "stage{stage}_block{block}_skip",
+        "bn": "bn",
+        "linear": "logits",
+    },
+    hint="is `final_batch_norm` or the depth another?",
+)
+_TRADES = NameMap(
+    "TRADES' WideResNet",
+    {
+        "conv1": "conv",
+        "block{stage}.layer.{block0}.bn{n}": "stage{stage}_block{block}_bn{n}",
+        "block{stage}.layer.{block0}.conv{n}": "stage{stage}_block{block}_conv{n}",
+        "block{stage}.layer.{block0}.convShortcut": "stage{stage}_block{block}_skip",
+        "bn1": "bn",
+        "fc": "logits",
+    },
+    {r"sub_block1\..*": "sub_block1, which the net's forward pass never uses"},
+    asymmetric=False,
+    hint="is the depth or the width another?",
+)
+_DEEPMIND = NameMap(
+    "DeepMind's WideResNet in PyTorch",
+    {
+        "init_conv": "conv",
+        "layer.{stage0}.block.{block0}.batchnorm_{n0}": "stage{stage}_block{block}_bn{n}",
+        "layer.{stage0}.block.{block0}.conv_{n0}": "stage{stage}_block{block}_conv{n}",
+        "layer.{stage0}.block.{block0}.shortcut": "stage{stage}_block{block}_skip",
+        "batchnorm": "bn",
+        "logits": "logits",
+    },
+    asymmetric=True,
+    hint="is the depth or the width another?",
+)
+_HAIKU = NameMap(
+    "DeepMind's WideResNet in Haiku",
+    {
+        "init_conv": "conv",
+        "resnet_lay_{stage0}_block_{block0}.batchnorm_{n0}": "stage{stage}_block{block}_bn{n}",
+        "resnet_lay_{stage0}_block_{block0}.conv_{n0}": "stage{stage}_block{block}_conv{n}",
+        "resnet_lay_{stage0}_block_{block0}.shortcut": "stage{stage}_block{block}_skip",
+        "batchnorm": "bn",
+        "logits": "logits",
+    },
+    asymmetric=True,
+    hint="is the depth or the width another?",
+)
+_MOBILENET = NameMap(
+    "kuangliu/pytorch-cifar's MobileNetV2",
+    {
+        "conv1": "conv1",
+        "bn1": "bn1",
+        "layers.{block0}.conv1": "block{block}_expand",
+        "layers.{block0}.conv2": "block{block}_depthwise",
+        "layers.{block0}.conv3": "block{block}_project",
+        "layers.{block0}.bn{n}": "block{block}_bn{n}",
+        "layers.{block0}.shortcut.0": "block{block}_skip",
+        "layers.{block0}.shortcut.1": "block{block}_skip_bn",
+        "conv2": "conv2",
+        "bn2": "bn2",
+        "linear": "logits",
+    },
+)
+
+# Pattern of a Keras model's name -> the maps that weights for it may follow.
+_MAPS = {
+    r"resnet\d+": (_POST_ACTIVATION,),
+    r"preact_resnet\d+": (_PRE_ACTIVATION,),
+    r"wide_resnet.*": (_TRADES, _DEEPMIND, _HAIKU),
+    r"mobilenet_v2": (_MOBILENET,),
+}
+
+
+def of_model(name: str) -> tuple[NameMap, ...]:
+    """The maps for a model of the zoo, by the Keras model's name; none for another's."""
+    for pattern, maps in _MAPS.items():
+        if re.fullmatch(pattern, name):
+            return maps
+    return ()

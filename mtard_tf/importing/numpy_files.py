@@ -1,0 +1,101 @@
+"""DeepMind's `.npy` of Haiku parameters and state, and `.npz` of named arrays.
+
+The `.npy` holds two pickled mappings, (parameters, state), from module to name to array; see
+adversarial_robustness/jax in google-deepmind/deepmind-research. Names and layout become PyTorch's.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mtard_tf.importing import pickles
+from mtard_tf.importing.tensors import CheckpointError, Tensor
+
+# Haiku's name of an array -> PyTorch's. The averages of `mean_ema` are those of a BatchNorm.
+_NAMES = {
+    "w": "weight",
+    "b": "bias",
+    "scale": "weight",
+    "offset": "bias",
+    "mean_ema.average": "running_mean",
+    "var_ema.average": "running_var",
+}
+# State of the moving averages that inference does not use.
+_IGNORED = ("counter", "hidden")
+
+
+def read_npy(path: pathlib.Path) -> dict[str, Tensor]:
+    """The tensors by name, such as `resnet_lay_0_block_0.conv_0.weight`.
+
+    Raises:
+      CheckpointError: see `pickles.load`; or no pair of mappings.
+    """
+    with path.open("rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            dtype = header(file)[2]
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{path} is cut off or damaged ({error}); fetch it again.") from (
+                error
+            )
+        value = pickles.load(file, path.name) if dtype.hasobject else None
+    pair = getattr(value, "value", None)
+    if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(p, dict) for p in pair)):
+        raise CheckpointError(
+            f"{path} is not a pair (parameters, state) of Haiku; other arrays come as .npz."
+        )
+    tensors: dict[str, Tensor] = {}
+    for part in pair:
+        for module, arrays in part.items():
+            if not isinstance(arrays, Mapping):
+                raise CheckpointError(f"{path}: {str(module)[:80]} is no mapping of arrays.")
+            for name, array in arrays.items():
+                _add(tensors, str(module), str(name), array)
+    return tensors
+
+
+def read_npz(path: pathlib.Path) -> dict[str, Tensor]:
+    """Arrays by name, which are taken to be a `state_dict` of PyTorch.
+
+    Raises:
+      CheckpointError: damaged, or with pickled objects.
+    """
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except Exception as error:  # zipfile's, NumPy's and zlib's, for one cause
+        raise CheckpointError(f"{path} is cut off or damaged ({error}); fetch it again.") from error
+    return {name: _held(array) for name, array in arrays.items()}
+
+
+def _add(tensors: dict[str, Tensor], module: str, name: str, array: Any) -> None:
+    # Haiku writes ~ for what __init__ made, and the name of the whole net first.
+    path = [part for part in module.split("/") if part != "~"][1:]
+    if path and path[-1].endswith("_ema"):
+        name = f"{path.pop()}.{name}"
+    if name.rpartition(".")[2] in _IGNORED:
+        return
+    array = getattr(array, "value", None)
+    if not isinstance(array, np.ndarray) or name not in _NAMES:
+        raise CheckpointError(
+            f"{module} has {name}, which is no weight of a convolution, BatchNorm or linear layer."
+        )
+    if array.ndim == 4 and name == "w":
+        array = array.transpose(3, 2, 0, 1)
+    elif name == "w":
+        array = array.T
+    else:  # [1, 1, 1, channels] of a BatchNorm
+        array = array.reshape(-1)
+    tensors[".".join([*path, _NAMES[name]])] = _held(array)
+
+
+def _held(array: np.ndarray) -> Tensor:
+    return Tensor(tuple(array.shape), lambda: array)
