@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mtard_tf.diagnostics import MASKED, Finding
+from mtard_tf.diagnostics import MASKED, NOTE, Finding
 
 
 def verdict(findings: Sequence[Finding], numbers: Mapping, epsilon: float, attacks: int) -> str:
@@ -30,6 +30,13 @@ def verdict(findings: Sequence[Finding], numbers: Mapping, epsilon: float, attac
         )
     if epsilon == 0:
         return "Epsilon is 0: nothing was attacked, robust accuracy is clean accuracy."
+    noted = [finding for finding in findings if finding.severity == NOTE]
+    if noted:
+        names = ", ".join(finding.name for finding in noted)
+        return (
+            f"{worst}; none of {len(findings)} checks speaks against it, but note {names}: "
+            f"{noted[0].evidence}"
+        )
     return f"{worst}; none of {len(findings)} checks speaks against it."
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf import diagnostics, model_files
+from mtard_tf import audit_text, diagnostics, model_files
 from mtard_tf.attacks.apgd import APGDTargeted
 from mtard_tf.attacks.pgd import FGSM, PGD
 from mtard_tf.attacks.square import Square
@@ -121,7 +121,12 @@ def test_an_honest_model_is_believed(honest) -> None:
     report, out = honest
     assert "masked" not in report["verdict"].lower()
     assert report["verdict"].startswith("Worst case over 2 attacks: ")
-    assert report["verdict"].endswith("none of 7 checks speaks against it.")
+    assert "; none of 7 checks speaks against it" in report["verdict"]
+    noted = dataclasses.replace(diagnostics.Finding(**report["findings"][0]), severity="note")
+    said = audit_text.verdict([noted], report, 0.1, attacks=2)
+    assert said.endswith(
+        f"none of 1 checks speaks against it, but note {noted.name}: {noted.evidence}"
+    )
     assert set(_severities(report).values()) <= {"none", "note"}
     assert report["verdict"] in (out / "report.md").read_text().splitlines()[2]
 
