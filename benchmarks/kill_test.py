@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+CHECKPOINT = "a checkpoint is written"
 STAGES = ("clean_teacher", "robust_teacher", "student")
 
 CONFIG = """
@@ -172,7 +173,7 @@ def moments(run_dir: pathlib.Path) -> dict[str, Callable[[], bool]]:
         return lambda: (folder / "student.keras").exists() and not (folder / "stage.json").exists()
 
     return {
-        "a checkpoint is written": exists("student/checkpoints/.state-*"),
+        CHECKPOINT: exists("student/checkpoints/.state-*"),
         "the best student is written": exists("student/checkpoints/.best*"),
         "clean_teacher ends": ending("clean_teacher"),
         "student ends": ending("student"),
@@ -234,6 +235,7 @@ def main() -> None:
             killed = Run(folder, f"killed{runs}", args.workers)
             chosen = list(moments(killed.run_dir).items())
             numbers.shuffle(chosen)
+            chosen.sort(key=lambda moment: moment[0] == CHECKPOINT)  # the last is the next
             while done < args.kills:
                 # Every second kill waits for a chosen moment while there are any left.
                 what, when = chosen.pop() if chosen and done % 2 else ("", None)

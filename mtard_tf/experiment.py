@@ -251,7 +251,8 @@ def existing(run_dir: pathlib.Path, source: str) -> pathlib.Path:
     """
     path = student_path(run_dir, source)
     if not path.exists():
-        raise RunError(f"{path} is missing; run the stage {source!r} first, or give a .keras file.")
+        way = "put it there" if path == pathlib.Path(source) else f"run the stage {source!r} first"
+        raise RunError(f"{path} is missing; {way}, or name another teacher.")
     return path
 
 
@@ -266,8 +267,8 @@ def load_student(run_dir: pathlib.Path, source: str) -> keras.Model:
         return keras.models.load_model(path, compile=False)
     except Exception as error:
         raise RunError(
-            f"{path} is not a readable .keras file ({' '.join(str(error).split())[:200]}); a "
-            "stage's is made again by mtard-train once it is removed."
+            f"{path} is not a readable .keras file ({' '.join(str(error).split())[:200]}); put a "
+            "whole one there, or, for a stage's, remove the stage's folder to train it anew."
         ) from error
 
 

@@ -107,7 +107,8 @@ def test_an_export_that_differs_leaves_nothing_behind(finished, monkeypatch):
 
 def test_missing_and_broken_teachers(tmp_path):
     with pytest.raises(
-        experiment.RunError, match="student.keras is missing; run the stage 'x' first"
+        experiment.RunError,
+        match="student.keras is missing; run the stage 'x' first, or name another teacher",
     ):
         experiment.load_student(tmp_path, "x")
     (tmp_path / "broken.keras").write_text("not a model")

@@ -42,11 +42,10 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             lost = type(error).__name__ in _LOST_WORKER and "TF_CONFIG" in os.environ
             if _DEBUG.value or not lost:
                 raise
-            lines = str(error).splitlines() or [""]
             _leave(
                 argv[0],
-                f"Another worker is gone ({lines[0][:200]}). Start all workers again with the same "
-                "commands; they go on from the last checkpoint.",
+                f"Another worker is gone ({type(error).__name__}; --debug says more). Start all "
+                "workers again with the same commands; they go on from the last checkpoint.",
             )
 
     # absl shows the flags of `__main__` as a program's own; for an installed script that is a stub.
