@@ -45,6 +45,7 @@ def build(setting: dict[str, Any], examples: int):
 
     from mtard_tf import strategies
     from mtard_tf.attacks.pgd import PGD
+    from mtard_tf.data.batches import training_tensors
     from mtard_tf.data.image_data import ImageData, Split
     from mtard_tf.models.small_cnn import small_cnn
     from mtard_tf.optimizers import sgd
@@ -88,6 +89,8 @@ def build(setting: dict[str, Any], examples: int):
         teachers = {role: net((28, 28, 1), 10) for role in roles}
         made = stage.build(data, teachers, ThreatModel("linf", 0.1), 0)
 
+    tensors = training_tensors(data)
+
     def batches(epoch: int):
         return strategies.training_data(
             strategy,
@@ -96,6 +99,7 @@ def build(setting: dict[str, Any], examples: int):
             epoch=epoch,
             seed=0,
             start_step=epoch * setting["steps"],
+            tensors=tensors,
         )
 
     return made, batches, data

@@ -10,7 +10,13 @@ import tensorflow as tf
 
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds
-from mtard_tf.distribution import apply_if, average_replicas, mean_share, replica_sum
+from mtard_tf.distribution import (
+    apply_if,
+    average_replicas,
+    mean_shares,
+    replica_sum,
+    replica_sums,
+)
 from mtard_tf.keras_shims import DistributedFit
 from mtard_tf.models.empty_batches import never_empty
 from mtard_tf.models.folding import FoldedInference
@@ -211,11 +217,8 @@ class Distiller(DistributedFit, keras.Model):
             student = {
                 view: _float32(self._student_training(views[view])) for view in self.student_views
             }
-            shares = {
-                name: mean_share(term)
-                for name, term in self.terms(labels, student, teachers).items()
-            }
-            means = {name: tf.stop_gradient(replica_sum(share)) for name, share in shares.items()}
+            shares = mean_shares(self.terms(labels, student, teachers))
+            means = replica_sums({k: tf.stop_gradient(v) for k, v in shares.items()})
             weights, logs = self.weigh(means, teachers)
             loss = tf.add_n([weights[name] * share for name, share in shares.items()])
             scaled = self.optimizer.scale_loss(loss)

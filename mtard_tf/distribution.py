@@ -9,7 +9,7 @@ taken of the global means, or replicas drift apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 from keras import Variable
@@ -24,17 +24,38 @@ def replica_sum(value: tf.Tensor) -> tf.Tensor:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
-def mean_share(values: tf.Tensor) -> tf.Tensor:
-    """This replica's share of the mean over the global batch.
+def mean_shares(values: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """This replica's shares of means over the global batch.
 
     Args:
-      values: one value per example of this replica, `[batch]`.
+      values: name -> one value per example of this replica, `[batch]`.
 
     Returns:
-      A scalar; its `replica_sum` is the mean over the global batch.
+      name -> a scalar; its `replica_sum` is the mean over the global batch.
     """
-    count = replica_sum(tf.cast(tf.shape(values)[0], values.dtype))
-    return tf.reduce_sum(values) / count
+    count = replica_sum(tf.cast(tf.shape(next(iter(values.values())))[0], tf.float32))
+    return {name: tf.reduce_sum(value) / count for name, value in values.items()}
+
+
+def replica_sums(values: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """`replica_sum` of several scalars in one exchange."""
+    sums = tf.unstack(replica_sum(tf.stack(list(values.values()))))
+    return dict(zip(values, sums, strict=True))
+
+
+def global_means(values: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Means over the global batch in one exchange.
+
+    Args:
+      values: one value per example of this replica each, `[batch]`.
+
+    Returns:
+      `[len(values)]`.
+    """
+    stacked = tf.stack(list(values))
+    count = tf.cast(tf.shape(stacked)[1], stacked.dtype)
+    sums = replica_sum(tf.concat([tf.reduce_sum(stacked, axis=1), [count]], axis=0))
+    return sums[:-1] / sums[-1]
 
 
 def average_replicas(variables: Sequence[Variable]) -> None:

@@ -5,7 +5,11 @@ A test in `tests/distribution_test.py` fails once a shim is no longer needed.
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
+
+_PACKED = "packed_logs"
 
 
 class DistributedFit:
@@ -15,9 +19,13 @@ class DistributedFit:
        mean of the first batch over replicas to build the model. It fails under
        MultiWorkerMirroredStrategy, where a worker's batch holds one replica's values, and wherever
        the replicas' parts differ in size. Nothing is left to build here.
-    2. `reduce_per_replica` (same file) reduces logs over axis 0 under
-       MultiWorkerMirroredStrategy, which a scalar does not have: `fit_logs` gives it one.
+    2. `reduce_per_replica` (same file) reduces each log over axis 0 under
+       MultiWorkerMirroredStrategy: a scalar has none, and every log would be an exchange among the
+       workers of its own. `fit_logs` packs them into one vector, which the train function unpacks.
     """
+
+    train_function: Any
+    _log_names: tuple[str, ...] = ()
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
         pass
@@ -27,4 +35,20 @@ class DistributedFit:
         context = tf.distribute.get_replica_context()
         if not isinstance(context.strategy, tf.distribute.MultiWorkerMirroredStrategy):
             return logs
-        return {name: tf.reshape(value, [1]) for name, value in logs.items()}
+        self._log_names = tuple(logs)
+        return {_PACKED: tf.stack(list(logs.values()))[tf.newaxis]}
+
+    def make_train_function(self, force=False) -> None:
+        """Keras' train function, with logs unpacked."""
+        if self.train_function is not None and not force:
+            return
+        super().make_train_function(force)  # type: ignore[misc]
+        packed = self.train_function
+
+        def train_function(iterator):
+            logs = packed(iterator)
+            if _PACKED not in logs:
+                return logs
+            return dict(zip(self._log_names, tf.unstack(logs[_PACKED]), strict=True))
+
+        self.train_function = train_function

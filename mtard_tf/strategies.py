@@ -77,6 +77,7 @@ def training_data(
     epoch: int,
     seed: int,
     start_step: int,
+    tensors: tuple[tf.Tensor, tf.Tensor] | None = None,
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
     """One epoch of `training_batches` from `start_step` on, each replica with its rows.
 
@@ -87,6 +88,7 @@ def training_data(
       epoch: counted from 0.
       seed: of order and augmentation.
       start_step: counted from the start of training, within the epoch.
+      tensors: see `training_batches`.
     """
     replicas = strategy.num_replicas_in_sync
 
@@ -99,6 +101,7 @@ def training_data(
             start_step=start_step,
             parts=parts,
             replicas=replicas,
+            tensors=tensors,
         )
 
     if replicas == 1:

@@ -16,7 +16,7 @@ import tensorflow as tf
 from mtard_tf import checkpoints, files, strategies
 from mtard_tf.callbacks import Guard, Progress, Recorder, Saver, Validation
 from mtard_tf.checkpoints import Checkpoints
-from mtard_tf.data.batches import steps_per_epoch
+from mtard_tf.data.batches import steps_per_epoch, training_tensors
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.evaluation import Evaluator
 from mtard_tf.models.precision import with_precision
@@ -172,6 +172,7 @@ class _Run:
                 ask_every=10 if strategies.is_multi_worker(self._setting.strategy) else 1,
             )
         )
+        tensors = training_tensors(self._setting.data)
         for epoch in range(distiller.step // self._steps, stage.epochs):
             step = distiller.step
             batches = strategies.training_data(
@@ -181,6 +182,7 @@ class _Run:
                 epoch=epoch,
                 seed=self._seed,
                 start_step=step,
+                tensors=tensors,
             )
             distiller.fit(
                 batches,

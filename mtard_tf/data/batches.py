@@ -30,6 +30,7 @@ def training_batches(
     start_step: int = 0,
     parts: Sequence[int] = (0,),
     replicas: int = 1,
+    tensors: tuple[tf.Tensor, tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
     """`epochs * ceil(n / batch_size)` batches of the training split, from `start_step` on.
 
@@ -46,6 +47,7 @@ def training_batches(
       parts: which parts of each batch this process takes, in order, each as an element of its own.
       replicas: parts that each batch is cut into: part r of a batch of b is its rows
         `b * r // replicas` to `b * (r + 1) // replicas`.
+      tensors: from `training_tensors(data)`, for many calls to share one copy of the images.
 
     Returns:
       A dataset of (images float32 `[batch, h, w, c]` in [0, 1], labels int32 `[batch]`,
@@ -65,7 +67,7 @@ def training_batches(
         )
     check_batches(examples, batch_size, replicas)
     first_epoch, first_batch = divmod(start_step, per_epoch)
-    images, labels = tf.constant(data.train.images), tf.constant(data.train.labels)
+    images, labels = tensors or training_tensors(data)
     own = tf.constant(parts, tf.int64)
 
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -94,6 +96,11 @@ def training_batches(
         tf.data.experimental.assert_cardinality((epochs * per_epoch - start_step) * len(parts))
     )
     return batches.prefetch(_PREFETCHED_BATCHES)
+
+
+def training_tensors(data: ImageData) -> tuple[tf.Tensor, tf.Tensor]:
+    """Images and labels of the training split as TensorFlow keeps them."""
+    return tf.constant(data.train.images), tf.constant(data.train.labels)
 
 
 def check_batches(examples: int, batch_size: int, replicas: int) -> None:

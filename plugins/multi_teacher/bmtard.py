@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mtard_tf.distribution import mean_share, replica_sum
+from mtard_tf.distribution import global_means
 from mtard_tf.losses import entropy
 from mtard_tf.plugins.multi_teacher.balance import balanced_temperatures
 from mtard_tf.plugins.multi_teacher.mtard import MTARD
@@ -63,15 +63,9 @@ class BMTARD(MTARD):
 
     def weigh(self, means, teachers):
         old = self.teacher_temperatures()
-        entropies = tf.stack(
+        entropies = global_means(
             [
-                replica_sum(
-                    mean_share(
-                        entropy(
-                            teachers[role], temperature=old[i], log_offset=self.entropy_log_offset
-                        )
-                    )
-                )
+                entropy(teachers[role], temperature=old[i], log_offset=self.entropy_log_offset)
                 for i, role in enumerate(self.roles)
             ]
         )
