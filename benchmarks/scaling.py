@@ -171,6 +171,8 @@ def measure(setting: dict[str, Any]) -> dict[str, float]:
         result["evaluated_500"] = resident()
         evaluator.attacked(attack, data.train, 5000)
         result["evaluated_5000"] = resident()
+        evaluator.attacked(attack, data.train, 5000)
+        result["again_5000"] = resident()
     return result
 
 
@@ -265,6 +267,7 @@ def memory(args: argparse.Namespace) -> None:
     for name, early, late in (
         ("training: after 200, after 2,000 steps", "early", "late"),
         ("evaluation: after 500, after 5,000 more images", "evaluated_500", "evaluated_5000"),
+        ("evaluation: after those, after 5,000 more", "evaluated_5000", "again_5000"),
     ):
         growth = result[late] / result[early] - 1
         rows.append([name, result[early], result[late], f"{growth:+.1%}"])

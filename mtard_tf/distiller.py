@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -55,7 +56,7 @@ class Distiller(DistributedFit, keras.Model):
       seed: seeds the attack's starts.
       attack_shards: parts of the batch that are attacked side by side. Images are attacked
         independently, so this changes only speed: 2 keep two cores busier than one does. None is
-        2 without an accelerator, else 1.
+        2 without an accelerator and with two cores or more, else 1.
       skip_non_finite: leave a step out whose loss or gradient is not finite, as if its batch had
         not been there; log `skipped`.
 
@@ -95,7 +96,7 @@ class Distiller(DistributedFit, keras.Model):
         )
         if attack_shards is None:
             accelerators = [d for d in tf.config.list_physical_devices() if d.device_type != "CPU"]
-            attack_shards = 1 if accelerators else 2
+            attack_shards = 1 if accelerators else min(2, _cores())
         self.attack_shards = attack_shards
         self.student = student
         self.threat = threat or ThreatModel()
@@ -285,6 +286,13 @@ class Distiller(DistributedFit, keras.Model):
                         f"{name}: teacher {role!r} has {what} of shape {tuple(theirs[1:])}, the "
                         f"student {tuple(ours[1:])}; teach on the same data set."
                     )
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _float32(logits: tf.Tensor) -> tf.Tensor:

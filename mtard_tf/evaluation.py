@@ -23,6 +23,8 @@ from mtard_tf.threat import ThreatModel
 
 # Rounding of a float32 sum near 1 is below 1e-7; more is an attack that left its threat model.
 TOLERANCE = 1e-6
+# What is attacked at a time is filled up to a multiple of this, with its last image.
+_SIZES = 16
 
 
 class EvaluationError(ValueError):
@@ -163,8 +165,13 @@ class Evaluator:
             )
         radius = self.threat.epsilon if epsilon is None else epsilon
         run = self._compile(attack, swept=epsilon is not None)
+        # Kernels are made and kept for each size of batch; few sizes keep time and memory down.
+        count = len(labels)
+        rows = np.minimum(np.arange(-(-count // _SIZES) * _SIZES), count - 1)
+        padded = (tf.gather(tensor, rows) for tensor in (images, labels, ids))
         try:
-            perturbed, violation = run(images, labels, ids, tf.constant(radius, tf.float32))
+            perturbed, violation = run(*padded, tf.constant(radius, tf.float32))
+            perturbed, violation = perturbed[:count], violation[:count]
         except (ValueError, tf.errors.OpError) as error:
             raise EvaluationError(f"{attack!r}: {_last_line(error)}") from error
         worst = float(np.max(violation))
