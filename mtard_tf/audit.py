@@ -20,6 +20,7 @@ from mtard_tf.threat import ThreatModel
 
 SPLITS = ("test", "validation", "train")
 PROGRESS = "progress.jsonl"
+SHARE = "progress-{}-of-{}.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Audit:
       examples: first so many of the split; None, or more than there are, for all.
       batch_size: images at a time.
       seed: of the attacks and of the bootstrap.
+      share: (i, n) attacks every n-th batch, from the i-th on, and writes no report: an audit of
+        the whole (the default) then takes the results of all shares that it finds, and computes
+        the rest.
     """
 
     data: ImageData
@@ -43,6 +47,7 @@ class Audit:
     examples: int | None = None
     batch_size: int = 250
     seed: int = 0
+    share: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -76,7 +81,7 @@ class Audit:
           origin: where the model comes from; kept in `report.json`.
 
         Returns:
-          The content of `report.json`.
+          The content of `report.json`; of a share, only a `verdict` that says what to do next.
         """
         split = self.chosen
         model_files.check(model, split, self.data.label_names)
@@ -87,11 +92,19 @@ class Audit:
             _say(f"{name}: audited before on the same inputs; {out / 'report.json'} stands.")
             return before
         evaluator = Evaluator(model, self.threat, batch_size=self.batch_size, seed=self.seed)
-        record = Record(out / PROGRESS, inputs, lambda line: _say(f"{name}: {line}"))
+        whole = self.share == (0, 1)
+        path = out / (PROGRESS if whole else SHARE.format(*self.share))
+        shares = sorted(out.glob(SHARE.format("*", "*"))) if whole else []
+        record = Record(path, inputs, lambda line: _say(f"{name}: {line}"), shares)
         finished = False
         try:
-            runner = BatchRunner(evaluator, split, len(split), record, name)
+            runner = BatchRunner(evaluator, split, len(split), record, name, self.share)
             outcomes = self._attack(runner, surrogate)
+            if not whole:
+                return {
+                    "model": name,
+                    "verdict": "this share is done; once all are, run the same without --share.",
+                }
             looked = probes.gather(runner, self.suite, outcomes)
             report = self._report(name, model, outcomes, looked, split, surrogate)
             report |= {**(origin or {}), "fingerprint": fingerprint}
@@ -99,6 +112,8 @@ class Audit:
             finished = True
         finally:
             record.close(remove=finished)
+        for share in shares:
+            share.unlink(missing_ok=True)
         return report
 
     def _inputs(self, model: Any, split: Split, surrogate: Any) -> dict[str, str]:

@@ -35,6 +35,7 @@ class Request:
       batch_size: images at a time.
       seed: of the attacks; a run has its own.
       out: folder of the reports; a run's is `evaluation/`.
+      share: "I/N", this process' part of the batches, I from 0.
     """
 
     model: str | None = None
@@ -52,6 +53,7 @@ class Request:
     batch_size: int = 250
     seed: int | None = None
     out: str | None = None
+    share: str = "0/1"
 
 
 def run(request: Request) -> str:
@@ -99,6 +101,18 @@ def radius(text: str) -> float:
             f"--epsilon is {text!r}; give a number >= 0 in [0, 1] pixel units, such as 8/255."
         )
     return value
+
+
+def part(text: str) -> tuple[int, int]:
+    """A share of the work: "1/4" is the second of four.
+
+    Raises:
+      ValueError: anything else.
+    """
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise ValueError(f"--share is {text!r}; give I/N with I from 0 to N - 1, such as 0/4.")
+    return int(index), int(count)
 
 
 def _run_model(request: Request) -> str:
@@ -150,4 +164,5 @@ def _run_stages(request: Request) -> str:
 def _audit(request: Request, data: ImageData, threat: ThreatModel, seed: int) -> Audit:
     # After the run's own data were made: a suite replaces the configuration that made them.
     suite = config.suite(request.suite).without(request.skip)
-    return Audit(data, suite, threat, request.split, request.examples, request.batch_size, seed)
+    size, share = request.batch_size, part(request.share)
+    return Audit(data, suite, threat, request.split, request.examples, size, seed, share)

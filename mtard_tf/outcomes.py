@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -39,10 +39,15 @@ class Record:
       path: the file; made if it is not there, begun anew if an input changed.
       inputs: what every result depends on -> fingerprint.
       say: called with one line if results of an earlier run are used, or are not.
+      others: files of processes that shared the work; used where their inputs are the same.
     """
 
     def __init__(
-        self, path: pathlib.Path, inputs: Mapping[str, str], say: Callable[[str], None]
+        self,
+        path: pathlib.Path,
+        inputs: Mapping[str, str],
+        say: Callable[[str], None],
+        others: Iterable[pathlib.Path] = (),
     ) -> None:
         self._path = path
         self._results: dict[tuple[str, str, int], list] = {}
@@ -52,10 +57,11 @@ class Record:
             say(f"changed since the last run: {', '.join(changed)}; its results are not used.")
         if changed:
             lines = []
-        for line in lines:
+        given = [line for other in others for line in _shared(other, inputs)]
+        for line in (*given, *lines):
             self._results[line["key"], line["settings"], line["batch"]] = line["values"]
-        if lines:
-            count = Counter(line["key"] for line in lines)
+        if self._results:
+            count = Counter(key for key, _, _ in self._results)
             text = ", ".join(f"{key} {number}" for key, number in count.items())
             say(f"goes on where it was cut off; batches that are there: {text}.")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,16 +101,24 @@ class BatchRunner:
       examples: first so many.
       record: of this audit.
       name: of the model, for the progress lines.
+      share: (i, n) computes every n-th batch, from the i-th on; the others' results are False.
     """
 
     def __init__(
-        self, evaluator: Evaluator, split: Split, examples: int, record: Record, name: str
+        self,
+        evaluator: Evaluator,
+        split: Split,
+        examples: int,
+        record: Record,
+        name: str,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.evaluator = evaluator
         self.split = split
         self.examples = examples
         self._record = record
         self._name = name
+        self._share = share
         self._clean: np.ndarray | None = None
 
     def clean(self) -> np.ndarray:
@@ -159,7 +173,9 @@ class BatchRunner:
         done = computed = 0
         for i, batch in enumerate(evaluation_batches(self.split, size, examples)):
             values = stored[i]
-            if values is None:
+            if values is None and i % self._share[1] != self._share[0]:
+                values = np.zeros(len(batch[2]), bool)  # another process'
+            elif values is None:
                 values = np.asarray(compute(*batch))
                 self._record.put(key, settings, i, values)
                 computed += len(values)
@@ -172,6 +188,11 @@ class BatchRunner:
 def _running(results: list[np.ndarray]) -> str:
     values = np.concatenate(results)
     return f"{values.mean():.1%}" if values.dtype == bool else ""
+
+
+def _shared(path: pathlib.Path, inputs: Mapping[str, str]) -> list[dict]:
+    head, lines = _read(path)
+    return lines if head == dict(inputs) else []
 
 
 def _read(path: pathlib.Path) -> tuple[dict, list[dict]]:

@@ -58,9 +58,10 @@ def evaluate_run(
             _surrogate(run_dir, experiment, stage, surrogate) if audit.suite.transfer else None,
             {"stage": stage},
         )
-        draw_examples(model, audit, run_dir / "report" / f"{stage}_images.png")
         reports.append(report)
-    if out is None:
+        if audit.share == (0, 1):
+            draw_examples(model, audit, run_dir / "report" / f"{stage}_images.png")
+    if out is None and audit.share == (0, 1):
         write_report(run_dir, experiment)
     return reports
 

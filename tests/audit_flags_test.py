@@ -178,3 +178,16 @@ def test_keras_own_export_is_read(model_path, tmp_path) -> None:
     saved = model_files.load(tmp_path / "plain")
     images = np.random.RandomState(0).uniform(size=(2, 28, 28, 1)).astype(np.float32)
     np.testing.assert_allclose(saved(images), model(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "0/0"])
+def test_a_share_that_means_nothing(text) -> None:
+    with pytest.raises(ValueError) as caught:
+        audit_flags.part(text)
+    assert str(caught.value) == (
+        f"--share is {text!r}; give I/N with I from 0 to N - 1, such as 0/4."
+    )
+
+
+def test_a_share() -> None:
+    assert audit_flags.part("1/4") == (1, 4)

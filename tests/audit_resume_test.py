@@ -136,6 +136,23 @@ def test_changed_weights_begin_anew(tmp_path, capsys) -> None:
     assert "changed since the last run: model;" in capsys.readouterr().err
 
 
+def test_shares_are_gathered_into_the_report_of_one_process(tmp_path, capsys) -> None:
+    whole = _audit(Counting(), Counting())(_model(), "model", tmp_path / "whole")
+    calls = []
+    for index in (1, 0):
+        first, second = Counting(), Counting()
+        done = _audit(first, second, share=(index, 3))(_model(), "model", tmp_path / "shared")
+        assert done["verdict"].startswith("this share is done")
+        calls.append((first.calls, second.calls))
+    assert calls == [(1, 1), (2, 2)]  # of four batches: the second; the first and the fourth
+    assert not (tmp_path / "shared" / "report.json").exists()
+    first, second = Counting(), Counting()
+    gathered = _audit(first, second)(_model(), "model", tmp_path / "shared")
+    assert (first.calls, second.calls) == (1, 1)  # the third, which nobody took
+    assert gathered == whole
+    assert not list((tmp_path / "shared").glob("progress*"))
+
+
 def test_a_changed_attack_alone_is_run_again(tmp_path) -> None:
     _cut_off(tmp_path)
     first, second = Counting("other"), Counting()

@@ -34,6 +34,9 @@ _FLAGS = {
     ),
     "batch_size": flags.DEFINE_integer("batch_size", 250, "Images at a time.", 1),
     "seed": flags.DEFINE_integer("seed", None, "Of the attacks; default the run's, or 0."),
+    "share": flags.DEFINE_string(
+        "share", "0/1", "I/N: only this part of the batches, and no report; see docs/scaling.md."
+    ),
     "out": flags.DEFINE_string("out", None, "Folder of the report; default the run's."),
 }
 
