@@ -54,6 +54,11 @@ class Audit:
             raise ValueError(f"The split is {self.split!r}; use one of {', '.join(SPLITS)}.")
 
     @property
+    def whole(self) -> bool:
+        """Whether this is the audit of the whole, not of a share."""
+        return self.share[1] == 1
+
+    @property
     def chosen(self) -> Split:
         """The examples that are attacked."""
         split: Split = getattr(self.data, self.split)
@@ -92,15 +97,14 @@ class Audit:
             _say(f"{name}: audited before on the same inputs; {out / 'report.json'} stands.")
             return before
         evaluator = Evaluator(model, self.threat, batch_size=self.batch_size, seed=self.seed)
-        whole = self.share == (0, 1)
-        path = out / (PROGRESS if whole else SHARE.format(*self.share))
-        shares = sorted(out.glob(SHARE.format("*", "*"))) if whole else []
+        path = out / (PROGRESS if self.whole else SHARE.format(*self.share))
+        shares = sorted(out.glob(SHARE.format("*", "*"))) if self.whole else []
         record = Record(path, inputs, lambda line: _say(f"{name}: {line}"), shares)
         finished = False
         try:
             runner = BatchRunner(evaluator, split, len(split), record, name, self.share)
             outcomes = self._attack(runner, surrogate)
-            if not whole:
+            if not self.whole:
                 return {
                     "model": name,
                     "verdict": "this share is done; once all are, run the same without --share.",

@@ -112,8 +112,8 @@ class Evaluator:
         batches = enumerate(evaluation_batches(split, self.batch_size, examples))
         own = (numbered for numbered in batches if numbered[0] % workers == index)
         if len(devices) == 1:
-            for _, batch in own:
-                result[batch[2].numpy()] = compute(*batch)
+            for numbered in own:
+                one(numbered)
         else:
             with ThreadPool(len(devices)) as pool:
                 for _ in pool.imap_unordered(one, own):

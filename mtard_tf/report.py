@@ -59,9 +59,9 @@ def evaluate_run(
             {"stage": stage},
         )
         reports.append(report)
-        if audit.share == (0, 1):
+        if audit.whole:
             draw_examples(model, audit, run_dir / "report" / f"{stage}_images.png")
-    if out is None and audit.share == (0, 1):
+    if out is None and audit.whole:
         write_report(run_dir, experiment)
     return reports
 

@@ -64,8 +64,8 @@ def _register_tiny() -> None:
         registry.register("datasets", "tiny")(tiny_data)
 
 
-def tiny_data():
-    """Three classes of 8x8 colour images: the class is the bright channel. 40 + 12 + 24 images."""
+def tiny_data(train: int = 40, validation: int = 12, test: int = 24):
+    """Three classes of 8x8 colour images: the class is the bright channel."""
     import numpy as np
 
     from mtard_tf.data import ImageData, Split
@@ -78,4 +78,4 @@ def tiny_data():
         images[np.arange(count), :, :, labels] += 100
         return Split(images.astype(np.uint8), labels)
 
-    return ImageData("tiny", ("red", "green", "blue"), split(40), split(12), split(24))
+    return ImageData("tiny", ("red", "green", "blue"), split(train), split(validation), split(test))

@@ -17,9 +17,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+from conftest import tiny_data
 
 from mtard_tf import strategies
-from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.evaluation import Evaluator
 from mtard_tf.keras_shims import DistributedFit
 from mtard_tf.models.small_cnn import small_cnn
@@ -30,18 +30,6 @@ from mtard_tf.stage import Stage
 from mtard_tf.threat import ThreatModel
 
 BALANCE = ("balance_weights", "temperatures", "first_losses")
-
-
-def data(examples: int) -> ImageData:
-    random = np.random.RandomState(0)
-
-    def split(count: int) -> Split:
-        labels = (np.arange(count) % 3).astype(np.int32)
-        images = random.randint(0, 120, (count, 8, 8, 3))
-        images[np.arange(count), :, :, labels] += 100
-        return Split(images.astype(np.uint8), labels)
-
-    return ImageData("tiny", ("red", "green", "blue"), split(examples), split(14), split(6))
 
 
 class Trace(keras.callbacks.Callback):
@@ -79,7 +67,7 @@ def steps(strategy, variant: str) -> dict[str, np.ndarray]:
     """20 steps of a variant: plain, uneven, batch_norm or synchronized."""
     batch_norm = variant in ("batch_norm", "synchronized")
     # 5 steps an epoch; uneven: the last batch of an epoch does not divide by the replicas.
-    images = data(75 if variant == "uneven" else 80)
+    images = tiny_data(75 if variant == "uneven" else 80, 14, 6)
     stage = Stage(
         "student",
         BMTARD,

@@ -98,7 +98,6 @@ def test_pytorch_reads_and_writes_the_same(legacy, tmp_path):
     _same(checkpoint.read(theirs))
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("safetensors"), reason="not installed")
 def test_safetensors_reads_and_writes_the_same(tmp_path):
     from safetensors import numpy as theirs
 

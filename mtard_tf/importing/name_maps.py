@@ -92,32 +92,27 @@ _TRADES = NameMap(
     asymmetric=False,
     hint="is the depth or the width another?",
 )
-_DEEPMIND = NameMap(
-    "DeepMind's WideResNet in PyTorch",
-    {
-        "init_conv": "conv",
-        "layer.{stage0}.block.{block0}.batchnorm_{n0}": "stage{stage}_block{block}_bn{n}",
-        "layer.{stage0}.block.{block0}.conv_{n0}": "stage{stage}_block{block}_conv{n}",
-        "layer.{stage0}.block.{block0}.shortcut": "stage{stage}_block{block}_skip",
-        "batchnorm": "bn",
-        "logits": "logits",
-    },
-    asymmetric=True,
-    hint="is the depth or the width another?",
-)
-_HAIKU = NameMap(
-    "DeepMind's WideResNet in Haiku",
-    {
-        "init_conv": "conv",
-        "resnet_lay_{stage0}_block_{block0}.batchnorm_{n0}": "stage{stage}_block{block}_bn{n}",
-        "resnet_lay_{stage0}_block_{block0}.conv_{n0}": "stage{stage}_block{block}_conv{n}",
-        "resnet_lay_{stage0}_block_{block0}.shortcut": "stage{stage}_block{block}_skip",
-        "batchnorm": "bn",
-        "logits": "logits",
-    },
-    asymmetric=True,
-    hint="is the depth or the width another?",
-)
+
+
+def _deepmind(origin: str, block: str) -> NameMap:
+    """The map of a form of DeepMind's WideResNet, which differ in how they name a block."""
+    return NameMap(
+        f"DeepMind's WideResNet in {origin}",
+        {
+            "init_conv": "conv",
+            f"{block}.batchnorm_{{n0}}": "stage{stage}_block{block}_bn{n}",
+            f"{block}.conv_{{n0}}": "stage{stage}_block{block}_conv{n}",
+            f"{block}.shortcut": "stage{stage}_block{block}_skip",
+            "batchnorm": "bn",
+            "logits": "logits",
+        },
+        asymmetric=True,
+        hint="is the depth or the width another?",
+    )
+
+
+_DEEPMIND = _deepmind("PyTorch", "layer.{stage0}.block.{block0}")
+_HAIKU = _deepmind("Haiku", "resnet_lay_{stage0}_block_{block0}")
 _MOBILENET = NameMap(
     "kuangliu/pytorch-cifar's MobileNetV2",
     {

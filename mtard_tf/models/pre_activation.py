@@ -100,13 +100,22 @@ def wide_resnet(
     )
 
 
-def _trades(depth: int, width: int) -> Callable[..., keras.Model]:
+def _of_size(
+    depth: int,
+    width: int,
+    *,
+    default_activation: str = "relu",
+    default_normalization: Normalization = "raw",
+    asymmetric: bool = False,
+    suffix: str = "",
+    doc: str = "as in TRADES: ReLU, symmetric padding, raw.",
+) -> Callable[..., keras.Model]:
     def make(
         image_shape: Sequence[int],
         num_classes: int,
         *,
-        activation: str = "relu",
-        normalization: Normalization = "raw",
+        activation: str = default_activation,
+        normalization: Normalization = default_normalization,
     ) -> keras.Model:
         return wide_resnet(
             image_shape,
@@ -114,44 +123,31 @@ def _trades(depth: int, width: int) -> Callable[..., keras.Model]:
             depth=depth,
             width=width,
             activation=activation,
-            normalization=normalization,
-        )
-
-    make.__name__ = make.__qualname__ = f"wide_resnet{depth}_{width}"
-    make.__doc__ = f"`wide_resnet` {depth}-{width} as in TRADES: ReLU, symmetric padding, raw."
-    return make
-
-
-def _deepmind(depth: int, width: int, suffix: str = "") -> Callable[..., keras.Model]:
-    def make(
-        image_shape: Sequence[int],
-        num_classes: int,
-        *,
-        activation: str = "swish",
-        normalization: Normalization = "cifar10",
-    ) -> keras.Model:
-        return wide_resnet(
-            image_shape,
-            num_classes,
-            depth=depth,
-            width=width,
-            activation=activation,
-            asymmetric=True,
+            asymmetric=asymmetric,
             normalization=normalization,
         )
 
     make.__name__ = make.__qualname__ = f"wide_resnet{depth}_{width}{suffix}"
-    make.__doc__ = (
-        f"`wide_resnet` {depth}-{width} as DeepMind's: Swish, asymmetric padding, and images "
-        "normalised inside. MTARD uses CIFAR-10's numbers on CIFAR-100 too, RobustBench uses "
-        "CIFAR-100's."
-    )
+    make.__doc__ = f"`wide_resnet` {depth}-{width} {doc}"
     return make
 
 
+def _deepmind(depth: int, width: int, suffix: str = "") -> Callable[..., keras.Model]:
+    return _of_size(
+        depth,
+        width,
+        default_activation="swish",
+        default_normalization="cifar10",
+        asymmetric=True,
+        suffix=suffix,
+        doc="as DeepMind's: Swish, asymmetric padding, and images normalised inside. MTARD uses "
+        "CIFAR-10's numbers on CIFAR-100 too, RobustBench uses CIFAR-100's.",
+    )
+
+
 # MTARD's robust teacher on CIFAR-10 is the first.
-wide_resnet34_10, wide_resnet34_20 = _trades(34, 10), _trades(34, 20)
-wide_resnet28_10 = _trades(28, 10)
+wide_resnet34_10, wide_resnet34_20 = _of_size(34, 10), _of_size(34, 20)
+wide_resnet28_10 = _of_size(28, 10)
 # MTARD's robust and clean teachers on CIFAR-100.
 wide_resnet70_16, wide_resnet22_6 = _deepmind(70, 16), _deepmind(22, 6)
 # Sizes that both forms have.
