@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
 
 import keras
 import tensorflow as tf
 
+from mtard_tf.attacks import sharding
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.distribution import (
@@ -19,6 +19,7 @@ from mtard_tf.distribution import (
     replica_sums,
 )
 from mtard_tf.keras_shims import DistributedFit
+from mtard_tf.models.compatibility import check_fit
 from mtard_tf.models.empty_batches import never_empty
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
@@ -95,8 +96,7 @@ class Distiller(DistributedFit, keras.Model):
             aggregation="only_first_replica",
         )
         if attack_shards is None:
-            accelerators = [d for d in tf.config.list_physical_devices() if d.device_type != "CPU"]
-            attack_shards = 1 if accelerators else min(2, _cores())
+            attack_shards = sharding.default_shards()
         self.attack_shards = attack_shards
         self.student = student
         self.threat = threat or ThreatModel()
@@ -106,7 +106,7 @@ class Distiller(DistributedFit, keras.Model):
         self.steps_per_epoch = steps_per_epoch
         self.seed = seed
         teachers = dict(teachers or {})
-        self._check(teachers)
+        check_fit(type(self).__name__, student, teachers, self.teacher_views)
         if attack is None and self._needs_attack:
             raise ValueError(
                 f"{type(self).__name__} trains on adversarial images; give it an attack, such as "
@@ -185,7 +185,7 @@ class Distiller(DistributedFit, keras.Model):
             return _float32(inference(perturbed))
 
         parts = []
-        for rows in _shards(count, self.attack_shards):
+        for rows in sharding.shards(count, self.attack_shards):
             perturbed = self.attack(
                 model_fn,
                 images[rows],
@@ -257,43 +257,6 @@ class Distiller(DistributedFit, keras.Model):
         """The student's logits."""
         return self.student(inputs, training=training)
 
-    def _check(self, teachers: Mapping[str, keras.Model]) -> None:
-        name = type(self).__name__
-        for role, model in {"student": self.student, **teachers}.items():
-            if not isinstance(model, keras.Model) or not hasattr(model, "output_shape"):
-                raise ValueError(
-                    f"{name}: {role} is not a functional or Sequential Keras model; build it with "
-                    "keras.Model(inputs, outputs)."
-                )
-        if self.student.losses:
-            raise ValueError(
-                f"{name}: the student adds losses of its own (a regulariser), which no distiller "
-                "counts; use the optimizer's weight decay."
-            )
-        if set(teachers) != set(self.teacher_views):
-            raise ValueError(
-                f"{name} has the teachers {sorted(teachers) or 'none'}; it needs "
-                f"{sorted(self.teacher_views) or 'none'}: set Stage.teachers = "
-                f"{{{', '.join(f'{role!r}: ...' for role in sorted(self.teacher_views))}}}."
-            )
-        for role, teacher in teachers.items():
-            for what, ours, theirs in (
-                ("logits", self.student.output_shape, teacher.output_shape),
-                ("images", self.student.input_shape, teacher.input_shape),
-            ):
-                if tuple(ours[1:]) != tuple(theirs[1:]):
-                    raise ValueError(
-                        f"{name}: teacher {role!r} has {what} of shape {tuple(theirs[1:])}, the "
-                        f"student {tuple(ours[1:])}; teach on the same data set."
-                    )
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
 
 def _float32(logits: tf.Tensor) -> tf.Tensor:
     """Losses, entropies and balance stay in float32 whatever the nets compute in."""
@@ -304,21 +267,6 @@ def _non_finite(tensors: list[tf.Tensor]) -> tf.Tensor:
     """How many elements are not finite, float32 scalar."""
     counts = [tf.math.count_nonzero(~tf.math.is_finite(t), dtype=tf.float32) for t in tensors]
     return tf.add_n(counts) if counts else tf.zeros([])
-
-
-def _shards(count: tf.Tensor | int, shards: int) -> list[slice]:
-    """Slices that cover a batch of `count` in order; past its end they repeat the last row.
-
-    No slice is empty: TensorFlow's CPU convolution returns a wrong shape for an empty batch.
-    """
-    # Plain numbers where the size is fixed keep the shapes of the shards in the graph.
-    lower, higher = (min, max) if isinstance(count, int) else (tf.minimum, tf.maximum)
-    size = -(-count // shards)
-    starts = [lower(i * size, count - 1) for i in range(shards)]
-    return [
-        slice(start, higher(start + 1, lower((i + 1) * size, count)))
-        for i, start in enumerate(starts)
-    ]
 
 
 def default_attack(start: str = "gaussian", relative_step_size: float = 0.25) -> PGD:

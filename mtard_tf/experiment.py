@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import difflib
-import os
 import pathlib
-import platform
 import zlib
 from collections.abc import Callable, Sequence
 
@@ -21,13 +18,10 @@ from mtard_tf.data.image_data import ImageData
 from mtard_tf.locking import locked
 from mtard_tf.model_files import file_digest
 from mtard_tf.preemption import Preempted, Preemption
+from mtard_tf.run_directory import RunError, claim, existing, load_student
 from mtard_tf.stage import Stage
 from mtard_tf.threat import ThreatModel
 from mtard_tf.training import Setting, train
-
-
-class RunError(ValueError):
-    """A run directory that cannot be used. The message says why, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,45 +171,6 @@ def dry_run(experiment: Experiment, data: ImageData) -> None:
     keras.backend.clear_session()
 
 
-def claim(run_dir: pathlib.Path, config: str) -> None:
-    """Makes the run directory this configuration's, or refuses with the difference."""
-    path = run_dir / "config.gin"
-    if path.exists():
-        before = path.read_text(encoding="utf-8")
-        if before != config:
-            difference = "\n".join(
-                difflib.unified_diff(
-                    before.splitlines(), config.splitlines(), str(path), "now", lineterm="", n=0
-                )
-            )
-            raise RunError(
-                f"{run_dir} holds a run of another configuration; choose another --run_dir, or "
-                f"remove it:\n{difference}"
-            )
-        return
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        files.write_text(path, config)
-        files.write_json(run_dir / "environment.json", environment())
-    except OSError as error:
-        raise RunError(
-            f"{run_dir} cannot be written ({error.strerror}); choose another --run_dir."
-        ) from error
-
-
-def environment() -> dict:
-    """Where a run took place."""
-    return {
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "devices": [device.name for device in tf.config.list_logical_devices()],
-    }
-
-
 def check_stage(experiment: Experiment, name: str) -> None:
     """Raises RunError, which names the stages, unless the experiment has a stage of this name."""
     known = [stage.name for stage in experiment.stages]
@@ -234,42 +189,6 @@ def metadata(run_dir: pathlib.Path, experiment: Experiment, stage: str, data: Im
         "threat": {"norm": experiment.norm, "epsilon": experiment.epsilon},
         "evaluation": files.read_json(report) if report.exists() else None,
     }
-
-
-def student_path(run_dir: pathlib.Path, source: str) -> pathlib.Path:
-    """The file of a teacher: that of a stage of the run, or a path."""
-    if source.endswith(".keras"):
-        return pathlib.Path(source)
-    return run_dir / source / "student.keras"
-
-
-def existing(run_dir: pathlib.Path, source: str) -> pathlib.Path:
-    """The file of a teacher.
-
-    Raises:
-      RunError: it is not there.
-    """
-    path = student_path(run_dir, source)
-    if not path.exists():
-        way = "put it there" if path == pathlib.Path(source) else f"run the stage {source!r} first"
-        raise RunError(f"{path} is missing; {way}, or name another teacher.")
-    return path
-
-
-def load_student(run_dir: pathlib.Path, source: str) -> keras.Model:
-    """Loads a stage's student, or a model file.
-
-    Raises:
-      RunError: the file is missing or is not a Keras model.
-    """
-    path = existing(run_dir, source)
-    try:
-        return keras.models.load_model(path, compile=False)
-    except Exception as error:
-        raise RunError(
-            f"{path} is not a readable .keras file ({' '.join(str(error).split())[:200]}); put a "
-            "whole one there, or, for a stage's, remove the stage's folder to train it anew."
-        ) from error
 
 
 def _check_source(stage: str, source: str, earlier: Sequence[str]) -> None:

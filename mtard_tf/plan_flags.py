@@ -22,8 +22,9 @@ from mtard_tf.data.image_data import (
     ImageData,
     Split,
 )
-from mtard_tf.experiment import Experiment, load_student
+from mtard_tf.experiment import Experiment
 from mtard_tf.flops import PlanError
+from mtard_tf.run_directory import load_student
 
 # Sets whose size is known where they are not prepared: image shape, classes, training images.
 SIZES = {

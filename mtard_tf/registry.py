@@ -21,57 +21,10 @@ from typing import Any
 
 import gin
 
+from mtard_tf.built_ins import BUILT_INS
+
 KINDS = ("distillers", "attacks", "models", "datasets")
 ENTRY_POINTS = "mtard_tf.plugins"
-
-_ADVERSARIAL = "mtard_tf.plugins.adversarial_training"
-_MULTI = "mtard_tf.plugins.multi_teacher"
-_RESNET = "mtard_tf.models.resnet_cifar"
-_PRE_ACTIVATION = "mtard_tf.models.pre_activation"
-BUILT_INS: dict[str, dict[str, str]] = {
-    "distillers": {
-        "natural": f"{_ADVERSARIAL}.natural:Natural",
-        "pgd_at": f"{_ADVERSARIAL}.pgd_at:PGDAdversarialTraining",
-        "trades": f"{_ADVERSARIAL}.trades:Trades",
-        "mtard": f"{_MULTI}.mtard:MTARD",
-        "bmtard": f"{_MULTI}.bmtard:BMTARD",
-    },
-    "attacks": {
-        "fgsm": "mtard_tf.attacks.pgd:FGSM",
-        "pgd": "mtard_tf.attacks.pgd:PGD",
-        "mim": "mtard_tf.attacks.margin:MIM",
-        "cw_inf": "mtard_tf.attacks.margin:CWInf",
-        "cw_l2": "mtard_tf.attacks.carlini_wagner:CWL2",
-        "apgd": "mtard_tf.attacks.apgd:APGD",
-        "apgd_ce": "mtard_tf.attacks.apgd:APGDCrossEntropy",
-        "apgd_dlr": "mtard_tf.attacks.apgd:APGDDLR",
-        "apgd_t": "mtard_tf.attacks.apgd:APGDTargeted",
-        "fab": "mtard_tf.attacks.fab:FAB",
-        "fab_t": "mtard_tf.attacks.fab:FABTargeted",
-        "square": "mtard_tf.attacks.square:Square",
-        "autoattack": "mtard_tf.attacks.autoattack:AutoAttack",
-        "deepfool": "mtard_tf.attacks.deepfool:DeepFool",
-        "jsma": "mtard_tf.attacks.jsma:JSMA",
-        "spsa": "mtard_tf.attacks.spsa:SPSA",
-        "transfer": "mtard_tf.attacks.transfer:Transfer",
-    },
-    "models": {
-        "small_cnn": "mtard_tf.models.small_cnn:small_cnn",
-        "mobilenet_v2": "mtard_tf.models.mobilenet_v2:mobilenet_v2",
-        **{f"resnet{depth}": f"{_RESNET}:resnet{depth}" for depth in (18, 20, 32, 34, 44, 56, 110)},
-        **{f"preact_resnet{d}": f"{_PRE_ACTIVATION}:preact_resnet{d}" for d in (18, 34)},
-        "wide_resnet": f"{_PRE_ACTIVATION}:wide_resnet",
-        **{
-            f"wide_resnet{size}": f"{_PRE_ACTIVATION}:wide_resnet{size}"
-            for size in ("34_10", "34_20", "28_10", "70_16", "22_6", "28_10_dm", "34_20_dm")
-        },
-    },
-    "datasets": {
-        name: f"mtard_tf.data:{name}"
-        for name in ("fashion_mini", "fashion_mnist", "mnist", "cifar10", "cifar100", "tfds")
-    },
-}
-
 
 # What a stage gives every distiller; a binding of these would be overruled without a word.
 SET_BY_STAGE = (

@@ -13,7 +13,8 @@ from mtard_tf import files, model_files, plots
 from mtard_tf.audit import Audit
 from mtard_tf.data.batches import to_float
 from mtard_tf.evaluation import Evaluator
-from mtard_tf.experiment import Experiment, check_stage, load_student
+from mtard_tf.experiment import Experiment, check_stage
+from mtard_tf.run_directory import load_student
 
 # What the trade-off figure shows, if all stages have it.
 HEADLINE = "pgd_sat"

@@ -14,13 +14,14 @@ import numpy as np
 import tensorflow as tf
 
 from mtard_tf import checkpoints, files, strategies
-from mtard_tf.callbacks import Guard, Progress, Recorder, Saver, Validation
+from mtard_tf.callbacks import Guard, Saver, Validation
 from mtard_tf.checkpoints import Checkpoints
 from mtard_tf.data.batches import steps_per_epoch, training_tensors
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.evaluation import Evaluator
 from mtard_tf.models.precision import with_precision
 from mtard_tf.preemption import Preemption
+from mtard_tf.records import Progress, Recorder
 from mtard_tf.stage import Stage
 from mtard_tf.threat import ThreatModel
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from mtard_tf import checkpoints, config, experiment, files, preemption
+from mtard_tf import checkpoints, config, experiment, files, preemption, run_directory
 from mtard_tf.checkpoints import Checkpoints, State
 from mtard_tf.locking import LockedError, locked
 
@@ -115,7 +115,7 @@ def test_a_teacher_that_was_replaced(tiny_run_file, tmp_path) -> None:
     model = keras.models.load_model(teacher)
     model.set_weights([weight + 1 for weight in model.get_weights()])
     model.save(teacher)
-    with pytest.raises(experiment.RunError) as caught:
+    with pytest.raises(run_directory.RunError) as caught:
         _run(tiny_run_file, run_dir)
     folder = run_dir / "student"
     assert str(caught.value) == (
@@ -136,7 +136,7 @@ def test_a_vanished_teacher(tiny_run_file, tmp_path) -> None:
     _run(tiny_run_file, run_dir)
     (run_dir / "robust_teacher" / "student.keras").rename(tmp_path / "gone.keras")
     files.remove(run_dir / "student")
-    with pytest.raises(experiment.RunError, match="cannot|missing") as caught:
+    with pytest.raises(run_directory.RunError, match="cannot|missing") as caught:
         config.parse([str(run_dir / "config.gin")])
         described = config.experiment()
         described.__dict__["stages"] = described.stages[2:]

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds
-from mtard_tf.distiller import _shards
+from mtard_tf.attacks.sharding import shards
 from mtard_tf.models.small_cnn import small_cnn
 from mtard_tf.optimizers import sgd
 from mtard_tf.plugins.multi_teacher.bmtard import BMTARD
@@ -40,12 +40,13 @@ def test_a_short_batch_trains(batch):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
-@pytest.mark.parametrize("shards", [1, 2, 3, 4])
-def test_shards_cover_the_batch_in_order_and_none_is_empty(count, shards):
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+def test_shards_cover_the_batch_in_order_and_none_is_empty(count, parts):
     rows = np.arange(count)
-    parts = [rows[int(s.start) : int(s.stop)] for s in _shards(tf.constant(count), shards)]
-    assert all(len(part) for part in parts)
-    np.testing.assert_array_equal(np.concatenate(parts)[:count], rows)
+    slices = shards(tf.constant(count), parts)
+    taken = [rows[int(s.start) : int(s.stop)] for s in slices]
+    assert all(len(part) for part in taken)
+    np.testing.assert_array_equal(np.concatenate(taken)[:count], rows)
 
 
 def test_a_step_with_batchnorm_equals_plain_keras():

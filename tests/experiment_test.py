@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from mtard_tf import audit_flags, config, experiment, export, files
+from mtard_tf import audit_flags, config, experiment, export, files, run_directory
 from mtard_tf.evaluation import EvaluationError, Evaluator
 from mtard_tf.measures import w_robust
 from mtard_tf.threat import ThreatModel
@@ -53,7 +53,7 @@ def test_a_whole_run(finished, capsys):
     # Another configuration: refused, with the difference.
     config.parse([str(run_dir / "config.gin")], ["student/Stage.epochs = 3"])
     with pytest.raises(
-        experiment.RunError, match=r"(?s)another configuration.*\+Stage\.epochs|epochs = 3"
+        run_directory.RunError, match=r"(?s)another configuration.*\+Stage\.epochs|epochs = 3"
     ):
         experiment.run(config.experiment(), run_dir, config.text())
 
@@ -76,7 +76,7 @@ def test_report_and_export(finished, monkeypatch):
         assert (run_dir / "report" / f"{png}.png").read_bytes()[:4] == b"\x89PNG"
 
     data = described.dataset()
-    model = experiment.load_student(run_dir, "student")
+    model = run_directory.load_student(run_dir, "student")
     metadata = experiment.metadata(run_dir, described, "student", data)
     folder = run_dir / "export" / "student"
     first = export.export(model, data.label_names, folder, data.test.images[:5], metadata)
@@ -97,7 +97,7 @@ def test_report_and_export(finished, monkeypatch):
 
 def test_an_export_that_differs_leaves_nothing_behind(finished, monkeypatch):
     run_dir, described = finished
-    data, model = described.dataset(), experiment.load_student(run_dir, "student")
+    data, model = described.dataset(), run_directory.load_student(run_dir, "student")
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
     folder = run_dir / "export" / "student"
     with pytest.raises(export.ExportError, match="differs from the student by"):
@@ -107,18 +107,18 @@ def test_an_export_that_differs_leaves_nothing_behind(finished, monkeypatch):
 
 def test_missing_and_broken_teachers(tmp_path):
     with pytest.raises(
-        experiment.RunError,
+        run_directory.RunError,
         match="student.keras is missing; run the stage 'x' first, or name another teacher",
     ):
-        experiment.load_student(tmp_path, "x")
+        run_directory.load_student(tmp_path, "x")
     (tmp_path / "broken.keras").write_text("not a model")
-    with pytest.raises(experiment.RunError, match="is not a readable .keras file"):
-        experiment.load_student(tmp_path, str(tmp_path / "broken.keras"))
+    with pytest.raises(run_directory.RunError, match="is not a readable .keras file"):
+        run_directory.load_student(tmp_path, str(tmp_path / "broken.keras"))
 
 
 def test_an_attack_that_leaves_the_ball_is_not_counted(finished):
     run_dir, described = finished
-    evaluator = Evaluator(experiment.load_student(run_dir, "student"), ThreatModel(epsilon=0.1))
+    evaluator = Evaluator(run_directory.load_student(run_dir, "student"), ThreatModel(epsilon=0.1))
 
     def cheat(model_fn, images, labels, *, threat, seeds, objective=None):
         return images + 0.2

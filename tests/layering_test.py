@@ -16,7 +16,7 @@ ROOT = pathlib.Path(os.path.abspath(__file__)).parent.parent
 ROWS = {
     0: {"losses", "optimizers", "schedules"},
     1: {"attacks", "data", "distribution", "keras_shims", "models", "threat"},
-    2: {"distiller", "registry"},
+    2: {"built_ins", "distiller", "registry"},
     3: {"plugins"},
     4: {
         "audit",
@@ -44,7 +44,9 @@ ROWS = {
         "preemption",
         "probes",
         "progress",
+        "records",
         "report",
+        "run_directory",
         "stage",
         "strategies",
         "suites",

@@ -19,7 +19,7 @@ _STAGE = flags.DEFINE_string("stage", None, "Stage to export; default the last."
 
 
 def main(argv: Sequence[str]) -> None:
-    from mtard_tf import config, experiment, export
+    from mtard_tf import config, experiment, export, run_directory
 
     run_dir = pathlib.Path(_RUN_DIR.value)
     described = config.of_run(run_dir)
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
     experiment.check_stage(described, stage)
     data = described.dataset()
     folder = export.export(
-        experiment.load_student(run_dir, stage),
+        run_directory.load_student(run_dir, stage),
         data.label_names,
         run_dir / "export" / stage,
         data.test.images[:32],

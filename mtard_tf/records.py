@@ -1,0 +1,136 @@
+"""What a training leaves to read: rows of numbers, and a progress line."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import resource
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mtard_tf.progress import ProgressLine
+
+
+class Recorder(keras.callbacks.Callback):
+    """Writes every term, weight, temperature and entropy to `metrics.jsonl` and TensorBoard.
+
+    Rows of kind "step" hold the scalars of one step, rows of kind "epoch" their means over the
+    epoch and what validation found. `timing.jsonl` has what no two runs share: seconds and memory.
+
+    Args:
+      folder: the stage's folder.
+      every: steps between two rows of kind "step".
+    """
+
+    def __init__(self, folder: pathlib.Path, every: int = 10) -> None:
+        super().__init__()
+        self._path, self._timing = folder / "metrics.jsonl", folder / "timing.jsonl"
+        self._every = every
+        # Name -> sum over the epoch so far, and of how many.
+        self._sums: dict[str, list[float]] = {}
+        self._last = 0
+        self._started = time.perf_counter()
+        self._writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
+        self._path.touch()
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """Sums of the epoch so far, and the length of the rows that belong to this state."""
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())  # the rows are on disk before the state that counts on them
+            size = file.seek(0, os.SEEK_END)
+        return {"sums": self._sums, "last": self._last, "bytes": size}
+
+    def restore(self, notes: Mapping[str, Any]) -> None:
+        """Goes on from `notes`: rows written after it are cut off, to be written again."""
+        self._sums, self._last = dict(notes["sums"]), notes["last"]
+        if self._path.stat().st_size > notes["bytes"]:  # less only if somebody removed the file
+            with self._path.open("r+b") as file:
+                file.truncate(notes["bytes"])
+
+    def close(self) -> None:
+        """Closes the TensorBoard file."""
+        self._writer.close()
+
+    def on_train_batch_end(self, batch, logs=None):
+        values = {name: float(np.ravel(value)[0]) for name, value in (logs or {}).items()}
+        # What is not finite belongs to a skipped step.
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
+        for name, value in values.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = [total + value, count + 1]
+        step = self.model.step
+        if self._last == 0 or step // self._every > self._last // self._every:
+            self._write({"kind": "step", "step": step, **values}, "step")
+        self._last = step
+
+    def on_epoch_end(self, epoch, logs=None):
+        means = {name: total / count for name, (total, count) in self._sums.items()}
+        validation = {k: v for k, v in (logs or {}).items() if k.startswith("validation_")}
+        row = {"kind": "epoch", "step": self.model.step, "epoch": epoch + 1}
+        self._write({**row, **means, **validation}, "epoch")
+        now = time.perf_counter()
+        # The process' peak so far, in MiB: a leak shows as growth from epoch to epoch.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        timing = {"epoch": epoch + 1, "seconds": now - self._started, "peak_memory_mb": peak}
+        _append(self._timing, timing)
+        self._sums, self._started = {}, now
+
+    def _write(self, row: dict, prefix: str) -> None:
+        _append(self._path, row)
+        with self._writer.as_default(row["step"]):
+            for name, value in row.items():
+                if isinstance(value, float):
+                    tf.summary.scalar(f"{prefix}/{name}", value)
+
+
+class Progress(keras.callbacks.Callback):
+    """One progress line for the stage, with what the last validation found.
+
+    Args:
+      stage: its name.
+      epochs: of the stage.
+      steps: per epoch.
+    """
+
+    def __init__(self, stage: str, epochs: int, steps: int) -> None:
+        super().__init__()
+        self._line = ProgressLine(stage, epochs * steps)
+        self._epochs, self._steps = epochs, steps
+        self._first: int | None = None
+        self._found = ""
+
+    def on_train_begin(self, logs=None):
+        if self._first is None:
+            self._first = self.model.step
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self.model.step
+        if step < self._epochs * self._steps:  # the last line waits for the last validation
+            self._show(step)
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs = logs or {}
+        if "validation_clean" in logs:
+            robust = logs.get("validation_robust")
+            self._found = f"  validation: clean {logs['validation_clean']:.1%}" + (
+                "" if robust is None else f", robust {robust:.1%}"
+            )
+        self._show(self.model.step, now=True)
+
+    def _show(self, step: int, now: bool = False) -> None:
+        epoch = -(-step // self._steps)
+        text = f"epoch {epoch}/{self._epochs}{self._found}"
+        self._line.update(step, step - (self._first or 0), text, now)
+
+
+def _append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
