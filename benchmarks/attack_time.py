@@ -18,8 +18,6 @@ import subprocess
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-WEIGHTS = ROOT / "tests" / "reference" / "fashion_pgd_at.npz"
 EPSILON = 0.1
 
 
@@ -48,42 +46,15 @@ import tensorflow as tf  # noqa: E402
 from cleverhans.tf2.attacks.projected_gradient_descent import (  # noqa: E402
     projected_gradient_descent,
 )
+from reference_net import WEIGHTS, fashion_images, fashion_net  # noqa: E402
+from tables import table  # noqa: E402
 
 from mtard_tf.attacks import apgd, autoattack, fab, pgd, square  # noqa: E402
 from mtard_tf.attacks.seeds import image_seeds  # noqa: E402
-from mtard_tf.data.fashion import fashion_mini  # noqa: E402
 from mtard_tf.models.folding import FoldedInference  # noqa: E402
 from mtard_tf.models.resnet_cifar import resnet20  # noqa: E402
 from mtard_tf.models.small_cnn import small_cnn  # noqa: E402
 from mtard_tf.threat import ThreatModel  # noqa: E402
-
-
-def fashion_net() -> keras.Model:
-    """The net of the reference file, with pooling where `small_cnn` has strides."""
-    layers = keras.layers
-    images = keras.Input((28, 28, 1))
-    x = images
-    for i, width in enumerate((16, 16, 32, 32)):
-        x = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
-        if i % 2:
-            x = layers.MaxPooling2D()(x)
-    x = layers.Dense(128, activation="relu")(layers.Flatten()(x))
-    model = keras.Model(images, layers.Dense(10)(x))
-    with np.load(WEIGHTS) as arrays:
-        model.set_weights([arrays[f"arr_{i}"] for i in range(len(arrays.files))])
-    return model
-
-
-def fashion_images(count: int) -> tuple[np.ndarray, np.ndarray]:
-    test = fashion_mini().test
-    return test.images[:count].astype(np.float32) / 255, test.labels[:count]
-
-
-def table(header: list[str], rows: list[list[object]]) -> None:
-    print("\n| " + " | ".join(header) + " |\n|" + " --- |" * len(header))
-    for row in rows:
-        print("| " + " | ".join(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row) + " |")
-    print(flush=True)
 
 
 class Counted:
@@ -171,8 +142,7 @@ def time_autoattack(args: argparse.Namespace) -> None:
             [name, r["wall"], r["cpu"], best["mtard_tf"]["wall"] / r["wall"],
              float(r["robust_accuracy"]), r["forwards"], r["backwards"]]
             for name, r in best.items()
-        ],
-    )  # fmt: skip
+        ], ".2f")  # fmt: skip
 
 
 _TORCH = "attack_time_torch.py"
@@ -199,7 +169,7 @@ def time_pgd(args: argparse.Namespace) -> None:
         ours = best["mtard_tf"][0]
         rows += [[name, key, 1000 * t, 1000 * c, ours / t] for key, (t, c) in best.items()]
     print(f"PGD-20, Linf, {args.threads} threads")
-    table(["model", "", "milliseconds", "CPU milliseconds", "mtard_tf / this"], rows)
+    table(["model", "", "milliseconds", "CPU milliseconds", "mtard_tf / this"], rows, ".2f")
 
 
 def pgd_sides(model: keras.Model, images: tf.Tensor, labels: tf.Tensor):
@@ -272,7 +242,7 @@ def time_graphs(args: argparse.Namespace) -> None:
             nodes = len(graph.node) + sum(len(f.node_def) for f in graph.library.function)
             rows.append([name, steps, seconds, nodes])
     print("Tracing time and graph size")
-    table(["attack", "steps", "seconds", "nodes"], rows[2:])
+    table(["attack", "steps", "seconds", "nodes"], rows[2:], ".2f")
 
 
 def main(args: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
-from kill_test import CONFIG, DATA, ROOT, free_port
+from small_run import CONFIG, DATA, ROOT, free_port
 
 STUDENT_ONLY = """
 Experiment.stages = ('student',)
@@ -88,8 +88,8 @@ class Faults:
             line, code = self.train(name)
             same = code == 0 and self.weights(name) == self.weights("reference")
             outcome = "nothing: same weights" if same else f"exit {code}: {line}"
-        row = [fault, f"`{seen[0]}`" if seen[0] else "nothing", str(seen[1]), outcome]
-        print("| " + " | ".join(row) + " |", flush=True)
+        message = f"`{seen[0]}`" if seen[0] else "nothing"
+        print(f"| {fault} | {message} | {seen[1]} | {outcome} |", flush=True)
 
     def weights(self, name: str) -> list[bytes]:
         import keras
@@ -213,7 +213,7 @@ def lost_worker(faults: Faults) -> None:
         time.sleep(0.01)
     workers[1].kill()
     seen = faults.end(workers[0])
-    # One process goes on where two were: other sums, so equality is not to be expected.
+    # One process goes on where two were, with other sums: no equality is to be expected.
     line, code = faults.train("lost")
     done = "nothing: went on from the checkpoint" if code == 0 else f"exit {code}: {line}"
     print(f"| one of two workers killed | `{seen[0]}` | {seen[1]} | {done} |", flush=True)
