@@ -135,6 +135,20 @@ def suite(name: str) -> Suite:
         return _configurable["Suite"]()
 
 
+def begin_or_go_on(
+    run_dir: pathlib.Path, files: Sequence[str], bindings: Sequence[str]
+) -> Experiment:
+    """The experiment of the given files, or, where none are given, the one that the run holds.
+
+    Raises:
+      ConfigError: neither, or whatever `parse` refuses.
+    """
+    if not files and not bindings and (run_dir / "config.gin").exists():
+        return of_run(run_dir)
+    parse(files, bindings)
+    return experiment()
+
+
 def of_run(run_dir: pathlib.Path) -> Experiment:
     """The experiment that a run directory holds.
 

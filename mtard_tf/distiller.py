@@ -41,7 +41,9 @@ class Distiller(DistributedFit, keras.Model):
     * `teacher_views`: role of each teacher -> the view that this teacher sees;
     * `perturb`: how the adversarial view is made (default: the attack on cross-entropy);
     * `terms`: named per-example losses;
-    * `weigh`: the weight of each term, and what state moves (default: 1 each, no state).
+    * `weigh`: the weight of each term, and what state moves (default: 1 each, no state);
+    * `cached_roles`: teachers whose logits on the plain training images may come with the batch
+      instead of being computed (default: none).
 
     Teachers run in inference mode outside the tape. They are not changed, not tracked by Keras, and
     not part of a checkpoint.
@@ -68,6 +70,9 @@ class Distiller(DistributedFit, keras.Model):
 
     student_views: tuple[str, ...] = ("clean",)
     teacher_views: Mapping[str, str] = {}
+    cached_roles: tuple[str, ...] = ()
+    # What divides the student's logits in training; an audit attacks at it as well.
+    temperature: float = 1.0
 
     def __init__(
         self,
@@ -198,11 +203,11 @@ class Distiller(DistributedFit, keras.Model):
         return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)[:count]
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
-        """One step on (images, labels, ids); returns this step's scalars by name.
+        """One step on (images, labels, ids, logits of each cached role); returns scalars by name.
 
         Among them `non_finite`, how many elements of loss and gradient are not finite.
         """
-        images, labels, ids = data
+        images, labels, ids, *cached = data
         state = [tf.convert_to_tensor(v.value) for v in self._guarded_state]
         views = {"clean": images}
         # The scopes name the parts of a step in a profile and for `mtard-plan`.
@@ -210,10 +215,11 @@ class Distiller(DistributedFit, keras.Model):
             with tf.name_scope("attack"):
                 views["adversarial"] = self.perturb(images, labels, image_seeds(self.seed, ids))
         with tf.name_scope("teachers"):
-            teachers = {
-                role: tf.stop_gradient(_float32(self._teacher_inference[role]()(views[view])))
-                for role, view in self.teacher_views.items()
-            }
+            teachers = dict(zip(self.cached_roles, cached, strict=True))
+            for role, view in self.teacher_views.items():
+                if role not in teachers:
+                    logits = self._teacher_inference[role]()(views[view])
+                    teachers[role] = tf.stop_gradient(_float32(logits))
         with tf.GradientTape() as tape:
             student = {
                 view: _float32(self._student_training(views[view])) for view in self.student_views

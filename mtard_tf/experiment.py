@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import difflib
 import pathlib
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
-from mtard_tf import files, strategies
+from mtard_tf import files, jobs, strategies
 from mtard_tf.data.batches import check_batches
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.locking import locked
@@ -66,9 +67,8 @@ class Experiment:
         if len(set(names)) < len(names):
             raise ValueError(f"Experiment.stages names a stage twice: {', '.join(names)}.")
         for place, stage in enumerate(self.stages):
-            for source in (*stage.teachers.values(), stage.initial):
-                if source is not None:
-                    _check_source(stage.name, source, names[:place])
+            for source in stage.sources:
+                _check_source(stage.name, source, names[:place])
 
     @property
     def threat(self) -> ThreatModel:
@@ -81,6 +81,7 @@ def run(
     run_dir: pathlib.Path,
     config: str,
     strategy: tf.distribute.Strategy | None = None,
+    only: Sequence[str] = (),
 ) -> list[dict]:
     """Runs all stages that are not finished; one that was cut off goes on.
 
@@ -89,6 +90,8 @@ def run(
       run_dir: made if it is not there; README.md shows what it will hold. Several workers share it.
       config: the configuration as one text, kept as `config.gin`.
       strategy: what to train on; default one device.
+      only: names of the stages to run, whose teachers are finished; other processes may run others
+        in the same directory at the same time. All if empty.
 
     Returns:
       One `stage.json` per stage.
@@ -98,21 +101,77 @@ def run(
       Preempted: the process was told to go (SIGTERM).
     """
     strategy = strategy or tf.distribute.get_strategy()
+    for name in only:
+        check_stage(experiment, name)
+    stages = [s for s in experiment.stages if not only or s.name in only]
     data = experiment.dataset()
-    for stage in experiment.stages:
-        check_batches(len(data.train), stage.batch_size, strategy.num_replicas_in_sync)
-    dry_run(experiment, data)
+    check(experiment, data, strategy, stages)
     chief = strategies.is_chief(strategy)
     with contextlib.ExitStack() as stack:
         if chief:
             claim(run_dir, config)
-            stack.enter_context(locked(run_dir))
+            stack.enter_context(locked(run_dir, shared=bool(only)))
+            for name in only:
+                stack.enter_context(locked(run_dir, f"{name}.lock"))
         strategies.wait_for_all(strategy)
         if not chief:
             claim(run_dir, config)  # by now it is there: this compares
         preemption = stack.enter_context(Preemption().listening())
         setting = Setting(data, experiment.threat, strategy, preemption)
-        return [_stage(experiment, stage, run_dir, setting) for stage in experiment.stages]
+        return [_stage(experiment, stage, run_dir, setting) for stage in stages]
+
+
+def run_side_by_side(
+    experiment: Experiment,
+    run_dir: pathlib.Path,
+    config: str,
+    count: int,
+    strategy: tf.distribute.Strategy | None = None,
+    options: Sequence[str] = (),
+) -> list[dict]:
+    """The same as `run` in `count` processes, each with its share of the cores.
+
+    A stage starts as soon as those that it learns from are finished. What each prints is in
+    `logs/<stage>.log`.
+
+    Args:
+      experiment: with its stages built.
+      run_dir: see `run`.
+      config: see `run`.
+      count: processes at a time.
+      strategy: must be one device: each process has its own.
+      options: flags of `mtard-train` for each process.
+
+    Returns:
+      One `stage.json` per stage.
+
+    Raises:
+      JobError: a stage failed.
+      RunError: several devices; see `run`, also for Preempted.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    if strategy.num_replicas_in_sync > 1:
+        raise RunError(
+            f"--jobs is {count} and the strategy has {strategy.num_replicas_in_sync} replicas; "
+            "use one device with --jobs, or one job with several devices."
+        )
+    check(experiment, experiment.dataset(), strategy, experiment.stages)
+    claim(run_dir, config)
+    with locked(run_dir, shared=True):
+        jobs.run(training_jobs(experiment, run_dir, options), count, run_dir / "logs")
+    return [files.read_json(run_dir / stage.name / "stage.json") for stage in experiment.stages]
+
+
+def training_jobs(
+    experiment: Experiment, run_dir: pathlib.Path, options: Sequence[str] = ()
+) -> list[jobs.Job]:
+    """One job for each stage of a claimed run that is not finished, named as the stage."""
+    command = [sys.executable, "-m", "mtard_tf.bin.train", f"--run_dir={run_dir}", *options]
+    return [
+        jobs.Job(stage.name, [*command, f"--only={stage.name}"], stage.sources)
+        for stage in experiment.stages
+        if not (run_dir / stage.name / "stage.json").exists()
+    ]
 
 
 def _stage(experiment: Experiment, stage: Stage, run_dir: pathlib.Path, setting: Setting) -> dict:
@@ -157,6 +216,24 @@ def _stage(experiment: Experiment, stage: Stage, run_dir: pathlib.Path, setting:
 def stage_seed(seed: int, name: str) -> int:
     """A seed of the stage's own, so that neither stages nor runs with near seeds share draws."""
     return zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
+
+
+def check(
+    experiment: Experiment,
+    data: ImageData,
+    strategy: tf.distribute.Strategy,
+    stages: Sequence[Stage],
+) -> None:
+    """Refuses, before anything is trained, what one of the stages to run would refuse.
+
+    Raises:
+      ValueError: a batch size that does not suit the data and the devices, or whatever the parts of
+        a stage refuse.
+    """
+    for stage in stages:
+        check_batches(len(data.train), stage.batch_size, strategy.num_replicas_in_sync)
+    if len(stages) == len(experiment.stages):  # a stage alone is about to be built anyway
+        dry_run(experiment, data)
 
 
 def dry_run(experiment: Experiment, data: ImageData) -> None:

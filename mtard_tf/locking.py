@@ -1,4 +1,4 @@
-"""One trainer in a run directory at a time."""
+"""One trainer of a run, or of a stage, at a time."""
 
 from __future__ import annotations
 
@@ -20,8 +20,13 @@ class LockedError(ValueError):
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Holds the directory's `lock` file inside the block; the system frees it if the process dies.
+def locked(folder: pathlib.Path, name: str = "lock", shared: bool = False) -> Iterator[None]:
+    """Holds a lock file of the directory inside the block; the system frees it if the process dies.
+
+    Args:
+      folder: the run directory.
+      name: of the file.
+      shared: others may hold it too, if they share it.
 
     Raises:
       LockedError: another process holds it.
@@ -29,9 +34,9 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    with (folder / "lock").open("a+", encoding="utf-8") as file:
+    with (folder / name).open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip() or "another process"

@@ -114,6 +114,11 @@ class Stage:
                     f"{self.name}/Stage.{field} is {getattr(self, field)!r}; use {known}."
                 )
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Earlier stages, or paths, that must be there before this one starts."""
+        return (*self.teachers.values(), *([self.initial] if self.initial else []))
+
     def threat(self, threat: ThreatModel) -> ThreatModel:
         """The threat model of this stage's training."""
         return threat if self.epsilon is None else dataclasses.replace(threat, epsilon=self.epsilon)

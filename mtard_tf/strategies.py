@@ -77,7 +77,7 @@ def training_data(
     epoch: int,
     seed: int,
     start_step: int,
-    tensors: tuple[tf.Tensor, tf.Tensor] | None = None,
+    tensors: Sequence[tf.Tensor] | None = None,
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
     """One epoch of `training_batches` from `start_step` on, each replica with its rows.
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mtard_tf import checkpoints, files, strategies
+from mtard_tf import checkpoints, files, soft_labels, strategies
 from mtard_tf.callbacks import Guard, Saver, Validation
 from mtard_tf.checkpoints import Checkpoints
 from mtard_tf.data.batches import steps_per_epoch, training_tensors
@@ -85,7 +85,7 @@ def train(
         distiller = stage.build(data, teachers, setting.threat, seed)
         if initial is not None:
             distiller.student.set_weights(initial.get_weights())
-    run = _Run(stage, distiller, folder, setting, seed, sources)
+    run = _Run(stage, distiller, folder, setting, seed, sources, teachers)
     run.resume()
     try:
         run.fit()
@@ -108,7 +108,9 @@ class _Run:
         setting: Setting,
         seed: int,
         sources: Mapping[str, str],
+        teachers: Mapping[str, keras.Model],
     ) -> None:
+        self._teachers = teachers
         data, strategy = setting.data, setting.strategy
         self._stage, self._distiller, self._folder = stage, distiller, folder
         self._setting, self._seed, self._sources = setting, seed, sources
@@ -173,7 +175,7 @@ class _Run:
                 ask_every=10 if strategies.is_multi_worker(self._setting.strategy) else 1,
             )
         )
-        tensors = training_tensors(self._setting.data)
+        tensors = [*training_tensors(self._setting.data), *self._soft_labels()]
         for epoch in range(distiller.step // self._steps, stage.epochs):
             step = distiller.step
             batches = strategies.training_data(
@@ -195,6 +197,24 @@ class _Run:
                 callbacks=list(callbacks),
             )
 
+    def _soft_labels(self) -> list[tf.Tensor]:
+        """Logits of the teachers that the distiller asks once for; workers find the chief's."""
+        result = []
+        for first in (True, False):
+            if first == self._chief:
+                result = [
+                    soft_labels.logits_of(
+                        self._teachers[role],
+                        self._setting.data.train,
+                        self._folder / f"soft_labels_{role}.npz",
+                        self._sources.get(role, ""),
+                        self._setting.threat,
+                    )
+                    for role in self._distiller.cached_roles
+                ]
+            strategies.wait_for_all(self._setting.strategy)
+        return [tf.constant(logits) for logits in result]
+
     def finish(self) -> None:
         """Writes what marks the stage as finished, and removes what only a resumption needs."""
         stage, folder = self._stage, self._folder
@@ -212,11 +232,14 @@ class _Run:
             "steps": stage.epochs * self._steps,
             "seed": self._seed,
             "selected": stage.select,
+            "temperature": float(self._distiller.temperature),
             "best": self._validation.best,
             "last": self._validation.last,
         }
         files.write_json(folder / "stage.json", result)
         self._checkpoints.clear()
+        for path in folder.glob("soft_labels_*.npz"):
+            files.remove(path)
 
     def close(self) -> None:
         """Closes the files that a training keeps open."""

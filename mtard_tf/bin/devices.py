@@ -32,3 +32,8 @@ def strategy(default: str) -> Any:
     if _DETERMINISTIC.value:
         strategies.be_deterministic()
     return made
+
+
+def options() -> list[str]:
+    """The flags that a process for one stage of this run needs as well."""
+    return ["--deterministic"] if _DETERMINISTIC.value else []

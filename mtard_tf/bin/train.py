@@ -5,7 +5,11 @@
 
 Finished stages are not run again; one that was cut off goes on from its last checkpoint, so the
 same command is all that a scheduler has to repeat. Exit codes: 0 done, 1 a mistake that repeating
-will not mend, 75 told to go (SIGTERM) or left by another worker: run it again. On several devices:
+will not mend, 75 told to go (SIGTERM) or left by another worker: run it again.
+
+    mtard-train --jobs=2 --config=... --run_dir=...     stages that can, in two processes at a time
+
+Without --config it goes on with the run that is there. On several devices:
 
     mtard-train --strategy=mirrored --config=... --run_dir=...
     mtard-train --strategy=multi_worker --workers=HOST1:2222,HOST2:2222 --index=0 ...   (on HOST1)
@@ -26,16 +30,22 @@ from mtard_tf.bin import devices
 _CONFIG = flags.DEFINE_multi_string("config", [], "Gin file; repeatable, later ones win.")
 _GIN = flags.DEFINE_multi_string("gin", [], "Gin binding, such as student/Stage.epochs=5.")
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
+_JOBS = flags.DEFINE_integer("jobs", 1, "Processes, each for a stage on its share of the cores.", 1)
+_ONLY = flags.DEFINE_multi_string("only", [], "Stage to run, its teachers finished; repeatable.")
 
 
 def main(argv: Sequence[str]) -> None:
     from mtard_tf import config, experiment, strategies
 
-    config.parse(_CONFIG.value, _GIN.value)
     run_dir = pathlib.Path(_RUN_DIR.value)
-    described = config.experiment()
+    described = config.begin_or_go_on(run_dir, _CONFIG.value, _GIN.value)
     strategy = devices.strategy(described.strategy)
-    stages = experiment.run(described, run_dir, config.text(), strategy)
+    if _JOBS.value > 1:
+        stages = experiment.run_side_by_side(
+            described, run_dir, config.text(), _JOBS.value, strategy, devices.options()
+        )
+    else:
+        stages = experiment.run(described, run_dir, config.text(), strategy, _ONLY.value)
     if not strategies.is_chief(strategy):
         return
     for stage in stages:

@@ -30,7 +30,7 @@ def training_batches(
     start_step: int = 0,
     parts: Sequence[int] = (0,),
     replicas: int = 1,
-    tensors: tuple[tf.Tensor, tf.Tensor] | None = None,
+    tensors: Sequence[tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
     """`epochs * ceil(n / batch_size)` batches of the training split, from `start_step` on.
 
@@ -47,11 +47,13 @@ def training_batches(
       parts: which parts of each batch this process takes, in order, each as an element of its own.
       replicas: parts that each batch is cut into: part r of a batch of b is its rows
         `b * r // replicas` to `b * (r + 1) // replicas`.
-      tensors: from `training_tensors(data)`, for many calls to share one copy of the images.
+      tensors: from `training_tensors(data)`, for many calls to share one copy of the images;
+        further tensors `[n, ...]` after these two give each batch their rows for its images.
 
     Returns:
       A dataset of (images float32 `[batch, h, w, c]` in [0, 1], labels int32 `[batch]`,
-      ids int64 `[batch]`); an id is the place in the stream, `epoch * n + place`, so it is unique.
+      ids int64 `[batch]`, and rows of further tensors); an id is the place in the stream,
+      `epoch * n + place`, so it is unique.
 
     Raises:
       DataError: a size below 1, an empty split, `start_step` out of range, or a last batch with
@@ -67,7 +69,7 @@ def training_batches(
         )
     check_batches(examples, batch_size, replicas)
     first_epoch, first_batch = divmod(start_step, per_epoch)
-    images, labels = tensors or training_tensors(data)
+    images, labels, *further = tensors or training_tensors(data)
     own = tf.constant(parts, tf.int64)
 
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -85,11 +87,12 @@ def training_batches(
         turns = tf.data.Dataset.range(start_batch * len(parts), per_epoch * len(parts))
         return turns.map(places_and_ids)
 
-    def examples_of(places: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def examples_of(places: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, ...]:
         batch = tf.gather(images, places)
         if data.augmentation == "crop_flip":
             batch = crop_flip(batch, ids, seed)
-        return to_float(batch), tf.gather(labels, places), ids
+        rows = [tf.gather(tensor, places) for tensor in (labels, *further)]
+        return to_float(batch), rows[0], ids, *rows[1:]
 
     batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_batches).map(examples_of)
     batches = batches.apply(
