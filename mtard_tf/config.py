@@ -16,7 +16,7 @@ from typing import Any
 
 import gin
 
-from mtard_tf import optimizers, registry, schedules
+from mtard_tf import optimizers, registry, schedules, stage_lists
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.experiment import Experiment
 from mtard_tf.stage import Stage
@@ -29,20 +29,14 @@ class ConfigError(ValueError):
 
 def _described(
     dataset: Callable[[], ImageData],
-    stages: Sequence[str | Stage],
+    stages: stage_lists.Stages,
     epsilon: float = 8 / 255,
     norm: str = "linf",
     seed: int = 0,
     strategy: str = "one_device",
 ) -> Experiment:
     """The experiment of a run file; a stage's name is the gin scope that configures it."""
-    built = []
-    for stage in stages:
-        if isinstance(stage, str):
-            with gin.config_scope(stage):
-                stage = _configurable["Stage"](name=stage)
-        built.append(stage)
-    return Experiment(dataset, tuple(built), epsilon, norm, seed, strategy)
+    return Experiment(dataset, tuple(stage_lists.flat(stages)), epsilon, norm, seed, strategy)
 
 
 # What run files bind besides plugins.
@@ -50,6 +44,7 @@ _BINDABLE: dict[str, Callable[..., Any]] = {
     "Experiment": _described,
     "Stage": Stage,
     "Suite": Suite,
+    "replicates": stage_lists.replicates,
     **{f"schedules.{c.__name__}": c for c in schedules.SCHEDULES},
     **{f"optimizers.{name}": factory for name, factory in optimizers.OPTIMIZERS.items()},
 }
@@ -114,7 +109,14 @@ def experiment() -> Experiment:
       ConfigError: a value that the experiment or one of its stages refuses.
     """
     with one_line():
-        return _configurable["Experiment"]()
+        described = _configurable["Experiment"]()
+    for built in described.stages:
+        if built.scope != built.name and re.search(rf"^{re.escape(built.name)}/", text(), re.M):
+            raise ConfigError(
+                f"{built.name}/... configures nothing: the scope of this stage is {built.scope}; "
+                f"write {built.scope}/..."
+            )
+    return described
 
 
 def suite(name: str) -> Suite:

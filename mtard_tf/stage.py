@@ -24,7 +24,7 @@ class Stage:
     """What to train, on what terms. Defaults are those of the MTARD papers where they have one.
 
     Attributes:
-      name: the stage's folder, its gin scope, and what later stages call it.
+      name: the stage's folder, and what later stages call it.
       distiller: factory of the distiller, such as `@distillers.bmtard`.
       model: factory of the student, such as `@models.resnet18`.
       teachers: role -> name of an earlier stage, or path of a `.keras` file.
@@ -52,6 +52,7 @@ class Stage:
       on_non_finite: "stop" at, or "skip", a step whose loss or gradient is not finite.
       checkpoint_every: steps between two checkpoints; the end of an epoch always has one.
       keep_checkpoints: how many of the newest stay.
+      scope: gin scope that configures it; empty for the name. Replicates share one.
 
     Raises:
       ValueError: a number or choice that means nothing.
@@ -81,8 +82,11 @@ class Stage:
     on_non_finite: str = "stop"
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
+    scope: str = ""
 
     def __post_init__(self) -> None:
+        if not self.scope:
+            object.__setattr__(self, "scope", self.name)
         for field in (
             "epochs",
             "batch_size",
@@ -95,12 +99,12 @@ class Stage:
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(
-                    f"{self.name}/Stage.{field} is {value!r}; give a whole number, at least 1."
+                    f"{self.scope}/Stage.{field} is {value!r}; give a whole number, at least 1."
                 )
         for field in ("learning_rate_schedule", "rate_schedule", "epsilon_schedule"):
             if isinstance(getattr(self, field), type) or inspect.isfunction(getattr(self, field)):
                 raise ValueError(
-                    f"{self.name}/Stage.{field} is a factory; write ... = @schedules.Name(), "
+                    f"{self.scope}/Stage.{field} is a factory; write ... = @schedules.Name(), "
                     "with ()."
                 )
         for field, choices in (
@@ -111,7 +115,7 @@ class Stage:
             if getattr(self, field) not in choices:
                 known = " or ".join(map(repr, choices))
                 raise ValueError(
-                    f"{self.name}/Stage.{field} is {getattr(self, field)!r}; use {known}."
+                    f"{self.scope}/Stage.{field} is {getattr(self, field)!r}; use {known}."
                 )
 
     @property
@@ -128,7 +132,7 @@ class Stage:
     ) -> keras.Model:
         """The compiled distiller with a new student.
 
-        Factories run in the gin scope of the stage's name, so that
+        Factories run in the stage's gin scope, so that
         `student/models.small_cnn.widths` is the student's alone.
         """
         keras.utils.set_random_seed(seed)
@@ -136,7 +140,7 @@ class Stage:
         accumulated = self.gradient_accumulation_steps
         # Keras asks the schedule with its count of batches, accumulated or not.
         rate = ScheduledRate(self.learning_rate, self.learning_rate_schedule, steps)
-        with gin.config_scope(self.name):
+        with gin.config_scope(self.scope):
             student = self.model(data.image_shape, data.num_classes)
             distiller = self.distiller(
                 self._prepared(student),
@@ -167,13 +171,13 @@ class Stage:
     def _check_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
         if self.gradient_accumulation_steps > 1 and tf.distribute.has_strategy():
             raise ValueError(
-                f"{self.name}/Stage.gradient_accumulation_steps is "
+                f"{self.scope}/Stage.gradient_accumulation_steps is "
                 f"{self.gradient_accumulation_steps}; Keras accumulates on one device only: set 1, "
                 "more devices need it less."
             )
         if optimizer.use_ema:
             raise ValueError(
-                f"{self.name}/Stage.optimizer has use_ema, which would replace the weights at the "
+                f"{self.scope}/Stage.optimizer has use_ema, which would replace the weights at the "
                 "end of each epoch; leave it out."
             )
 

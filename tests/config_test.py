@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
 import pytest
 
@@ -108,3 +109,44 @@ def test_unknown_file():
         config.parse(["quikstart.gin"])
     with pytest.raises(config.ConfigError, match="use --config=FILE"):
         config.parse([])
+
+
+REPLICATES = [
+    "Experiment.stages = ('clean_teacher', ['robust_teacher', [@replicates()]])",
+    "replicates.names = ('student', 'trades')",
+    "replicates.count = 2",
+    "trades/Stage.distiller = @distillers.trades",
+    "trades/Stage.epochs = 3",
+    "trades/trades_s1/Stage.epochs = 5",
+    "trades/models.small_cnn.dense = 5",
+]
+
+
+def test_replicates_share_a_scope_and_differ_by_name(tiny_run_file):
+    config.parse([str(tiny_run_file)], REPLICATES)
+    experiment = config.experiment()
+    assert [(stage.name, stage.scope, stage.epochs) for stage in experiment.stages] == [
+        ("clean_teacher", "clean_teacher", 2),
+        ("robust_teacher", "robust_teacher", 2),
+        ("student_s0", "student/student_s0", 2),
+        ("trades_s0", "trades/trades_s0", 3),
+        ("student_s1", "student/student_s1", 2),
+        ("trades_s1", "trades/trades_s1", 5),
+    ]
+    assert experiment.stages[4].teachers == {"clean": "clean_teacher", "robust": "robust_teacher"}
+    built = experiment.stages[3].build(_Shapes(), {}, experiment.threat, 0)
+    assert built.student.layers[-2].units == 5  # what `trades/` binds, not the 8 of all stages
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("replicates.count = 0", "replicates.count is 0; give a whole number, at least 1."),
+        ("trades_s1/Stage.epochs = 4", "trades_s1/... configures nothing: the scope of this stage is trades/trades_s1; write trades/trades_s1/..."),
+        ("trades/Stage.epochs = 0", "trades/trades_s0/Stage.epochs is 0; give a whole number, at least 1."),
+    ],
+)  # fmt: skip
+def test_mistakes_in_replicates_give_one_line(tiny_run_file, binding, message):
+    config.parse([str(tiny_run_file)], [*REPLICATES, binding])
+    with pytest.raises(config.ConfigError, match=f"^{re.escape(message)}"):
+        config.experiment()

@@ -1,0 +1,54 @@
+"""Lists of stages as run files write them: names, replicates, lists within lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gin
+
+from mtard_tf.stage import Stage
+
+# A stage's name, a stage, or any nesting of lists of them.
+Stages = str | Stage | Sequence["Stages"]
+
+
+def flat(stages: Stages) -> list[Stage]:
+    """The stages one after another, those of lists within lists as well."""
+    if isinstance(stages, str):
+        return [stage(stages)]
+    if isinstance(stages, Stage):
+        return [stages]
+    return [built for inner in stages for built in flat(inner)]
+
+
+def stage(name: str, scope: str = "") -> Stage:
+    """The stage that the bindings of `scope` describe, of the name's where it is empty.
+
+    In a scope of several parts, `trades/trades_s1`, what is bound to `trades` holds as well.
+    """
+    # A list stands for the whole scope; a string would be put behind the one that is active.
+    with gin.config_scope((scope or name).split("/")):
+        return gin.get_configurable("Stage")(name=name, scope=scope or name)
+
+
+def replicates(names: str | Sequence[str], count: int = 3) -> list[Stage]:
+    """`count` stages of each name that differ by their seed alone: `<name>_s0`, `<name>_s1`, ...
+
+    What is bound to `<name>/` configures all of its replicates, `<name>/<name>_s1/` one of them.
+
+    Args:
+      names: one, or several.
+      count: of replicates of each, at least 1.
+
+    Returns:
+      The first replicate of every name, then the second of every name, and so on: a comparison
+      that is cut off holds whole seeds.
+
+    Raises:
+      ValueError: a count that is no whole number, or less than 1.
+    """
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"replicates.count is {count!r}; give a whole number, at least 1.")
+    names = [names] if isinstance(names, str) else names
+    pairs = [(name, f"{name}_s{seed}") for seed in range(count) for name in names]
+    return [stage(replicate, f"{name}/{replicate}") for name, replicate in pairs]
