@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 _ADVERSARIAL = "mtard_tf.plugins.adversarial_training"
+_ASSISTANT = "mtard_tf.plugins.teacher_assistant"
+_DEFENSIVE = "mtard_tf.plugins.defensive"
 _MULTI = "mtard_tf.plugins.multi_teacher"
 _RESNET = "mtard_tf.models.resnet_cifar"
 _PRE_ACTIVATION = "mtard_tf.models.pre_activation"
@@ -13,6 +15,10 @@ BUILT_INS: dict[str, dict[str, str]] = {
         "trades": f"{_ADVERSARIAL}.trades:Trades",
         "mtard": f"{_MULTI}.mtard:MTARD",
         "bmtard": f"{_MULTI}.bmtard:BMTARD",
+        "defensive": f"{_DEFENSIVE}.defensive:Defensive",
+        "knowledge_distillation": f"{_ASSISTANT}.knowledge_distillation:KnowledgeDistillation",
+        "teacher_assistant": f"{_ASSISTANT}.teacher_assistant:TeacherAssistant",
+        "densely_guided": f"{_ASSISTANT}.densely_guided:DenselyGuided",
     },
     "attacks": {
         "fgsm": "mtard_tf.attacks.pgd:FGSM",
@@ -35,6 +41,7 @@ BUILT_INS: dict[str, dict[str, str]] = {
     },
     "models": {
         "small_cnn": "mtard_tf.models.small_cnn:small_cnn",
+        "defensive_cnn": "mtard_tf.models.defensive_cnn:defensive_cnn",
         "mobilenet_v2": "mtard_tf.models.mobilenet_v2:mobilenet_v2",
         **{f"resnet{depth}": f"{_RESNET}:resnet{depth}" for depth in (18, 20, 32, 34, 44, 56, 110)},
         **{f"preact_resnet{d}": f"{_PRE_ACTIVATION}:preact_resnet{d}" for d in (18, 34)},

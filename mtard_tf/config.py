@@ -16,7 +16,7 @@ from typing import Any
 
 import gin
 
-from mtard_tf import optimizers, registry, schedules, stage_lists
+from mtard_tf import chains, optimizers, registry, schedules, stage_lists
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.experiment import Experiment
 from mtard_tf.stage import Stage
@@ -45,6 +45,8 @@ _BINDABLE: dict[str, Callable[..., Any]] = {
     "Stage": Stage,
     "Suite": Suite,
     "replicates": stage_lists.replicates,
+    "chain": chains.chain,
+    "temperature_sweep": chains.temperature_sweep,
     **{f"schedules.{c.__name__}": c for c in schedules.SCHEDULES},
     **{f"optimizers.{name}": factory for name, factory in optimizers.OPTIMIZERS.items()},
 }

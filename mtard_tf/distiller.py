@@ -151,6 +151,22 @@ class Distiller(DistributedFit, keras.Model):
 
     # What families share.
 
+    def set_temperature(self, temperature: float) -> None:
+        """Notes what divides the student's logits in training; refuses what is not above 0."""
+        if not temperature > 0:
+            raise ValueError(
+                f"{type(self).__name__}.temperature is {temperature}; give a number above 0."
+            )
+        self.temperature = float(temperature)
+
+    def set_labels(self, labels: str) -> None:
+        """Notes whether teachers label the plain images once ("cached") or every batch."""
+        if labels not in ("cached", "online"):
+            raise ValueError(
+                f"{type(self).__name__}.labels is {labels!r}; use 'cached' or 'online'."
+            )
+        self.cached_roles = tuple(self.teacher_views) if labels == "cached" else ()
+
     @property
     def step(self) -> int:
         """Steps done, outside of a `tf.function`."""
@@ -215,7 +231,7 @@ class Distiller(DistributedFit, keras.Model):
             with tf.name_scope("attack"):
                 views["adversarial"] = self.perturb(images, labels, image_seeds(self.seed, ids))
         with tf.name_scope("teachers"):
-            teachers = dict(zip(self.cached_roles, cached, strict=True))
+            teachers = dict(zip(self.cached_roles, cached, strict=False))
             for role, view in self.teacher_views.items():
                 if role not in teachers:
                     logits = self._teacher_inference[role]()(views[view])

@@ -87,6 +87,26 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     )
 
 
+def soft_cross_entropy(
+    teacher_logits: tf.Tensor,
+    student_logits: tf.Tensor,
+    *,
+    teacher_temperature: _Scale = 1.0,
+    student_temperature: _Scale = 1.0,
+) -> tf.Tensor:
+    """-sum_c softmax(teacher_logits / T_t)_c log_softmax(student_logits / T_s)_c.
+
+    `kl_divergence` and the target's entropy, so that its gradient is the same; a one-hot teacher
+    makes it `cross_entropy`. Arguments as those of `kl_divergence`.
+
+    Returns:
+      `[batch]`, in nats.
+    """
+    q = tf.nn.softmax(tf.cast(teacher_logits, tf.float32) / teacher_temperature)
+    log_p = tf.nn.log_softmax(tf.cast(student_logits, tf.float32) / student_temperature)
+    return -tf.reduce_sum(q * log_p, axis=-1)
+
+
 def margin(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """z_label - max_{j != label} z_j: negative exactly where `label` is not the prediction.
 

@@ -127,7 +127,7 @@ def of_stage(
     batch_size = min(stage.batch_size, len(data.train))
     step = count(
         lambda *batch: distiller.train_step(batch),
-        *batch_signature(data, batch_size),
+        *batch_signature(data, batch_size, len(distiller.cached_roles)),
         parts=PARTS[1:],
         rest=PARTS[0],
     )
@@ -149,12 +149,15 @@ def of_stage(
     )
 
 
-def batch_signature(data: ImageData, batch_size: int) -> tuple[tf.TensorSpec, ...]:
-    """Images, labels and ids of a batch, as a training step takes them."""
+def batch_signature(
+    data: ImageData, batch_size: int, cached: int = 0
+) -> tuple[tf.TensorSpec, ...]:
+    """Images, labels, ids and `cached` teachers' logits of a batch, as a training step takes them."""
     return (
         tf.TensorSpec([batch_size, *data.image_shape], tf.float32),
         tf.TensorSpec([batch_size], tf.int32),
         tf.TensorSpec([batch_size], tf.int64),
+        *[tf.TensorSpec([batch_size, data.num_classes], tf.float32)] * cached,
     )
 
 

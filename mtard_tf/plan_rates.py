@@ -94,7 +94,8 @@ def measure(built: Built, data: ImageData, check: bool = False) -> tuple[Rates, 
     calls["update"] = _call(_update(built), ())
     if check:
         step = built.distiller.train_step
-        calls["step"] = _call(lambda *rows: step(rows), _random_batch(data, plan.batch_size))
+        rows = _random_batch(data, plan.batch_size, len(built.distiller.cached_roles))
+        calls["step"] = _call(lambda *rows: step(rows), rows)
     turns = in_turns(calls)
     rates = _rates(work, {name: _median(turn[name] for turn in turns) for name in calls})
     if not check:
@@ -180,10 +181,12 @@ def _update(built: Built) -> Callable:
     return update
 
 
-def _random_batch(data: ImageData, batch_size: int) -> tuple[tf.Tensor, ...]:
+def _random_batch(data: ImageData, batch_size: int, cached: int = 0) -> tuple[tf.Tensor, ...]:
     seed = [0, 1]
+    logits = tf.random.stateless_uniform([batch_size, data.num_classes], seed)
     return (
         tf.random.stateless_uniform([batch_size, *data.image_shape], seed),
         tf.random.stateless_uniform([batch_size], seed, 0, data.num_classes, tf.int32),
         tf.range(batch_size, dtype=tf.int64),
+        *[logits] * cached,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import gin
 
@@ -21,14 +22,21 @@ def flat(stages: Stages) -> list[Stage]:
     return [built for inner in stages for built in flat(inner)]
 
 
-def stage(name: str, scope: str = "") -> Stage:
+def stage(name: str, scope: str = "", **settings: Any) -> Stage:
     """The stage that the bindings of `scope` describe, of the name's where it is empty.
 
     In a scope of several parts, `trades/trades_s1`, what is bound to `trades` holds as well.
+
+    Args:
+      name: of the stage.
+      scope: gin scope.
+      settings: fields of `Stage` that no binding overrules.
     """
     # A list stands for the whole scope; a string would be put behind the one that is active.
     with gin.config_scope((scope or name).split("/")):
-        return gin.get_configurable("Stage")(name=name, scope=scope or name)
+        return gin.get_configurable("Stage")(
+            name=name, scope=scope or name, **settings
+        )
 
 
 def replicates(names: str | Sequence[str], count: int = 3) -> list[Stage]:

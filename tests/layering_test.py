@@ -23,6 +23,7 @@ ROWS = {
         "audit_flags",
         "audit_text",
         "callbacks",
+        "chains",
         "checkpoints",
         "config",
         "diagnostics",

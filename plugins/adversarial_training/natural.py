@@ -7,7 +7,15 @@ from mtard_tf.losses import cross_entropy
 
 
 class Natural(Distiller):
-    """loss = CE(f(x), y). Makes the clean teacher. No attack is run."""
+    """loss = CE(f(x) / T, y). Makes the clean teacher. No attack is run.
+
+    Args:
+      temperature: T, 1 except for the teacher of a defensive distillation.
+    """
+
+    def __init__(self, student, teachers=None, *, temperature: float = 1.0, **kwargs):
+        super().__init__(student, teachers, **kwargs)
+        self.set_temperature(temperature)
 
     def terms(self, labels, student, teachers):
-        return {"cross_entropy": cross_entropy(student["clean"], labels)}
+        return {"cross_entropy": cross_entropy(student["clean"] / self.temperature, labels)}

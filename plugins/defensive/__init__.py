@@ -1,0 +1,1 @@
+"""Defensive distillation: soft labels of a teacher at a high temperature, deployed at 1."""

@@ -1,0 +1,1 @@
+"""Distillation with hard and soft labels, from one teacher or from several sizes of it."""

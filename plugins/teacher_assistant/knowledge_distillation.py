@@ -1,0 +1,63 @@
+"""Knowledge distillation (Hinton, Vinyals, Dean 2015, arXiv 1503.02531)."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from mtard_tf.distiller import Distiller
+from mtard_tf.losses import cross_entropy, kl_divergence
+
+
+class KnowledgeDistillation(Distiller):
+    """loss = alpha CE(s, y) + (1 - alpha) T^2 KL(softmax(t / T) || softmax(s / T)).
+
+    T^2 keeps the soft term's gradient, which falls as 1 / T^2, on one scale with the hard term's.
+    The divergence is summed over classes and averaged over the batch.
+
+    Args:
+      alpha: weight of the hard labels, 0 to 1.
+      temperature: T of both sides.
+      labels: "online": the teacher sees each batch as it is, augmented; "cached": its logits on the
+        plain training images, computed once.
+    """
+
+    teacher_views = {"teacher": "clean"}
+
+    def __init__(
+        self,
+        student,
+        teachers=None,
+        *,
+        alpha: float = 0.5,
+        temperature: float = 4.0,
+        labels: str = "online",
+        **kwargs,
+    ):
+        super().__init__(student, teachers, **kwargs)
+        if not 0 <= alpha <= 1:
+            raise ValueError(
+                f"{type(self).__name__}.alpha is {alpha}; give a weight between 0 (soft labels "
+                "only) and 1 (hard labels only)."
+            )
+        self.alpha = alpha
+        self.set_temperature(temperature)
+        self.set_labels(labels)
+
+    def terms(self, labels, student, teachers):
+        return {
+            "cross_entropy": cross_entropy(student["clean"], labels),
+            **{
+                f"kl_{role}": kl_divergence(
+                    teachers[role],
+                    student["clean"],
+                    teacher_temperature=self.temperature,
+                    student_temperature=self.temperature,
+                )
+                for role in self.teacher_views
+            },
+        }
+
+    def weigh(self, means, teachers):
+        soft = tf.constant((1 - self.alpha) * self.temperature**2)
+        weights = {f"kl_{role}": soft for role in self.teacher_views}
+        return {"cross_entropy": tf.constant(float(self.alpha)), **weights}, {}

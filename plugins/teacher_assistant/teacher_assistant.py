@@ -1,0 +1,35 @@
+"""Teacher-assistant knowledge distillation (Mirzadeh et al., AAAI 2020, arXiv 1902.03393)."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from mtard_tf.plugins.teacher_assistant.knowledge_distillation import KnowledgeDistillation
+
+
+class TeacherAssistant(KnowledgeDistillation):
+    """One link of a chain teacher -> assistant -> ... -> student, each by Hinton's loss.
+
+    Every link has the hard labels as well (defensive distillation's chains have none) and learns
+    from the one before it alone (`densely_guided` learns from all). With `lambda` the paper's weight
+    of the soft labels, alpha is 1 - lambda. The paper searches lambda and T for each pair; the
+    defaults here are Hinton's form at alpha 0.5, T 4.
+
+    Args:
+      official_quirks: the divergence is a mean over the batch *and* the classes, as the code's
+        `nn.KLDivLoss()`: the soft term is smaller by the number of classes.
+
+    Source: `imirzadeh/Teacher-Assistant-Knowledge-Distillation`, `train.py:92-97`. Its learning
+    rate never takes its first value for ResNets (`train.py:152`); a schedule here does what it says.
+    """
+
+    def __init__(self, student, teachers=None, *, official_quirks: bool = False, **kwargs):
+        super().__init__(student, teachers, **kwargs)
+        self.official_quirks = official_quirks
+
+    def weigh(self, means, teachers):
+        weights, logs = super().weigh(means, teachers)
+        if self.official_quirks:
+            classes = self.student.output_shape[-1]
+            weights["kl_teacher"] = tf.cast(weights["kl_teacher"] / classes, tf.float32)
+        return weights, logs
