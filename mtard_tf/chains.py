@@ -94,8 +94,8 @@ def temperature_sweep(
 ) -> list[Stage]:
     """A chain of `length` distillations for every temperature and seed (arXiv 2305.08076).
 
-    Stages: `init_s0` (scope `init`), then `t<temperature>_teacher_s0`, `t<temperature>_step1_s0`, ...
-    (scopes `teacher` and `step`), and the same with other seeds.
+    Stages: `init_s0` (scope `init`), then `t<temperature>_teacher_s0`, `t<temperature>_step1_s0`,
+    ... (scopes `teacher` and `step`), and the same with other seeds.
 
     Args:
       temperatures: one chain each.

@@ -62,7 +62,8 @@ def run(
     logs.mkdir(parents=True, exist_ok=True)
     with Preemption().listening() as preemption:
         pool = _Pool(count, logs)
-        waiting, done, total = list(jobs), set(), len(jobs)
+        waiting, total = list(jobs), len(jobs)
+        done: set[str] = set()
         try:
             while waiting or pool.running:
                 if preemption.told:

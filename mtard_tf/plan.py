@@ -149,10 +149,8 @@ def of_stage(
     )
 
 
-def batch_signature(
-    data: ImageData, batch_size: int, cached: int = 0
-) -> tuple[tf.TensorSpec, ...]:
-    """Images, labels, ids and `cached` teachers' logits of a batch, as a training step takes them."""
+def batch_signature(data: ImageData, batch_size: int, cached: int = 0) -> tuple[tf.TensorSpec, ...]:
+    """Images, labels, ids and `cached` teachers' logits of a batch, as a step takes them."""
     return (
         tf.TensorSpec([batch_size, *data.image_shape], tf.float32),
         tf.TensorSpec([batch_size], tf.int32),

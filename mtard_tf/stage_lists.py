@@ -34,9 +34,7 @@ def stage(name: str, scope: str = "", **settings: Any) -> Stage:
     """
     # A list stands for the whole scope; a string would be put behind the one that is active.
     with gin.config_scope((scope or name).split("/")):
-        return gin.get_configurable("Stage")(
-            name=name, scope=scope or name, **settings
-        )
+        return gin.get_configurable("Stage")(name=name, scope=scope or name, **settings)
 
 
 def replicates(names: str | Sequence[str], count: int = 3) -> list[Stage]:

@@ -11,7 +11,7 @@ class TeacherAssistant(KnowledgeDistillation):
     """One link of a chain teacher -> assistant -> ... -> student, each by Hinton's loss.
 
     Every link has the hard labels as well (defensive distillation's chains have none) and learns
-    from the one before it alone (`densely_guided` learns from all). With `lambda` the paper's weight
+    from the one before it alone (`densely_guided` learns from all). With lambda the paper's weight
     of the soft labels, alpha is 1 - lambda. The paper searches lambda and T for each pair; the
     defaults here are Hinton's form at alpha 0.5, T 4.
 
@@ -19,8 +19,9 @@ class TeacherAssistant(KnowledgeDistillation):
       official_quirks: the divergence is a mean over the batch *and* the classes, as the code's
         `nn.KLDivLoss()`: the soft term is smaller by the number of classes.
 
-    Source: `imirzadeh/Teacher-Assistant-Knowledge-Distillation`, `train.py:92-97`. Its learning
-    rate never takes its first value for ResNets (`train.py:152`); a schedule here does what it says.
+    Source: `imirzadeh/Teacher-Assistant-Knowledge-Distillation`, `train.py:92-97`. Its
+    ResNets never train at their first learning rate (`train.py:152`); a schedule here does what it
+    says.
     """
 
     def __init__(self, student, teachers=None, *, official_quirks: bool = False, **kwargs):

@@ -1,0 +1,221 @@
+"""Chains and sweeps in run files, the table of soft labels, and stages side by side."""
+
+from __future__ import annotations
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from mtard_tf import config, experiment, soft_labels
+from mtard_tf.jobs import Job, JobError
+from mtard_tf.jobs import run as run_jobs
+from mtard_tf.models.defensive_cnn import defensive_cnn
+from mtard_tf.models.small_cnn import small_cnn
+from mtard_tf.stage_lists import flat
+from mtard_tf.threat import ThreatModel
+
+CHAIN = """
+Experiment.stages = (@chain(),)
+chain.distiller = @distillers.defensive
+chain.temperature = 5
+teacher/Stage.validation_attack = None
+step/Stage.validation_attack = None
+"""
+
+
+def _experiment(tiny_run_file, *lines):
+    config.parse(
+        [str(tiny_run_file)], [line for text in lines for line in text.split("\n") if line]
+    )
+    return config.experiment()
+
+
+def _run(described, run_dir):
+    experiment.run(described, run_dir, config.text())
+    last = described.stages[-1].name
+    return keras.models.load_model(run_dir / last / "student.keras", compile=False).get_weights()
+
+
+def test_a_chain_without_assistant_is_one_stage_to_the_bit(tiny_run_file, tmp_path):
+    one = _run(_experiment(tiny_run_file, CHAIN, "chain.length = 1"), tmp_path / "chain")
+    plain = """
+Experiment.stages = ('chain_teacher', 'chain_step1')
+Stage.validation_attack = None
+chain_teacher/Stage.distiller = @distillers.natural
+chain_teacher/distillers.natural.temperature = 5
+chain_step1/Stage.distiller = @distillers.defensive
+chain_step1/distillers.defensive.temperature = 5
+chain_step1/Stage.teachers = {'teacher': 'chain_teacher'}
+"""
+    two = _run(_experiment(tiny_run_file, plain), tmp_path / "plain")
+    for ours, expected in zip(one, two, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    assert not list((tmp_path / "chain").rglob("soft_labels*"))
+
+
+def test_a_chain_is_a_list_of_stages(tiny_run_file):
+    described = _experiment(tiny_run_file, CHAIN, "chain.length = 3", "chain.suffix = '_s1'")
+    assert [(s.name, dict(s.teachers)) for s in described.stages] == [
+        ("chain_teacher_s1", {}),
+        ("chain_step1_s1", {"teacher": "chain_teacher_s1"}),
+        ("chain_step2_s1", {"teacher": "chain_step1_s1"}),
+        ("chain_step3_s1", {"teacher": "chain_step2_s1"}),
+    ]
+
+
+def test_all_ancestors_teach(tiny_run_file):
+    lines = (
+        "chain.length = 2\nchain.all_ancestors = True\nchain.distiller = @distillers.densely_guided"
+    )
+    last = _experiment(tiny_run_file, CHAIN, lines).stages[-1]
+    assert dict(last.teachers) == {"link0": "chain_teacher", "link1": "chain_step1"}
+
+
+def test_a_robust_chain_of_shrinking_nets_from_a_stage_that_is_there(tiny_run_file):
+    lines = """
+Experiment.stages = ('clean_teacher', 'robust_teacher', @chain())
+chain.length = 2
+chain.distiller = @distillers.bmtard
+chain.first = 'robust_teacher'
+chain.role = 'robust'
+chain.teachers = {'clean': 'clean_teacher'}
+chain.models = @models.small_cnn
+chain.widths = ((4, 4), (2, 2))
+"""
+    described = _experiment(tiny_run_file, CHAIN, lines)
+    assistant, student = described.stages[-2:]
+    assert dict(student.teachers) == {"robust": assistant.name, "clean": "clean_teacher"}
+    assert dict(assistant.teachers) == {"robust": "robust_teacher", "clean": "clean_teacher"}
+    sizes = [
+        s.model((8, 8, 3), 3).get_layer("conv1").kernel.shape[-1] for s in (assistant, student)
+    ]
+    assert sizes == [4, 2]
+
+
+def test_a_sweep_trains_shared_stages_once(tiny_run_file):
+    lines = """
+Experiment.stages = (@temperature_sweep(), @again/temperature_sweep())
+temperature_sweep.temperatures = (1, 40)
+temperature_sweep.length = 2
+again/temperature_sweep.temperatures = (40,)
+again/temperature_sweep.seeds = (1,)
+"""
+    described = _experiment(tiny_run_file, lines)
+    assert [s.name for s in described.stages] == [
+        "init_s0", "t1_teacher_s0", "t1_step1_s0", "t1_step2_s0",
+        "t40_teacher_s0", "t40_step1_s0", "t40_step2_s0",
+        "init_s1", "t40_teacher_s1", "t40_step1_s1", "t40_step2_s1",
+    ]  # fmt: skip
+    assert {s.initial for s in described.stages[8:]} == {"init_s1"}
+    net = small_cnn((8, 8, 3), 3)
+    assert described.stages[5].distiller(net, {"teacher": net}).temperature == 40.0
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("chain.length = 0", "chain.length is 0; give a whole number, at least 1."),
+        (
+            "chain.length = 2\nchain.widths = ((4, 4),)",
+            "chain.widths has 1 entries for 3 nets; give one for each, the largest first.",
+        ),
+    ],
+)
+def test_a_chain_that_means_nothing_is_refused(tiny_run_file, line, message):
+    with pytest.raises(config.ConfigError, match=message):
+        _experiment(tiny_run_file, CHAIN, line)
+
+
+def test_run_files_of_the_paper(monkeypatch):
+    config.parse(["runs/defensive/mnist.gin"])
+    stages = config.experiment().stages
+    assert len(stages) == 3 * (1 + 9 * 7)  # seeds x (start + temperatures x (teacher + six steps))
+    assert {s.epochs for s in stages} == {1, 50}
+    config.parse(["runs/defensive/cifar10.gin"])
+    stage = config.experiment().stages[1]
+    assert stage.model((32, 32, 3), 10).count_params() == 1_147_978
+    config.parse(["runs/defensive/fashion_mnist.gin"])
+    assert len(config.experiment().stages) == 2 + 6 * 7
+    assert flat(stages[0]) == [stages[0]]
+
+
+@pytest.mark.parametrize(
+    "form, shape, widths, dense, parameters",
+    [
+        ("carlini", (28, 28, 1), (32, 64), 200, 312_202),
+        ("carlini", (32, 32, 3), (64, 128), 256, 1_147_978),
+        ("bethgelab", (28, 28, 1), (32, 64), 200, 734_602),
+    ],
+)
+def test_the_papers_nets(form, shape, widths, dense, parameters):
+    net = defensive_cnn(shape, 10, widths=widths, dense=dense, form=form)
+    assert net.count_params() == parameters
+    grey = np.full((1, *shape), 0.5, np.float32)  # 0 behind the first layer, and biases are 0
+    np.testing.assert_allclose(net(grey), np.zeros((1, 10)), atol=1e-6)
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ValueError, match="form is 'vgg'; use 'carlini' or 'bethgelab'"):
+        defensive_cnn((28, 28, 1), 10, form="vgg")
+
+
+def test_soft_labels_are_kept_for_their_teacher_and_images_only(tmp_path, tiny_run_file):
+    split = _experiment(tiny_run_file).dataset().train
+    path, threat = tmp_path / "labels.npz", ThreatModel()
+    nets = [small_cnn((8, 8, 3), 3, widths=(4, 4), dense=4) for _ in range(2)]
+    images = split.images.astype(np.float32) / 255
+    first = soft_labels.logits_of(nets[0], split, path, "one", threat)
+    np.testing.assert_allclose(first, nets[0](images), atol=1e-6)
+    # The same fingerprint: the file is read, whatever net is given.
+    np.testing.assert_array_equal(soft_labels.logits_of(nets[1], split, path, "one", threat), first)
+    second = soft_labels.logits_of(nets[1], split, path, "two", threat)
+    np.testing.assert_allclose(second, nets[1](images), atol=1e-6)
+    path.write_bytes(path.read_bytes()[:100])
+    np.testing.assert_array_equal(
+        soft_labels.logits_of(nets[1], split, path, "two", threat), second
+    )
+
+
+def _job(name, code, needs=()):
+    return Job(name, [sys.executable, "-c", code], needs)
+
+
+def test_jobs_wait_for_what_they_need_and_run_side_by_side(tmp_path):
+    both = "import pathlib,time; p=pathlib.Path({!r}); p.touch(); t=time.time()\n"
+    both += "while not pathlib.Path({!r}).exists(): assert time.time()-t<60; time.sleep(.05)"
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    lines = []
+    jobs = [
+        _job("last", f"assert __import__('os').path.exists({a!r}); print('ok')", ("first", "else")),
+        _job("first", both.format(a, b)),
+        _job("second", both.format(b, a)),
+    ]
+    run_jobs(jobs, 2, tmp_path / "logs", lines.append)
+    assert [line for line in lines if line.startswith("last")][0] == "last: started"
+    assert lines.index("last: started") > 2 and lines[-1].endswith("(3 of 3)")
+    assert (tmp_path / "logs" / "last.log").read_text() == "ok\n"
+
+
+def test_a_failed_job_ends_the_others_and_names_its_log(tmp_path):
+    jobs = [
+        _job("long", "import time; time.sleep(100)"),
+        _job("wrong", "raise SystemExit('mtard-train: what was wrong')"),
+        _job("after", "pass", ("wrong",)),
+    ]
+    with pytest.raises(JobError, match="wrong failed .mtard-train: what was wrong.; its log is"):
+        run_jobs(jobs, 2, tmp_path, lambda line: None)
+    assert not (tmp_path / "after.log").exists()
+
+
+@pytest.mark.slow
+def test_side_by_side_equals_one_after_the_other(tiny_run_file, tmp_path):
+    described = _experiment(tiny_run_file, CHAIN, "chain.length = 2")
+    alone = _run(described, tmp_path / "alone")
+    _experiment(tiny_run_file, CHAIN, "chain.length = 2")
+    for name in ("chain_teacher", "chain_step1", "chain_step2"):
+        experiment.run(config.experiment(), tmp_path / "parts", config.text(), only=[name])
+    parts = keras.models.load_model(tmp_path / "parts/chain_step2/student.keras", compile=False)
+    for ours, expected in zip(parts.get_weights(), alone, strict=True):
+        np.testing.assert_array_equal(ours, expected)
