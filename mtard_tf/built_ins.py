@@ -16,6 +16,7 @@ BUILT_INS: dict[str, dict[str, str]] = {
         "mtard": f"{_MULTI}.mtard:MTARD",
         "bmtard": f"{_MULTI}.bmtard:BMTARD",
         "defensive": f"{_DEFENSIVE}.defensive:Defensive",
+        "extended_defensive_experimental": f"{_DEFENSIVE}.extended:ExtendedDefensiveExperimental",
         "knowledge_distillation": f"{_ASSISTANT}.knowledge_distillation:KnowledgeDistillation",
         "teacher_assistant": f"{_ASSISTANT}.teacher_assistant:TeacherAssistant",
         "densely_guided": f"{_ASSISTANT}.densely_guided:DenselyGuided",

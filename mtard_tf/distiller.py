@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from mtard_tf.attacks import sharding
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds
+from mtard_tf.data.batches import evaluation_batches
+from mtard_tf.data.image_data import Split
 from mtard_tf.distribution import (
     apply_if,
     average_replicas,
@@ -25,6 +28,8 @@ from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
 from mtard_tf.schedules import CONSTANT, Schedule, epoch_of
 from mtard_tf.threat import ThreatModel
+
+_TABLE_BATCH = 500
 
 Tensors = Mapping[str, tf.Tensor]
 
@@ -42,8 +47,8 @@ class Distiller(DistributedFit, keras.Model):
     * `perturb`: how the adversarial view is made (default: the attack on cross-entropy);
     * `terms`: named per-example losses;
     * `weigh`: the weight of each term, and what state moves (default: 1 each, no state);
-    * `cached_roles`: teachers whose logits on the plain training images may come with the batch
-      instead of being computed (default: none).
+    * `cached_roles`: teachers whose word on the plain training images may come with the batch
+      instead of being computed (default: none), and `table`, what that word is (default: logits).
 
     Teachers run in inference mode outside the tape. They are not changed, not tracked by Keras, and
     not part of a checkpoint.
@@ -73,6 +78,8 @@ class Distiller(DistributedFit, keras.Model):
     cached_roles: tuple[str, ...] = ()
     # What divides the student's logits in training; an audit attacks at it as well.
     temperature: float = 1.0
+    # Logits of the student beyond the teachers'.
+    extra_classes: int = 0
 
     def __init__(
         self,
@@ -111,7 +118,8 @@ class Distiller(DistributedFit, keras.Model):
         self.steps_per_epoch = steps_per_epoch
         self.seed = seed
         teachers = dict(teachers or {})
-        check_fit(type(self).__name__, student, teachers, self.teacher_views)
+        name = type(self).__name__
+        check_fit(name, student, teachers, self.teacher_views, self.extra_classes)
         if attack is None and self._needs_attack:
             raise ValueError(
                 f"{type(self).__name__} trains on adversarial images; give it an attack, such as "
@@ -148,6 +156,12 @@ class Distiller(DistributedFit, keras.Model):
           teachers: role -> logits on this replica, `[batch, classes]`.
         """
         return {name: tf.ones([]) for name in means}, {}
+
+    def table(self, role: str, model: keras.Model, split: Split) -> np.ndarray:
+        """What a cached role says of every image as it is, float32 `[images, ...]`: its logits."""
+        infer = tf.function(lambda images: model(images, training=False))
+        batches = evaluation_batches(split, _TABLE_BATCH)
+        return np.concatenate([infer(images).numpy() for images, _, _ in batches])
 
     # What families share.
 

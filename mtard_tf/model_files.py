@@ -13,6 +13,7 @@ import tensorflow as tf
 from mtard_tf.data.batches import to_float
 from mtard_tf.data.image_data import Split
 from mtard_tf.evaluation import EvaluationError
+from mtard_tf.models.layers import OUTLIER_LAYER
 from mtard_tf.outcomes import digest
 
 # mtard-export writes it for audits; other exporters name their only signature so.
@@ -120,12 +121,17 @@ def check(model: Any, split: Split, label_names: tuple[str, ...]) -> None:
             f"The labels run from {split.labels.min()} to {split.labels.max()} and {model.name} "
             f"has {classes} classes, 0 to {classes - 1}; use the data set that it was trained on."
         )
-    if classes != len(label_names):
+    if classes - _has_outlier_class(model) != len(label_names):
         raise EvaluationError(
             f"{model.name} has {classes} classes and the data set {len(label_names)}; use the data "
             "set that it was trained on."
         )
     check_logits(np.asarray(model(to_float(split.images[:32]), training=False)))
+
+
+def _has_outlier_class(model: Any) -> bool:
+    # Predicting it is never right.
+    return isinstance(model, keras.Model) and OUTLIER_LAYER in model.output_names
 
 
 def check_logits(logits: np.ndarray) -> None:

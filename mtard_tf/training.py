@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import gin
@@ -20,6 +21,7 @@ from mtard_tf.data.batches import steps_per_epoch, training_tensors
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.evaluation import Evaluator
 from mtard_tf.models.precision import with_precision
+from mtard_tf.outcomes import digest
 from mtard_tf.preemption import Preemption
 from mtard_tf.records import Progress, Recorder
 from mtard_tf.stage import Stage
@@ -198,22 +200,18 @@ class _Run:
             )
 
     def _soft_labels(self) -> list[tf.Tensor]:
-        """Logits of the teachers that the distiller asks once for; workers find the chief's."""
-        result = []
-        for first in (True, False):
-            if first == self._chief:
-                result = [
-                    soft_labels.logits_of(
-                        self._teachers[role],
-                        self._setting.data.train,
-                        self._folder / f"soft_labels_{role}.npz",
-                        self._sources.get(role, ""),
-                        self._setting.threat,
-                    )
-                    for role in self._distiller.cached_roles
-                ]
+        """What the distiller asks teachers only once; other workers find the chief's tables."""
+        split, distiller = self._setting.data.train, self._distiller
+        tables: list[np.ndarray] = []
+        for chief in (True, False):
+            if chief == self._chief:
+                for role in distiller.cached_roles:
+                    key = digest(type(distiller).__name__, self._sources.get(role), split.images)
+                    ask = partial(distiller.table, role, self._teachers[role], split)
+                    path = self._folder / f"soft_labels_{role}.npz"
+                    tables.append(soft_labels.kept(path, key, ask))
             strategies.wait_for_all(self._setting.strategy)
-        return [tf.constant(logits) for logits in result]
+        return [tf.constant(table) for table in tables]
 
     def finish(self) -> None:
         """Writes what marks the stage as finished, and removes what only a resumption needs."""

@@ -10,7 +10,9 @@ import pytest
 import tensorflow as tf
 
 from mtard_tf import registry
+from mtard_tf.data.image_data import Split
 from mtard_tf.optimizers import sgd
+from mtard_tf.plugins.defensive.extended import uncertainty
 
 RATE = 0.5
 IMAGES = np.random.RandomState(0).uniform(0, 1, (5, 2, 2, 1)).astype(np.float32)
@@ -181,3 +183,36 @@ def test_a_teacher_from_the_table_equals_one_that_is_asked():
         distiller.train_step((*batch, teacher(IMAGES)) if labels == "cached" else batch)
         results.append(np.vstack(distiller.student.get_weights()))
     np.testing.assert_allclose(*results, atol=1e-7)
+
+
+def test_uncertainty_of_the_logits():
+    logits = np.array([[[1.0, 0.0], [2.0, 2.0]], [[3.0, 0.0], [2.0, 2.0]]])
+    # Image 0: standard deviations 1 and 0 over the two passes; sqrt((1 + 0) / 2). Image 1: none.
+    np.testing.assert_allclose(uncertainty(logits), [np.sqrt(0.5), 0.0])
+
+
+def test_extended_defensive_step():
+    cls = registry.target("distillers", "extended_defensive_experimental")
+    distiller = cls(_linear(1, classes=4), {"teacher": _linear(2)}, alpha=0.5)
+    distiller.compile(optimizer=sgd(RATE, momentum=0.0, weight_decay=0.0), jit_compile=False)
+    unsure = np.array([[0.0], [1.0], [0.5], [0.2], [0.8]], np.float32)
+    ids = tf.range(5, dtype=tf.int64)
+    distiller.train_step((tf.constant(IMAGES), tf.constant(LABELS), ids, tf.constant(unsure)))
+    labels = np.hstack([_ONE_HOT * (1 - 0.5 * unsure), 0.5 * unsure])
+    w = _matrix(_linear(1, classes=4))
+    expected = w - RATE * _X.T @ (_softmax(_X @ w) - labels) / 5
+    np.testing.assert_allclose(np.vstack(distiller.student.get_weights()), expected, atol=1e-6)
+
+
+def test_the_uncertainty_of_a_net_with_dropout():
+    inputs = keras.Input((2, 2, 1))
+    x = keras.layers.Dropout(0.5, seed=1)(keras.layers.Flatten()(inputs))
+    teacher = keras.Model(inputs, keras.layers.Dense(3)(x))
+    cls = registry.target("distillers", "extended_defensive_experimental")
+    images = np.stack([np.full((2, 2, 1), v, np.uint8) for v in (0, 100, 200)])
+    split = Split(images, np.zeros(3, np.int32))
+    table = cls(_linear(1, classes=4), {"teacher": teacher}, passes=400).table(
+        "teacher", teacher, split
+    )
+    # The spread of dropped inputs grows with their size: 0, half, all of the largest.
+    np.testing.assert_allclose(table, [[0.0], [0.5], [1.0]], atol=0.08)

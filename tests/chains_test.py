@@ -8,13 +8,12 @@ import keras
 import numpy as np
 import pytest
 
-from mtard_tf import config, experiment, soft_labels
+from mtard_tf import config, experiment, registry, soft_labels
 from mtard_tf.jobs import Job, JobError
 from mtard_tf.jobs import run as run_jobs
 from mtard_tf.models.defensive_cnn import defensive_cnn
 from mtard_tf.models.small_cnn import small_cnn
 from mtard_tf.stage_lists import flat
-from mtard_tf.threat import ThreatModel
 
 CHAIN = """
 Experiment.stages = (@chain(),)
@@ -161,20 +160,25 @@ def test_an_unknown_form_is_refused():
         defensive_cnn((28, 28, 1), 10, form="vgg")
 
 
-def test_soft_labels_are_kept_for_their_teacher_and_images_only(tmp_path, tiny_run_file):
-    split = _experiment(tiny_run_file).dataset().train
-    path, threat = tmp_path / "labels.npz", ThreatModel()
-    nets = [small_cnn((8, 8, 3), 3, widths=(4, 4), dense=4) for _ in range(2)]
-    images = split.images.astype(np.float32) / 255
-    first = soft_labels.logits_of(nets[0], split, path, "one", threat)
-    np.testing.assert_allclose(first, nets[0](images), atol=1e-6)
-    # The same fingerprint: the file is read, whatever net is given.
-    np.testing.assert_array_equal(soft_labels.logits_of(nets[1], split, path, "one", threat), first)
-    second = soft_labels.logits_of(nets[1], split, path, "two", threat)
-    np.testing.assert_allclose(second, nets[1](images), atol=1e-6)
+def test_a_table_is_kept_for_its_key_only(tmp_path):
+    path = tmp_path / "labels.npz"
+    first = soft_labels.kept(path, "one", lambda: np.eye(3, dtype=np.float32))
+    again = soft_labels.kept(path, "one", lambda: pytest.fail("computed again"))
+    np.testing.assert_array_equal(again, first)
+    other = soft_labels.kept(path, "two", lambda: np.ones((3, 3), np.float32))
+    np.testing.assert_array_equal(other, np.ones((3, 3)))
     path.write_bytes(path.read_bytes()[:100])
-    np.testing.assert_array_equal(
-        soft_labels.logits_of(nets[1], split, path, "two", threat), second
+    assert soft_labels.kept(path, "two", lambda: np.zeros(2)).shape == (2,)
+
+
+def test_the_table_of_a_teacher_is_its_logits(tiny_run_file):
+    split = _experiment(tiny_run_file).dataset().train
+    student, teacher = (small_cnn((8, 8, 3), 3, widths=(4, 4), dense=4) for _ in range(2))
+    distiller = registry.target("distillers", "defensive")(student, {"teacher": teacher})
+    np.testing.assert_allclose(
+        distiller.table("teacher", teacher, split),
+        teacher(split.images.astype(np.float32) / 255),
+        atol=1e-6,
     )
 
 

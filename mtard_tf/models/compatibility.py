@@ -8,7 +8,11 @@ import keras
 
 
 def check_fit(
-    name: str, student: keras.Model, teachers: Mapping[str, keras.Model], roles: Iterable[str]
+    name: str,
+    student: keras.Model,
+    teachers: Mapping[str, keras.Model],
+    roles: Iterable[str],
+    extra_classes: int = 0,
 ) -> None:
     """Refuses models that cannot be distilled from one another.
 
@@ -17,6 +21,7 @@ def check_fit(
       student: from images to logits.
       teachers: role -> model.
       roles: those that the distiller needs.
+      extra_classes: logits that the student has beyond the teachers'.
 
     Raises:
       ValueError: a model that is not functional, a student with losses of its own, other roles, or
@@ -42,7 +47,7 @@ def check_fit(
         )
     for role, teacher in teachers.items():
         for what, ours, theirs in (
-            ("logits", student.output_shape, teacher.output_shape),
+            ("logits", (None, student.output_shape[-1] - extra_classes), teacher.output_shape),
             ("images", student.input_shape, teacher.input_shape),
         ):
             if tuple(ours[1:]) != tuple(theirs[1:]):

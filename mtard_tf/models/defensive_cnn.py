@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import keras
 
-from mtard_tf.models.layers import image_input
+from mtard_tf.models.layers import OUTLIER_LAYER, image_input
 
 _L = keras.layers
 
@@ -37,6 +37,7 @@ def defensive_cnn(
     form: str = "carlini",
     centered: bool = True,
     dropout: float = 0.5,
+    outlier_class: bool = False,
 ) -> keras.Model:
     """Two pairs of 3x3 convolutions, a maximum after each pair, two dense layers, logits.
 
@@ -45,7 +46,7 @@ def defensive_cnn(
 
     Args:
       image_shape: (height, width, channels).
-      num_classes: number of logits; one more makes room for the class of outliers.
+      num_classes: number of logits.
       widths: channels of the first and of the second pair.
       dense: units of each of the two dense layers.
       form: "carlini" (no padding, 2x2 maxima, dropout after the first dense layer) or "bethgelab"
@@ -53,6 +54,7 @@ def defensive_cnn(
       centered: the first layer takes 0.5 off, so that the net sees [-0.5, 0.5]; False for the form
         that sees [0, 1] (the authors' first MNIST net).
       dropout: share of the dense units that training drops.
+      outlier_class: one logit more, the last, for `extended_defensive_experimental`.
 
     Raises:
       ValueError: an unknown form, or widths that are not two.
@@ -78,5 +80,6 @@ def defensive_cnn(
         x = _L.Dense(dense, activation="relu", name=f"dense{i}")(x)
         if i == dropout_after:
             x = _L.Dropout(dropout, name="dropout")(x)
-    logits = _L.Dense(num_classes, name="logits")(x)
+    name = OUTLIER_LAYER if outlier_class else "logits"
+    logits = _L.Dense(num_classes + outlier_class, name=name)(x)
     return keras.Model(images, logits, name="defensive_cnn")

@@ -23,6 +23,10 @@ NORMALIZATIONS: dict[str, tuple[Sequence[float], Sequence[float]] | None] = {
 }
 
 
+# What a net calls its last layer if the last of its logits is a class of outliers.
+OUTLIER_LAYER = "logits_and_outlier"
+
+
 def image_input(
     image_shape: Sequence[int], normalization: Normalization
 ) -> tuple[keras.KerasTensor, keras.KerasTensor]:

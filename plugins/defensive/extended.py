@@ -1,0 +1,84 @@
+"""Extended defensive distillation (Papernot and McDaniel 2017, arXiv 1705.05264), experimental.
+
+Experimental: the paper's formula for the labels could not be checked against the paper or a code of
+its authors; what is here is the formula as it is commonly told. Compare nothing with its tables.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from mtard_tf.data.batches import evaluation_batches
+from mtard_tf.distiller import Distiller
+
+_BATCH = 500
+
+
+class ExtendedDefensiveExperimental(Distiller):
+    """The student has a class more, for outliers, and learns from it where the teacher is unsure.
+
+        sigma(x) = root mean square over classes of the standard deviations of the teacher's logits
+                   over `passes` passes with dropout on
+        u(x) = alpha sigma(x) / max over the training images of sigma
+        label = (1 - u) on the true class, u on the outlier class, 0 elsewhere
+        loss = -sum_c label_c log softmax(s)_c
+
+    No temperature. sigma is computed once, on the plain training images.
+
+    The student needs `models.defensive_cnn.outlier_class = True`. An audit counts an image that is
+    called an outlier as wrong, attacked or not: rejecting is not classifying.
+
+    Args:
+      alpha: label that the least sure image gives to the outlier class, 0 to 1; 0 is `natural`.
+      passes: with dropout on; at least 2.
+
+    Raises:
+      ValueError: a number that means nothing.
+    """
+
+    teacher_views = {"teacher": "clean"}
+    cached_roles = ("teacher",)
+    extra_classes = 1
+
+    def __init__(
+        self, student, teachers=None, *, alpha: float = 0.9, passes: int = 10, **kwargs
+    ) -> None:
+        if not 0 <= alpha <= 1 or passes < 2:
+            raise ValueError(
+                f"extended_defensive_experimental has alpha {alpha} and {passes} passes; give an "
+                "alpha between 0 and 1, and at least 2 passes."
+            )
+        super().__init__(student, teachers, **kwargs)
+        self.alpha, self.passes = alpha, passes
+
+    def table(self, role, model, split):
+        """sigma over its largest value for every image, float32 `[images, 1]`."""
+        dropped = tf.function(lambda images: model(images, training=True))
+        sigmas = []
+        for images, _, _ in evaluation_batches(split, _BATCH):
+            logits = np.stack([dropped(images).numpy() for _ in range(self.passes)])
+            sigmas.append(uncertainty(logits))
+        sigma = np.concatenate(sigmas)
+        return (sigma / max(sigma.max(), 1e-12)).astype(np.float32)[:, None]
+
+    def terms(self, labels, student, teachers):
+        logits = student["clean"]
+        # Where no table is given (a plan, a dry run) every image counts as sure.
+        unsure = teachers["teacher"][:, 0] if teachers["teacher"].shape[-1] == 1 else 0.0
+        log_p = tf.nn.log_softmax(logits)
+        true = tf.gather(log_p, labels, batch_dims=1)
+        outlier = self.alpha * unsure
+        return {"soft_cross_entropy": -(1 - outlier) * true - outlier * log_p[:, -1]}
+
+
+def uncertainty(logits: np.ndarray) -> np.ndarray:
+    """Root mean square over classes of the standard deviation over passes.
+
+    Args:
+      logits: `[passes, images, classes]`.
+
+    Returns:
+      `[images]`.
+    """
+    return np.sqrt(np.mean(np.var(logits, axis=0), axis=1))
