@@ -1,4 +1,4 @@
-"""The reference net that `attack_time.py` attacks, and its images."""
+"""The reference nets that the benchmarks of attacks and measures look at, and their images."""
 
 from __future__ import annotations
 
@@ -9,22 +9,29 @@ import numpy as np
 
 from mtard_tf.data.fashion import fashion_mini
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-WEIGHTS = ROOT / "tests" / "reference" / "fashion_pgd_at.npz"
+REFERENCE = pathlib.Path(__file__).resolve().parents[1] / "tests" / "reference"
+WEIGHTS = REFERENCE / "fashion_pgd_at.npz"
+
+# Name of the file -> widths of the convolutions, units of the hidden layer, padding.
+NETS = {
+    "fashion_pgd_at": ((16, 16, 32, 32), 128, "same"),
+    "fashion_defensive_t40": ((32, 32, 64, 64), 200, "valid"),
+}
 
 
-def fashion_net() -> keras.Model:
-    """The net of the reference file, with pooling where `small_cnn` has strides."""
+def fashion_net(name: str = "fashion_pgd_at") -> keras.Model:
+    """The net of a reference file, with pooling where `small_cnn` has strides."""
     layers = keras.layers
+    widths, units, padding = NETS[name]
     images = keras.Input((28, 28, 1))
     x = images
-    for i, width in enumerate((16, 16, 32, 32)):
-        x = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
+    for i, width in enumerate(widths):
+        x = layers.Conv2D(width, 3, padding=padding, activation="relu")(x)
         if i % 2:
             x = layers.MaxPooling2D()(x)
-    x = layers.Dense(128, activation="relu")(layers.Flatten()(x))
-    model = keras.Model(images, layers.Dense(10)(x))
-    with np.load(WEIGHTS) as arrays:
+    x = layers.Dense(units, activation="relu")(layers.Flatten()(x))
+    model = keras.Model(images, layers.Dense(10)(x), name=name)
+    with np.load(REFERENCE / f"{name}.npz") as arrays:
         model.set_weights([arrays[f"arr_{i}"] for i in range(len(arrays.files))])
     return model
 

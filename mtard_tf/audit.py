@@ -1,4 +1,4 @@
-"""The audit of one model: every attack of a suite, the diagnostics, and the report of both."""
+"""The audit of one model: a suite's attacks and measures, the diagnostics, and their report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mtard_tf import diagnostics, files, measures, model_files, plots, probes
+from mtard_tf import diagnostics, files, measurements, measures, model_files, plots, probes
 from mtard_tf.audit_text import markdown, verdict
 from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.evaluation import EvaluationError, Evaluator
@@ -72,6 +72,7 @@ class Audit:
         out: pathlib.Path,
         surrogate: Any = None,
         origin: Mapping[str, str] | None = None,
+        temperature: float = 1.0,
     ) -> dict:
         """Audits a model; writes `report.json`, `report.md`, `examples.npz` and figures to `out`.
 
@@ -84,14 +85,25 @@ class Audit:
           out: folder.
           surrogate: model on which the suite's transfer attacks are crafted; None leaves them out.
           origin: where the model comes from; kept in `report.json`.
+          temperature: at which the model was trained; `tempered` attacks and measures use it.
 
         Returns:
           The content of `report.json`; of a share, only a `verdict` that says what to do next.
+
+        Raises:
+          ValueError: a temperature that is not above 0.
         """
+        if not temperature > 0:
+            raise ValueError(f"The training temperature is {temperature}; give a number above 0.")
+        suite = self.suite.at_temperature(temperature)
+        if suite != self.suite:
+            tuned = dataclasses.replace(self, suite=suite)
+            return tuned(model, name, out, surrogate, origin, temperature)
         split = self.chosen
         model_files.check(model, split, self.data.label_names)
-        inputs = self._inputs(model, split, surrogate)
-        fingerprint = digest(inputs, self.suite)
+        inputs = self._inputs(model, split, surrogate, temperature)
+        # Without measures, the fingerprint of a suite that could not have any.
+        fingerprint = digest(inputs, suite, *([suite.measures] if suite.measures else []))
         before = _finished(out, fingerprint)
         if before is not None:
             _say(f"{name}: audited before on the same inputs; {out / 'report.json'} stands.")
@@ -104,15 +116,17 @@ class Audit:
         try:
             runner = BatchRunner(evaluator, split, len(split), record, name, self.share)
             outcomes = self._attack(runner, surrogate)
+            measured = measurements.gather(runner, suite.measures, temperature)
             if not self.whole:
                 return {
                     "model": name,
                     "verdict": "this share is done; once all are, run the same without --share.",
                 }
-            looked = probes.gather(runner, self.suite, outcomes)
+            looked = probes.gather(runner, suite, outcomes)
             report = self._report(name, model, outcomes, looked, split, surrogate)
+            report |= measurements.entries(measured, outcomes, suite.measures, temperature)
             report |= {**(origin or {}), "fingerprint": fingerprint}
-            self._write(report, outcomes, looked, out)
+            self._write(report, {**outcomes, **measured}, looked, out)
             finished = True
         finally:
             record.close(remove=finished)
@@ -120,8 +134,10 @@ class Audit:
             share.unlink(missing_ok=True)
         return report
 
-    def _inputs(self, model: Any, split: Split, surrogate: Any) -> dict[str, str]:
-        return {
+    def _inputs(
+        self, model: Any, split: Split, surrogate: Any, temperature: float
+    ) -> dict[str, str]:
+        inputs = {
             "model": model_files.fingerprint(model),
             "surrogate": model_files.fingerprint(surrogate) if surrogate is not None else "none",
             "images": digest(split.images, split.labels),
@@ -129,6 +145,7 @@ class Audit:
             "batch size": digest(self.batch_size),
             "seed": digest(self.seed),
         }
+        return inputs if temperature == 1 else inputs | {"temperature": digest(float(temperature))}
 
     def _attack(self, runner: BatchRunner, surrogate: Any) -> dict[str, np.ndarray]:
         outcomes = {"clean": runner.clean()}

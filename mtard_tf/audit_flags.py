@@ -28,13 +28,14 @@ class Request:
       split: "test", "validation" or "train".
       examples: first so many of the split.
       suite: name, or a `.gin` file.
-      skip: attacks of the suite to leave out.
+      skip: attacks or measures of the suite to leave out.
       epsilon: radius as text, "0.1" or "8/255"; a run has its own.
       norm: "linf" or "l2"; a run has its own.
       surrogate: model file on which transfer attacks are crafted.
       batch_size: images at a time.
       seed: of the attacks; a run has its own.
       out: folder of the reports; a run's is `evaluation/`.
+      temperature: at which the model was trained; a run's stages say theirs.
       share: "I/N", this process' part of the batches, I from 0.
     """
 
@@ -53,6 +54,7 @@ class Request:
     batch_size: int = 250
     seed: int | None = None
     out: str | None = None
+    temperature: float | None = None
     share: str = "0/1"
 
 
@@ -128,12 +130,14 @@ def _run_model(request: Request) -> str:
     path = pathlib.Path(str(request.model))
     name = path.stem if path.is_file() else model.name
     result = _audit(request, data, threat, request.seed or 0)(
-        model, name, out, surrogate, {"file": str(request.model)}
+        model, name, out, surrogate, {"file": str(request.model)}, request.temperature or 1.0
     )
     return f"{result['verdict']}\nReport: {out / 'report.md'}"
 
 
 def _run_stages(request: Request) -> str:
+    if request.temperature is not None:
+        raise ValueError("--temperature is of --model; a run's stages say their own.")
     run_dir = pathlib.Path(str(request.run_dir))
     experiment = config.of_run(run_dir)
     if request.dataset is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mtard_tf import measurements
 from mtard_tf.diagnostics import MASKED, NOTE, Finding
 
 
@@ -60,6 +61,8 @@ def markdown(report: Mapping) -> str:
     ]
     if report["left_out"]:
         lines += ["", f"Left out, for want of a surrogate: {', '.join(report['left_out'])}."]
+    if "measures" in report:
+        lines += measurements.markdown(report)
     lines += ["", "## Findings", "", "| check | severity | evidence |", "|---|---|---|"]
     lines += [f"| {f['name']} | {f['severity']} | {f['evidence']} |" for f in report["findings"]]
     lines += ["", "## Epsilon", "", "![accuracy by epsilon](epsilon_curve.png)", ""]

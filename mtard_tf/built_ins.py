@@ -38,7 +38,16 @@ BUILT_INS: dict[str, dict[str, str]] = {
         "deepfool": "mtard_tf.attacks.deepfool:DeepFool",
         "jsma": "mtard_tf.attacks.jsma:JSMA",
         "spsa": "mtard_tf.attacks.spsa:SPSA",
+        "tempered": "mtard_tf.attacks.tempered:AtTemperature",
         "transfer": "mtard_tf.attacks.transfer:Transfer",
+    },
+    "measures": {
+        "sum_of_logits_gradient": "mtard_tf.measuring.sensitivity:SumOfLogitsGradient",
+        "logit_jacobian": "mtard_tf.measuring.sensitivity:LogitJacobian",
+        "softmax_jacobian": "mtard_tf.measuring.sensitivity:SoftmaxJacobian",
+        "cw_l2_distortion": "mtard_tf.measuring.distortion:CWDistortion",
+        "jsma_features": "mtard_tf.measuring.distortion:JSMAFeatures",
+        "deepfool_robustness": "mtard_tf.measuring.distortion:DeepFoolRobustness",
     },
     "models": {
         "small_cnn": "mtard_tf.models.small_cnn:small_cnn",

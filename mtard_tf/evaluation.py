@@ -173,7 +173,7 @@ class Evaluator:
             perturbed, violation = run(*padded, tf.constant(radius, tf.float32))
             perturbed, violation = perturbed[:count], violation[:count]
         except (ValueError, tf.errors.OpError) as error:
-            raise EvaluationError(f"{attack!r}: {_last_line(error)}") from error
+            raise EvaluationError(f"{attack!r}: {last_line(error)}") from error
         worst = float(np.max(violation))
         if not worst <= TOLERANCE:  # so that NaN is refused as well
             count = int(np.sum(~(violation.numpy() <= TOLERANCE)))
@@ -228,7 +228,7 @@ class Evaluator:
         return self._compiled[key][1]
 
 
-def _last_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
     """The message itself, of an error that a trace has wrapped into the lines of its stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("[[")]  # names of a graph's nodes

@@ -154,11 +154,16 @@ class BatchRunner:
         return self.run(key, digest(label or repr(attack), epsilon), compute, examples)
 
     def run(
-        self, key: str, settings: str, compute: Callable, examples: int | None = None
+        self,
+        key: str,
+        settings: str,
+        compute: Callable,
+        examples: int | None = None,
+        shape: tuple[int, ...] = (),
     ) -> np.ndarray:
-        """`compute(images, labels, ids) -> [batch]` over the split, from the record where it can.
+        """`compute(images, labels, ids)` over the split, from the record where it can.
 
-        Bool results are shown as a running accuracy.
+        Bool results are shown as a running accuracy. `shape` is that of one image's result.
         """
         examples = min(examples or self.examples, self.examples)
         size = self.evaluator.batch_size
@@ -174,7 +179,7 @@ class BatchRunner:
         for i, batch in enumerate(evaluation_batches(self.split, size, examples)):
             values = stored[i]
             if values is None and i % self._share[1] != self._share[0]:
-                values = np.zeros(len(batch[2]), bool)  # another process'
+                values = np.zeros((len(batch[2]), *shape), bool)  # another process'
             elif values is None:
                 values = np.asarray(compute(*batch))
                 self._record.put(key, settings, i, values)

@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from mtard_tf.attacks.pgd import FGSM
 from mtard_tf.attacks.square import Square
+from mtard_tf.attacks.tempered import AtTemperature
 from mtard_tf.data.batches import to_float
 from mtard_tf.outcomes import BatchRunner
 from mtard_tf.suites import Suite
 
 # Mean gap of the two largest logits that leaves the softmax a gradient to follow.
 READABLE_GAP = 4.0
-
-
-@dataclasses.dataclass(frozen=True)
-class AtTemperature:
-    """An attack that sees logits / temperature.
-
-    Attributes:
-      attack: what sees them.
-      temperature: above 1 softens.
-    """
-
-    attack: Callable
-    temperature: float
-
-    def __call__(self, model_fn, images, labels, *, threat, seeds, objective=None):
-        """Perturbed images, as the attack returns them."""
-        return self.attack(
-            lambda x: model_fn(x) / self.temperature,
-            images,
-            labels,
-            threat=threat,
-            seeds=seeds,
-            objective=objective,
-        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Names to plugins: distillers, attacks, models, datasets. A plugin's name is its gin selector.
+"""Names to plugins: distillers, attacks, measures, models, datasets; a name is a gin selector.
 
 Built-ins stand in a literal table and are imported on first use. Third parties declare an entry
 point in the group `mtard_tf.plugins`, whose value is a module that calls `register` when imported:
@@ -23,7 +23,7 @@ import gin
 
 from mtard_tf.built_ins import BUILT_INS
 
-KINDS = ("distillers", "attacks", "models", "datasets")
+KINDS = ("distillers", "attacks", "measures", "models", "datasets")
 ENTRY_POINTS = "mtard_tf.plugins"
 
 # What a stage gives every distiller; a binding of these would be overruled without a word.
@@ -70,7 +70,7 @@ def register(kind: str, name: str) -> Callable[[Any], Any]:
         class MyAttack: ...
 
     Args:
-      kind: one of "distillers", "attacks", "models", "datasets".
+      kind: one of "distillers", "attacks", "measures", "models", "datasets".
       name: its name in `get` and in gin (`@attacks.my_attack`).
 
     Raises:

@@ -58,6 +58,7 @@ def evaluate_run(
             (out or run_dir / "evaluation") / stage,
             _surrogate(run_dir, experiment, stage, surrogate) if audit.suite.transfer else None,
             {"stage": stage},
+            _temperature(run_dir, stage),
         )
         reports.append(report)
         if audit.whole:
@@ -116,6 +117,11 @@ def write_report(run_dir: pathlib.Path, experiment: Experiment) -> pathlib.Path:
     path = folder / "report.md"
     files.write_text(path, "\n".join(lines) + "\n")
     return path
+
+
+def _temperature(run_dir: pathlib.Path, stage: str) -> float:
+    """At which the stage's student was trained; 1 where the stage does not say."""
+    return float(files.read_json(run_dir / stage / "stage.json").get("temperature", 1.0))
 
 
 def _surrogate(

@@ -1,4 +1,4 @@
-"""A suite: the attacks of one audit, by the names that its report gives them."""
+"""A suite: the attacks and measures of one audit, by the names that its report gives them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from mtard_tf.attacks.autoattack import AutoAttack
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.spsa import SPSA
 from mtard_tf.attacks.square import Square
+from mtard_tf.attacks.tempered import AtTemperature
 from mtard_tf.attacks.transfer import Transfer
 
 Attack = Callable
+Measure = Callable
 
 _RESERVED = ("clean", "worst_case")
 
@@ -28,6 +30,8 @@ class Suite:
       probe: iterated gradient attack of the epsilon sweep and the diagnostics.
       probe_examples: first so many examples serve the sweep and the diagnostics.
       factors: of epsilon, for the sweep.
+      measures: name -> measure, see `mtard_tf.measuring`. Not part of the `repr`, so that what was
+        audited without any is still known as the same.
 
     Raises:
       ValueError: no attacks, a name that is reserved or used twice, an ensemble of unknown attacks.
@@ -39,11 +43,12 @@ class Suite:
     probe: Attack = PGD(num_steps=20, relative_step_size=0.25)
     probe_examples: int = 200
     factors: Sequence[float] = (0.25, 0.5, 1.0, 1.5, 2.0)
+    measures: Mapping[str, Measure] = dataclasses.field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not {**self.attacks, **self.transfer}:
             raise ValueError("Suite.attacks is empty; name at least one attack.")
-        names = [*self.attacks, *self.transfer, *self.ensembles]
+        names = [*self.attacks, *self.transfer, *self.ensembles, *self.measures]
         for name in names:
             if name in _RESERVED or names.count(name) > 1:
                 raise ValueError(f"Suite has the name {name!r} twice or it is reserved; rename it.")
@@ -60,16 +65,22 @@ class Suite:
                     f"Suite.attacks[{name!r}] is {attack!r}; give an attack, such as "
                     "@attacks.pgd() with its brackets."
                 )
+        for name, measure in self.measures.items():
+            if not callable(measure) or isinstance(measure, type):
+                raise ValueError(
+                    f"Suite.measures[{name!r}] is {measure!r}; give a measure, such as "
+                    "@measures.logit_jacobian() with its brackets."
+                )
         if self.probe_examples < 1:
             raise ValueError(f"Suite.probe_examples is {self.probe_examples}; give at least 1.")
 
     def without(self, names: Sequence[str]) -> Suite:
-        """The suite less some attacks, and less the ensembles that need them.
+        """The suite less some attacks or measures, and less the ensembles that need them.
 
         Raises:
           ValueError: a name that the suite does not have.
         """
-        known = [*self.attacks, *self.transfer, *self.ensembles]
+        known = [*self.attacks, *self.transfer, *self.ensembles, *self.measures]
         for name in names:
             if name not in known:
                 raise ValueError(
@@ -80,6 +91,22 @@ class Suite:
             attacks={k: v for k, v in self.attacks.items() if k not in names},
             transfer={k: v for k, v in self.transfer.items() if k not in names},
             ensembles={k: v for k, v in self.ensembles.items() if not {k, *v} & set(names)},
+            measures={k: v for k, v in self.measures.items() if k not in names},
+        )
+
+    def at_temperature(self, temperature: float) -> Suite:
+        """The suite for a model that was trained at a temperature: `tempered` attacks take it."""
+
+        def filled(attacks: Mapping[str, Attack]) -> dict[str, Attack]:
+            return {
+                name: dataclasses.replace(attack, temperature=temperature)
+                if isinstance(attack, AtTemperature) and attack.temperature is None
+                else attack
+                for name, attack in attacks.items()
+            }
+
+        return dataclasses.replace(
+            self, attacks=filled(self.attacks), transfer=filled(self.transfer)
         )
 
     def all_attacks(self, surrogate: Callable | None) -> dict[str, Attack]:

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf import audit_flags, config, export, model_files
+from mtard_tf import audit_flags, config, export, model_files, registry
 from mtard_tf.attacks.apgd import APGDTargeted
 from mtard_tf.attacks.autoattack import AutoAttack
 from mtard_tf.attacks.margin import CWInf
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.square import Square
+from mtard_tf.attacks.tempered import AtTemperature
 from mtard_tf.audit_flags import Request
 from mtard_tf.evaluation import Evaluator
+from mtard_tf.measuring.distortion import CWDistortion
 from mtard_tf.suites import kind
 from mtard_tf.threat import ThreatModel
 
@@ -48,6 +50,16 @@ def test_suites_are_the_tables_of_the_papers() -> None:
     auto = config.suite("autoattack")
     assert auto.attacks == AutoAttack().components
     assert auto.ensembles == {"autoattack": ("apgd_ce", "apgd_t", "fab_t", "square")}
+
+
+def test_the_suite_for_distilled_nets_has_the_measures_and_what_does_not_need_the_softmax() -> None:
+    suite = config.suite("defensive").at_temperature(40.0)
+    assert suite.attacks["pgd"] == suite.probe == PGD(num_steps=20, relative_step_size=0.25)
+    assert suite.attacks["pgd_tempered"] == AtTemperature(suite.probe, 40.0)
+    assert suite.measures["cw_l2_distortion"] == CWDistortion(
+        examples=20, num_steps=150, search_steps=5, learning_rate=0.1, initial_constant=None
+    )
+    assert set(suite.measures) == set(registry.names("measures"))
 
 
 def test_kinds_of_attacks() -> None:
@@ -108,6 +120,10 @@ def _request(model_path, tmp_path, **changes) -> Request:
     [
         ({"model": None}, "Give --model=FILE"),
         ({"run_dir": "runs/x"}, "Give --model=FILE"),
+        (
+            {"run_dir": "runs/x", "model": None, "temperature": 2.0},
+            "--temperature is of --model; a run's stages say their own.",
+        ),
         ({"dataset": None, "out": None}, "--model needs --dataset and --out as well"),
         ({"model": "no.keras"}, "There is no model at no.keras; give a .keras file"),
         ({"suite": "quik"}, "Unknown suite 'quik'; did you mean 'quick'"),

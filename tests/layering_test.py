@@ -15,7 +15,7 @@ ROOT = pathlib.Path(os.path.abspath(__file__)).parent.parent
 
 ROWS = {
     0: {"losses", "optimizers", "schedules"},
-    1: {"attacks", "data", "distribution", "keras_shims", "models", "threat"},
+    1: {"attacks", "data", "distribution", "keras_shims", "measuring", "models", "threat"},
     2: {"built_ins", "distiller", "registry"},
     3: {"plugins"},
     4: {
@@ -35,6 +35,7 @@ ROWS = {
         "importing",
         "jobs",
         "locking",
+        "measurements",
         "measures",
         "model_files",
         "outcomes",

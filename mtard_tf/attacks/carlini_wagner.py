@@ -80,15 +80,24 @@ class CWL2:
         )
 
     def minimal(
-        self, model_fn: ModelFn, images: tf.Tensor, labels: tf.Tensor, *, threat: ThreatModel
+        self,
+        model_fn: ModelFn,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        *,
+        threat: ThreatModel,
+        constants: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """The same without the ball: of `threat`, only the box is used.
 
         What is never broken comes back unchanged, and so does what is broken (`targeted`: in its
-        target class) to begin with.
+        target class) to begin with. `constants`, float32 `[batch]`, are each image's own first c,
+        instead of `initial_constant`.
         """
+        if constants is None:
+            constants = tf.fill([tf.shape(images)[0]], float(self.initial_constant))
         rows = standing.rows_where(self._shortfall(model_fn(images), labels) > 0)
-        clean, own = standing.take((images, labels), rows)
+        clean, own, constants = standing.take((images, labels, constants), rows)
         count = tf.size(rows)
         search = _Search(self, model_fn, threat)
 
@@ -108,7 +117,7 @@ class CWL2:
             step,
             (
                 0,
-                tf.fill([count], float(self.initial_constant)),
+                constants,
                 tf.zeros([count]),
                 tf.fill([count], _NO_UPPER),
                 clean,

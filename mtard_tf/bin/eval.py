@@ -4,8 +4,8 @@
     mtard-eval --run_dir=runs/quickstart --stage=student --suite=autoattack --examples=500
     mtard-eval --model=student.keras --dataset=fashion_mini --suite=paper --epsilon=0.1 --out=audit
 
-Suites: quick, paper, autoattack, or a .gin file. Killed, it goes on where it was, given the same
-flags. Also `python -m mtard_tf.bin.eval ...`.
+Suites: quick, paper, autoattack, defensive, or a .gin file. Killed, it goes on where it was, given
+the same flags. Also `python -m mtard_tf.bin.eval ...`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FLAGS = {
     "split": flags.DEFINE_string("split", "test", "test, validation or train."),
     "examples": flags.DEFINE_integer("examples", None, "First so many; default all.", 1),
     "suite": flags.DEFINE_string("suite", "quick", "Name of the suite, or a .gin file."),
-    "skip": flags.DEFINE_multi_string("skip", [], "Attack of the suite to leave out; repeatable."),
+    "skip": flags.DEFINE_multi_string("skip", [], "Attack or measure to leave out; repeatable."),
     "epsilon": flags.DEFINE_string("epsilon", None, "Such as 0.1 or 8/255; a run has its own."),
     "norm": flags.DEFINE_string("norm", None, "linf or l2; default the run's, or linf."),
     "surrogate": flags.DEFINE_string(
@@ -34,6 +34,9 @@ _FLAGS = {
     ),
     "batch_size": flags.DEFINE_integer("batch_size", 250, "Images at a time.", 1),
     "seed": flags.DEFINE_integer("seed", None, "Of the attacks; default the run's, or 0."),
+    "temperature": flags.DEFINE_float(
+        "temperature", None, "At which --model was trained; default 1.", 1e-9
+    ),
     "share": flags.DEFINE_string(
         "share", "0/1", "I/N: only this part of the batches, and no report; see docs/scaling.md."
     ),

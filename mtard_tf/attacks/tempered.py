@@ -1,0 +1,62 @@
+"""An attack on softened logits, for models whose softmax has no gradient left."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from mtard_tf.attacks.pgd import PGD
+from mtard_tf.threat import ThreatModel
+
+ModelFn = Callable[[tf.Tensor], tf.Tensor]
+Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class AtTemperature:
+    """An attack that sees logits / temperature, which leaves every prediction as it is.
+
+    A net that was trained at a temperature T has logits about T times larger; its softmax at 1 is
+    one-hot in float32, and the cross-entropy has no gradient. At T it has the training's own.
+
+    Attributes:
+      attack: what sees the softened logits.
+      temperature: above 1 softens. None is the one at which the model was trained, which an audit
+        knows and fills in; elsewhere it is 1.
+
+    Raises:
+      ValueError: a temperature that is not above 0.
+    """
+
+    attack: Callable = PGD(num_steps=20, relative_step_size=0.25)
+    temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and not self.temperature > 0:
+            raise ValueError(
+                f"AtTemperature.temperature is {self.temperature}; give a number above 0, or None "
+                "for the training's."
+            )
+
+    def __call__(
+        self,
+        model_fn: ModelFn,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        *,
+        threat: ThreatModel,
+        seeds: tf.Tensor,
+        objective: Objective | None = None,
+    ) -> tf.Tensor:
+        """Perturbed images, as the attack returns them; see the package docstring."""
+        temperature = 1.0 if self.temperature is None else self.temperature
+        return self.attack(
+            lambda x: model_fn(x) / temperature,
+            images,
+            labels,
+            threat=threat,
+            seeds=seeds,
+            objective=objective,
+        )
