@@ -51,6 +51,7 @@ ROWS = {
         "run_directory",
         "soft_labels",
         "stage",
+        "stage_lists",
         "strategies",
         "suites",
         "training",
