@@ -92,7 +92,7 @@ class Audit:
         model_files.check(model, split, self.data.label_names)
         inputs = self._inputs(model, split, surrogate)
         fingerprint = digest(inputs, self.suite)
-        before = _finished(out, fingerprint)
+        before = self.before(model, out, surrogate)
         if before is not None:
             _say(f"{name}: audited before on the same inputs; {out / 'report.json'} stands.")
             return before
@@ -119,6 +119,14 @@ class Audit:
         for share in shares:
             share.unlink(missing_ok=True)
         return report
+
+    def before(self, model: Any, out: pathlib.Path, surrogate: Any = None) -> dict | None:
+        """The report of a finished audit on the same inputs; None if there is none in `out`."""
+        if not (out / "report.json").exists() or not (out / "examples.npz").exists():
+            return None
+        report = files.read_json(out / "report.json")
+        inputs = self._inputs(model, self.chosen, surrogate)
+        return report if report.get("fingerprint") == digest(inputs, self.suite) else None
 
     def _inputs(self, model: Any, split: Split, surrogate: Any) -> dict[str, str]:
         return {
@@ -198,14 +206,6 @@ def _curve(looked: probes.Probes) -> list[dict[str, float]]:
         point = {"epsilon": float(epsilon), "robust_accuracy": float(outcome.mean())}
         points.append(point | {"worst_case": float(standing.mean())})
     return points
-
-
-def _finished(out: pathlib.Path, fingerprint: str) -> dict | None:
-    path = out / "report.json"
-    if not path.exists() or not (out / "examples.npz").exists():
-        return None
-    report = files.read_json(path)
-    return report if report.get("fingerprint") == fingerprint else None
 
 
 def _say(line: str) -> None:

@@ -15,31 +15,73 @@ import numpy as np  # noqa: E402
 from mtard_tf import files  # noqa: E402
 
 
-def trade_off(reports: Sequence[dict], attack: str, path: pathlib.Path) -> None:
-    """Clean against robust accuracy, one point per stage, with lines of equal W-Robust.
+def trade_off(points: Sequence[Mapping[str, Any]], attack: str, path: pathlib.Path) -> None:
+    """Clean against robust accuracy, one marker per point, with lines of equal W-Robust.
 
     Args:
-      reports: one by stage.
-      attack: of all of them, or "worst_case".
+      points: with `label`, `clean`, `robust` and, for error bars, their standard deviations
+        `clean_deviation` and `robust_deviation`, where there are any.
+      attack: what `robust` is the accuracy under, or "worst_case".
       path: the PNG.
     """
     figure, axes = plt.subplots(figsize=(5.5, 4.5), layout="constrained")
+    left = max(0.0, min(point["clean"] for point in points) - 0.1)
     for level in np.arange(0.1, 1.0, 0.1):
         axes.plot([0, 1], [2 * level, 2 * level - 1], color="0.85", linewidth=0.8, zorder=0)
-    for report in reports:
-        entry = report["worst_case"] if attack == "worst_case" else report["attacks"][attack]
-        clean, robust = report["clean"], entry["robust_accuracy"]
-        axes.scatter(clean, robust, s=40, zorder=2)
-        label = f"{report['model']} ({report['parameters']:,})"
-        axes.annotate(label, (clean, robust), xytext=(5, 5), textcoords="offset points", fontsize=8)
-    lowest = min(report["clean"] for report in reports)
+        # Where the line enters the picture: at its left edge, or, if it comes from above, its top.
+        start = (left, 2 * level - left) if 2 * level - left < 1 else (2 * level - 1, 1.0)
+        if start[0] < 1 and start[1] >= 0:
+            axes.annotate(f"{level:.0%}", start, (2, -8), textcoords="offset points", fontsize=6,
+                          color="0.6")  # fmt: skip
+    for point in points:
+        clean, robust = point["clean"], point["robust"]
+        bars = point.get("clean_deviation"), point.get("robust_deviation")
+        axes.errorbar(clean, robust, xerr=bars[0], yerr=bars[1], fmt="o", capsize=2, zorder=2)
+        axes.annotate(
+            point["label"], (clean, robust), (5, 5), textcoords="offset points", fontsize=8
+        )
     axes.set(
-        xlim=(max(0.0, lowest - 0.1), 1.0),
+        xlim=(left, 1.0),
         ylim=(-0.02, 1.0),
         xlabel="clean accuracy",
         ylabel="worst case" if attack == "worst_case" else f"accuracy under {attack}",
         title="Grey lines: equal W-Robust",
     )
+    _save(figure, path)
+
+
+def by_temperature(
+    points: Sequence[Mapping[str, Any]], panels: Mapping[str, str], path: pathlib.Path
+) -> None:
+    """Measures over the temperature, one line per depth of the chain, one panel per measure.
+
+    Args:
+      points: with `temperature`, `depth` and `measures`: name -> `mean` and `deviation`, which is
+        drawn as a bar unless it is None.
+      panels: name of a measure -> label of its axis.
+      path: the PNG.
+    """
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(5.0 * len(panels), 3.8), layout="constrained", squeeze=False
+    )
+    temperatures = sorted({point["temperature"] for point in points})
+    for axis, (name, label) in zip(axes[0], panels.items(), strict=True):
+        for depth in sorted({point["depth"] for point in points}):
+            line = [p for p in points if p["depth"] == depth and name in p["measures"]]
+            found = [point["measures"][name] for point in line]
+            axis.errorbar(
+                [point["temperature"] for point in line],
+                [entry["mean"] for entry in found],
+                yerr=[entry["deviation"] or 0.0 for entry in found],
+                marker="o",
+                capsize=2,
+                label=f"{depth} assistant{'s' * (depth != 1)}",
+            )
+        axis.set_xscale("log")
+        axis.set_xticks(temperatures, [f"{value:g}" for value in temperatures])
+        axis.minorticks_off()
+        axis.set(xlabel="temperature", ylabel=label)
+    axes[0, 0].legend(fontsize=8)
     _save(figure, path)
 
 

@@ -67,6 +67,26 @@ def evaluate_run(
     return reports
 
 
+def surrogate_of(experiment: Experiment, stage: str) -> str | None:
+    """The stage whose student crafts the transfer attacks on `stage`.
+
+    Its robust teacher, or that of the last stage that has one; None for the surrogate itself.
+    """
+    robust = {s.name: s.teachers["robust"] for s in experiment.stages if "robust" in s.teachers}
+    source = robust.get(stage) or next(reversed(robust.values()), None)
+    return None if source == stage else source
+
+
+def stands(run_dir: pathlib.Path, experiment: Experiment, audit: Audit, stage: str) -> bool:
+    """Whether the stage's report is there, of this audit and of the student as it is now."""
+    if not (run_dir / "evaluation" / stage / "report.json").exists():
+        return False
+    model, surrogate = load_student(run_dir, stage), None
+    if audit.suite.transfer:
+        surrogate = _surrogate(run_dir, experiment, stage, None)
+    return audit.before(model, run_dir / "evaluation" / stage, surrogate) is not None
+
+
 def draw_examples(model: Any, audit: Audit, path: pathlib.Path, count: int = 8) -> None:
     """The grid of the first `count` images, clean and under the suite's probe."""
     split, names = audit.chosen, audit.data.label_names
@@ -90,7 +110,7 @@ def write_report(run_dir: pathlib.Path, experiment: Experiment) -> pathlib.Path:
         if (path := run_dir / "evaluation" / name / "report.json").exists()
     }
     headline = HEADLINE if all(HEADLINE in r["attacks"] for r in reports.values()) else "worst_case"
-    plots.trade_off(list(reports.values()), headline, folder / "trade_off.png")
+    plots.trade_off(_points(reports, headline), headline, folder / "trade_off.png")
     lines = [f"# {run_dir.resolve().name}", ""]
     lines += [f"* **{name}**: {report['verdict']}" for name, report in reports.items()]
     lines += [
@@ -118,15 +138,28 @@ def write_report(run_dir: pathlib.Path, experiment: Experiment) -> pathlib.Path:
     return path
 
 
+def _points(reports: dict[str, dict], attack: str) -> list[dict]:
+    """What the trade-off figure shows of each stage."""
+    return [
+        {
+            "label": f"{report['model']} ({report['parameters']:,})",
+            "clean": report["clean"],
+            "robust": {**report["attacks"], "worst_case": report["worst_case"]}[attack][
+                "robust_accuracy"
+            ],
+        }
+        for report in reports.values()
+    ]
+
+
 def _surrogate(
     run_dir: pathlib.Path, experiment: Experiment, stage: str, path: str | None
 ) -> Any | None:
     """The model on which transfer attacks are crafted; None for the surrogate itself."""
     if path is not None:
         return model_files.load(path)
-    robust = {s.name: s.teachers["robust"] for s in experiment.stages if "robust" in s.teachers}
-    source = robust.get(stage) or next(reversed(robust.values()), None)
-    return None if source in (None, stage) else load_student(run_dir, source)
+    source = surrogate_of(experiment, stage)
+    return None if source is None else load_student(run_dir, source)
 
 
 def _conditions(reports: dict[str, dict]) -> list[str]:
