@@ -89,15 +89,9 @@ def compare(
         check_row([one.name for one in audited], baseline)
         for entry in entries:
             if entry["row"] != baseline:
-                entry["against_baseline"] = {
-                    attack: paired_difference(
-                        _parts(rows[entry["row"]], attack, shared),
-                        _parts(rows[baseline], attack, shared),
-                        seed,
-                    )
-                    for attack in (*attacks, WORST)
-                    if attack in entry["w_robust"] and _have(rows[baseline], attack)
-                }
+                entry["against_baseline"] = _against(
+                    rows[entry["row"]], rows[baseline], shared, seed
+                )
     report = audited[0].report
     present = {one.name for one in audited}
     return {
@@ -180,6 +174,19 @@ def _row(
             for attack, values in robust.items()
         },
         "seconds_per_epoch": over_seeds(seconds) if seconds else None,
+    }
+
+
+def _against(
+    group: Sequence[Audited], baseline: Sequence[Audited], shared: Sequence[str], seed: int
+) -> dict[str, dict]:
+    """Attack -> how far W-Robust of the row lies above the baseline's, where both were attacked."""
+    return {
+        attack: paired_difference(
+            _parts(group, attack, shared), _parts(baseline, attack, shared), seed
+        )
+        for attack in (*group[0].report["attacks"], WORST)
+        if _have(group, attack) and _have(baseline, attack)
     }
 
 

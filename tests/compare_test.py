@@ -280,9 +280,8 @@ def test_chains_over_temperatures(tmp_path):
 
 
 TINY = (
-    "replicates.count = 2",
+    "replicates.names = ('bmtard',)",
     "Stage.epochs = 1",
-    "Stage.validate_every = 1",
     "Stage.validation_examples = 100",
     "models.small_cnn.widths = (2, 2, 4, 4)",
     "models.small_cnn.dense = 8",
@@ -294,9 +293,9 @@ def test_a_comparison_that_is_killed_goes_on(tmp_path):
     run_dir = tmp_path / "run"
     command = [sys.executable, "-m", "mtard_tf.bin.compare", f"--run_dir={run_dir}"]
     train = [*command, "--config=runs/compare/quick.gin", *(f"--gin={line}" for line in TINY)]
-    options = ["--jobs=2", "--examples=50", "--baseline=trades", "--skip=pgd_trades"]
+    options = ["--jobs=2", "--examples=50", "--baseline=robust_teacher", "--skip=pgd_trades"]
     first = subprocess.Popen([*train, *options], cwd=ROOT, start_new_session=True)
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 900
     while not (run_dir / "robust_teacher" / "stage.json").exists():
         assert time.monotonic() < deadline and first.poll() is None
         time.sleep(0.2)
@@ -304,7 +303,7 @@ def test_a_comparison_that_is_killed_goes_on(tmp_path):
     first.wait()
     kept = (run_dir / "robust_teacher" / "student.keras").stat().st_mtime_ns
 
-    done = subprocess.run([*train, *options], cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = subprocess.run([*train, *options], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "robust_teacher: started" not in done.stderr
     assert (run_dir / "robust_teacher" / "student.keras").stat().st_mtime_ns == kept
@@ -312,13 +311,11 @@ def test_a_comparison_that_is_killed_goes_on(tmp_path):
     assert [(row["row"], len(row["stages"])) for row in compared["rows"]] == [
         ("clean_teacher", 1),
         ("robust_teacher", 1),
-        ("trades", 2),
-        ("mtard", 2),
         ("bmtard", 2),
     ]
     assert compared["missing"] == [] and compared["examples"] == 50
     assert compared["attacks"] == ["fgsm", "pgd_sat"]
-    report = json.loads((run_dir / "evaluation" / "trades_s0" / "report.json").read_text())
+    report = json.loads((run_dir / "evaluation" / "bmtard_s0" / "report.json").read_text())
     row = compared["rows"][2]
     assert row["clean"]["values"][0] == report["clean"]
     assert row["w_robust"]["pgd_sat"]["values"][0] == report["attacks"]["pgd_sat"]["w_robust"]
