@@ -49,6 +49,11 @@ def row_of(stage: str) -> str:
     return re.sub(r"_s\d+$", "", stage)
 
 
+def sources(stages: Sequence[Mapping]) -> set[str]:
+    """What teaches one of these stages (contents of `stage.json`): other stages, or paths."""
+    return {source for stage in stages for source in stage["teachers"].values()}
+
+
 def check_row(names: Sequence[str], baseline: str) -> None:
     """Raises ComparisonError, with the nearest name, unless the stages have a row `baseline`."""
     known = list(dict.fromkeys(map(row_of, names)))
@@ -82,9 +87,8 @@ def compare(
         rows.setdefault(row_of(one.name), []).append(one)
     attacks = list(dict.fromkeys(name for one in audited for name in one.report["attacks"]))
     shared = [name for name in attacks if all(name in one.report["attacks"] for one in audited)]
-    sources = {source for one in audited for source in one.stage["teachers"].values()}
-    teachers = [name for name, group in rows.items() if {one.name for one in group} <= sources]
-    entries = [_row(name, rows[name], name in teachers, attacks, shared) for name in rows]
+    taught_by = sources([one.stage for one in audited])
+    entries = [_row(name, rows[name], taught_by, attacks, shared) for name in rows]
     if baseline is not None:
         check_row([one.name for one in audited], baseline)
         for entry in entries:
@@ -149,7 +153,7 @@ def _check(audited: Sequence[Audited]) -> None:
 def _row(
     name: str,
     group: Sequence[Audited],
-    teacher: bool,
+    taught_by: set[str],
     attacks: Sequence[str],
     shared: Sequence[str],
 ) -> dict:
@@ -162,7 +166,8 @@ def _row(
     seconds = [one.seconds for one in group if one.seconds is not None]
     return {
         "row": name,
-        "teacher": teacher,
+        # What learns itself is an assistant, and a row like others.
+        "teacher": all(one.name in taught_by and not one.stage["teachers"] for one in group),
         "stages": [one.name for one in group],
         "parameters": max(one.report["parameters"] for one in group),
         "clean": over_seeds(clean),

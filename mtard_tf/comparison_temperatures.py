@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from mtard_tf import files, plots
-from mtard_tf.comparison import WORST, Audited
+from mtard_tf.comparison import WORST, Audited, row_of, sources
 from mtard_tf.comparison_measures import over_seeds
 from mtard_tf.comparison_text import Table, markdown_table, spread
 
@@ -47,15 +47,16 @@ def depths(stages: Sequence[Mapping]) -> dict[str, int | None]:
 def by_temperature(audited: Sequence[Audited]) -> list[dict]:
     """One point per temperature and depth; none if there is but one temperature.
 
-    Stages of the same point are its replicates. Where some of them are teachers of others, such as
-    the assistants of a longer chain, and some are not, only the latter count.
+    Stages of the same point are its replicates. Where they are of several rows, those that teach
+    others, such as the assistants of a longer chain, do not count beside those that do not.
 
     Returns:
       Points with `temperature`, `depth`, `stages` and `measures`, by depth, then temperature. A
       measure that one of the stages lacks is left out.
     """
     found = depths([one.stage for one in audited])
-    sources = {source for one in audited for source in one.stage["teachers"].values()}
+    taught_by = sources([one.stage for one in audited])
+    teaching = {row_of(one.name) for one in audited if one.name in taught_by}
     groups: dict[tuple[int, float], list[Audited]] = {}
     for one in audited:
         depth = found[one.name]
@@ -66,7 +67,7 @@ def by_temperature(audited: Sequence[Audited]) -> list[dict]:
         return []
     points = []
     for (depth, temperature), group in sorted(groups.items(), key=lambda item: item[0]):
-        last = [one for one in group if one.name not in sources] or group
+        last = [one for one in group if row_of(one.name) not in teaching] or group
         values = [_values(one) for one in last]
         points.append(
             {

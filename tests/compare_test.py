@@ -251,6 +251,28 @@ def test_depth_is_the_number_of_assistants():
     assert list(temperatures.depths(stages).values()) == [None, 0, 0, 0, 1, 0]
 
 
+def test_a_step_that_some_replicate_goes_on_from_is_one_point(tmp_path):
+    """A second seed of a shorter chain: its last step is a replicate of the first seed's."""
+    for name, teachers, temperature in (
+        ("t1_teacher_s0", (), 1.0),
+        ("t1_step1_s0", ("t1_teacher_s0",), 1.0),
+        ("t1_step1_s1", ("t1_teacher_s0",), 1.0),
+        ("t1_step2_s0", ("t1_step1_s0",), 1.0),
+        ("t9_step1_s0", ("t1_teacher_s0",), 9.0),
+    ):
+        _fabricate(tmp_path, name, OUTCOMES["c"], teachers, temperature=temperature)
+    names = [path.parent.name for path in sorted(tmp_path.glob("*/stage.json"))]
+    audited = comparison.load(tmp_path, names)
+    points = temperatures.by_temperature(audited)
+    assert [point["stages"] for point in points] == [
+        ["t1_step1_s0", "t1_step1_s1"],
+        ["t9_step1_s0"],
+        ["t1_step2_s0"],
+    ]
+    rows = comparison.compare(audited, names)["rows"]
+    assert [row["row"] for row in rows if row["teacher"]] == ["t1_teacher"]
+
+
 def test_chains_over_temperatures(tmp_path):
     for place, (name, (teachers, temperature)) in enumerate(CHAINS.items()):
         measured = {"sum_of_logits_gradient": {"mean": float(place), "examples": 8}}
