@@ -38,6 +38,8 @@ class Audit:
       share: (i, n) attacks every n-th batch, from the i-th on, and writes no report: an audit of
         the whole (the default) then takes the results of all shares that it finds, and computes
         the rest.
+      temperature: at which the model was trained, see `at_temperature`; `tempered` attacks and
+        measures use it.
     """
 
     data: ImageData
@@ -48,6 +50,7 @@ class Audit:
     batch_size: int = 250
     seed: int = 0
     share: tuple[int, int] = (0, 1)
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -72,7 +75,6 @@ class Audit:
         out: pathlib.Path,
         surrogate: Any = None,
         origin: Mapping[str, str] | None = None,
-        temperature: float = 1.0,
     ) -> dict:
         """Audits a model; writes `report.json`, `report.md`, `examples.npz` and figures to `out`.
 
@@ -85,26 +87,15 @@ class Audit:
           out: folder.
           surrogate: model on which the suite's transfer attacks are crafted; None leaves them out.
           origin: where the model comes from; kept in `report.json`.
-          temperature: at which the model was trained; `tempered` attacks and measures use it.
 
         Returns:
           The content of `report.json`; of a share, only a `verdict` that says what to do next.
-
-        Raises:
-          ValueError: a temperature that is not above 0.
         """
-        if not temperature > 0:
-            raise ValueError(f"The training temperature is {temperature}; give a number above 0.")
-        suite = self.suite.at_temperature(temperature)
-        if suite != self.suite:
-            tuned = dataclasses.replace(self, suite=suite)
-            return tuned(model, name, out, surrogate, origin, temperature)
+        suite, temperature = self.suite, self.temperature
         split = self.chosen
         model_files.check(model, split, self.data.label_names)
-        inputs = self._inputs(model, split, surrogate, temperature)
-        # Without measures, the fingerprint of a suite that could not have any.
-        fingerprint = digest(inputs, suite, *([suite.measures] if suite.measures else []))
-        before = _finished(out, fingerprint)
+        inputs = self._inputs(model, split, surrogate)
+        before = self.before(model, out, surrogate)
         if before is not None:
             _say(f"{name}: audited before on the same inputs; {out / 'report.json'} stands.")
             return before
@@ -125,7 +116,7 @@ class Audit:
             looked = probes.gather(runner, suite, outcomes)
             report = self._report(name, model, outcomes, looked, split, surrogate)
             report |= measurements.entries(measured, outcomes, suite.measures, temperature)
-            report |= {**(origin or {}), "fingerprint": fingerprint}
+            report |= {**(origin or {}), "fingerprint": self._fingerprint(inputs)}
             self._write(report, {**outcomes, **measured}, looked, out)
             finished = True
         finally:
@@ -134,9 +125,32 @@ class Audit:
             share.unlink(missing_ok=True)
         return report
 
-    def _inputs(
-        self, model: Any, split: Split, surrogate: Any, temperature: float
-    ) -> dict[str, str]:
+    def before(self, model: Any, out: pathlib.Path, surrogate: Any = None) -> dict | None:
+        """The report of a finished audit on the same inputs; None if there is none in `out`."""
+        if not (out / "report.json").exists() or not (out / "examples.npz").exists():
+            return None
+        report = files.read_json(out / "report.json")
+        known = self._fingerprint(self._inputs(model, self.chosen, surrogate))
+        return report if report.get("fingerprint") == known else None
+
+    def at_temperature(self, temperature: float) -> Audit:
+        """The audit of a model that was trained at a temperature, given as above 0.
+
+        Raises:
+          ValueError: it is not above 0.
+        """
+        if not temperature > 0:
+            raise ValueError(f"The training temperature is {temperature}; give a number above 0.")
+        suite = self.suite.at_temperature(temperature)
+        return dataclasses.replace(self, suite=suite, temperature=float(temperature))
+
+    def _fingerprint(self, inputs: Mapping[str, str]) -> str:
+        # Without measures, that of a suite that could not have any.
+        measured = [self.suite.measures] if self.suite.measures else []
+        return digest(dict(inputs), self.suite, *measured)
+
+    def _inputs(self, model: Any, split: Split, surrogate: Any) -> dict[str, str]:
+        temperature = self.temperature
         inputs = {
             "model": model_files.fingerprint(model),
             "surrogate": model_files.fingerprint(surrogate) if surrogate is not None else "none",
@@ -145,7 +159,7 @@ class Audit:
             "batch size": digest(self.batch_size),
             "seed": digest(self.seed),
         }
-        return inputs if temperature == 1 else inputs | {"temperature": digest(float(temperature))}
+        return inputs if temperature == 1 else inputs | {"temperature": digest(temperature)}
 
     def _attack(self, runner: BatchRunner, surrogate: Any) -> dict[str, np.ndarray]:
         outcomes = {"clean": runner.clean()}
@@ -215,14 +229,6 @@ def _curve(looked: probes.Probes) -> list[dict[str, float]]:
         point = {"epsilon": float(epsilon), "robust_accuracy": float(outcome.mean())}
         points.append(point | {"worst_case": float(standing.mean())})
     return points
-
-
-def _finished(out: pathlib.Path, fingerprint: str) -> dict | None:
-    path = out / "report.json"
-    if not path.exists() or not (out / "examples.npz").exists():
-        return None
-    report = files.read_json(path)
-    return report if report.get("fingerprint") == fingerprint else None
 
 
 def _say(line: str) -> None:

@@ -129,9 +129,9 @@ def _run_model(request: Request) -> str:
     out = pathlib.Path(str(request.out))
     path = pathlib.Path(str(request.model))
     name = path.stem if path.is_file() else model.name
-    result = _audit(request, data, threat, request.seed or 0)(
-        model, name, out, surrogate, {"file": str(request.model)}, request.temperature or 1.0
-    )
+    temperature = 1.0 if request.temperature is None else request.temperature
+    audit = _audit(request, data, threat, request.seed or 0).at_temperature(temperature)
+    result = audit(model, name, out, surrogate, {"file": str(request.model)})
     return f"{result['verdict']}\nReport: {out / 'report.md'}"
 
 

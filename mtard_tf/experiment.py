@@ -24,6 +24,9 @@ from mtard_tf.stage import Stage
 from mtard_tf.threat import ThreatModel
 from mtard_tf.training import Setting, train
 
+# Of a run, besides those of its stages.
+FOLDERS = ("evaluation", "report", "export", "comparison", "logs")
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -59,10 +62,10 @@ class Experiment:
         if not names:
             raise ValueError("Experiment.stages is empty; name at least one stage.")
         for name in names:
-            if name in ("evaluation", "report", "export") or "/" in name:
+            if name in FOLDERS or "/" in name:
                 raise ValueError(
                     f"Experiment.stages has {name!r}; a stage's name is a folder of the run: no "
-                    "'/', and none of evaluation, report, export."
+                    f"'/', and none of {', '.join(FOLDERS)}."
                 )
         if len(set(names)) < len(names):
             raise ValueError(f"Experiment.stages names a stage twice: {', '.join(names)}.")

@@ -54,17 +54,17 @@ def summarise(outcomes: Outcomes, seed: int = 0) -> dict:
         robust = float(outcome.mean())
         entries[name] = {
             "robust_accuracy": robust,
-            "robust_accuracy_interval": _interval(draws[name]),
+            "robust_accuracy_interval": interval(draws[name]),
             "w_robust": w_robust(clean, robust),
-            "w_robust_interval": _interval(w_robust(draws["clean"], draws[name])),
+            "w_robust_interval": interval(w_robust(draws["clean"], draws[name])),
             "nrr": float(nrr(clean, robust)),
-            "nrr_interval": _interval(nrr(draws["clean"], draws[name])),
+            "nrr_interval": interval(nrr(draws["clean"], draws[name])),
         }
     worst = entries.pop("worst_case")
     return {
         "examples": len(outcomes["clean"]),
         "clean": clean,
-        "clean_interval": _interval(draws["clean"]),
+        "clean_interval": interval(draws["clean"]),
         "attacks": entries,
         "worst_case": worst,
     }
@@ -92,6 +92,11 @@ def by_class(outcomes: Outcomes, labels: np.ndarray, label_names: Sequence[str])
     return {"per_class": per_class, "worst_class": worst}
 
 
+def interval(draws: np.ndarray) -> list[float]:
+    """The middle 95 % of the draws: [low, high]."""
+    return [float(value) for value in np.percentile(draws, (_TAIL, 100 - _TAIL))]
+
+
 def _bootstrap(outcomes: Outcomes, seed: int) -> dict[str, np.ndarray]:
     """Means of resampled examples, `[DRAWS]` for each column.
 
@@ -103,7 +108,3 @@ def _bootstrap(outcomes: Outcomes, seed: int) -> dict[str, np.ndarray]:
     # RandomState, not default_rng: only its stream is promised never to change with NumPy.
     drawn = np.random.RandomState(seed).multinomial(len(table), counts / len(table), DRAWS)
     return dict(zip(outcomes, (drawn @ rows / len(table)).T, strict=True))
-
-
-def _interval(draws: np.ndarray) -> list[float]:
-    return [float(value) for value in np.percentile(draws, (_TAIL, 100 - _TAIL))]

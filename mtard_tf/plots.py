@@ -15,31 +15,81 @@ import numpy as np  # noqa: E402
 from mtard_tf import files  # noqa: E402
 
 
-def trade_off(reports: Sequence[dict], attack: str, path: pathlib.Path) -> None:
-    """Clean against robust accuracy, one point per stage, with lines of equal W-Robust.
+def trade_off(points: Sequence[Mapping[str, Any]], attack: str, path: pathlib.Path) -> None:
+    """Clean against robust accuracy, one marker per point, with lines of equal W-Robust.
+
+    More than four points have a legend, and those of at least half the best robust accuracy, where
+    others lie far below, a close-up beside the whole.
 
     Args:
-      reports: one by stage.
-      attack: of all of them, or "worst_case".
+      points: with `label`, `clean`, `robust` and, for error bars, their standard deviations
+        `clean_deviation` and `robust_deviation`, where there are any.
+      attack: what `robust` is the accuracy under, or "worst_case".
       path: the PNG.
     """
-    figure, axes = plt.subplots(figsize=(5.5, 4.5), layout="constrained")
-    for level in np.arange(0.1, 1.0, 0.1):
-        axes.plot([0, 1], [2 * level, 2 * level - 1], color="0.85", linewidth=0.8, zorder=0)
-    for report in reports:
-        entry = report["worst_case"] if attack == "worst_case" else report["attacks"][attack]
-        clean, robust = report["clean"], entry["robust_accuracy"]
-        axes.scatter(clean, robust, s=40, zorder=2)
-        label = f"{report['model']} ({report['parameters']:,})"
-        axes.annotate(label, (clean, robust), xytext=(5, 5), textcoords="offset points", fontsize=8)
-    lowest = min(report["clean"] for report in reports)
-    axes.set(
-        xlim=(max(0.0, lowest - 0.1), 1.0),
-        ylim=(-0.02, 1.0),
-        xlabel="clean accuracy",
-        ylabel="worst case" if attack == "worst_case" else f"accuracy under {attack}",
-        title="Grey lines: equal W-Robust",
+    many = len(points) > 4
+    best = max(point["robust"] for point in points)
+    near = [point for point in points if point["robust"] >= best / 2]
+    panels = [points, near] if many and 1 < len(near) < len(points) else [points]
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(5.5 * len(panels) + many, 4.5), layout="constrained", squeeze=False
     )
+    looks = {
+        point["label"]: {"color": f"C{place % 10}", "fmt": "os^"[place // 10 % 3]}
+        for place, point in enumerate(points)
+    }
+    for axis, shown in zip(axes[0], panels, strict=True):
+        lowest = min(point["clean"] for point in shown)
+        limits = (max(0.0, lowest - 0.1), 1.0, -0.02, 1.0)
+        if shown is near:
+            highest = max(point["clean"] for point in shown)
+            bottom = min(point["robust"] for point in shown)
+            limits = (lowest - 0.02, min(1.0, highest + 0.02), bottom - 0.02, best + 0.02)
+        _equal_w_robust(axis, limits)
+        for point in shown:
+            _mark(axis, point, looks[point["label"]], named=not many)
+        axis.set_xlabel("clean accuracy")
+    axes[0, 0].set_ylabel("worst case" if attack == "worst_case" else f"accuracy under {attack}")
+    axes[0, 0].set_title("Grey lines: equal W-Robust")
+    if many:
+        figure.legend(
+            *axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8
+        )
+    _save(figure, path)
+
+
+def by_temperature(
+    points: Sequence[Mapping[str, Any]], panels: Mapping[str, str], path: pathlib.Path
+) -> None:
+    """Measures over the temperature, one line per depth of the chain, one panel per measure.
+
+    Args:
+      points: with `temperature`, `depth` and `measures`: name -> `mean` and `deviation`, which is
+        drawn as a bar unless it is None.
+      panels: name of a measure -> label of its axis.
+      path: the PNG.
+    """
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(5.0 * len(panels), 3.8), layout="constrained", squeeze=False
+    )
+    temperatures = sorted({point["temperature"] for point in points})
+    for axis, (name, label) in zip(axes[0], panels.items(), strict=True):
+        for depth in sorted({point["depth"] for point in points}):
+            line = [p for p in points if p["depth"] == depth and name in p["measures"]]
+            found = [point["measures"][name] for point in line]
+            axis.errorbar(
+                [point["temperature"] for point in line],
+                [entry["mean"] for entry in found],
+                yerr=[entry["deviation"] or 0.0 for entry in found],
+                marker="o",
+                capsize=2,
+                label=f"{depth} assistant{'s' * (depth != 1)}",
+            )
+        axis.set_xscale("log")
+        axis.set_xticks(temperatures, [f"{value:g}" for value in temperatures])
+        axis.minorticks_off()
+        axis.set(xlabel="temperature", ylabel=label)
+    axes[0, 0].legend(fontsize=8)
     _save(figure, path)
 
 
@@ -122,6 +172,37 @@ def adversarial_grid(
     axes[0, 0].set_ylabel("clean")
     axes[1, 0].set_ylabel("attacked")
     _save(figure, path)
+
+
+def _equal_w_robust(axis: Any, limits: Sequence[float]) -> None:
+    """Sets the limits (left, right, bottom, top) and draws labelled lines of equal W-Robust."""
+    left, right, bottom, top = limits
+    step = 0.1 if top - bottom > 0.5 else 0.01
+    axis.set(xlim=(left, right), ylim=(bottom, top))
+    first, last = (left + bottom) / 2, (right + top) / 2
+    for level in step * np.arange(np.ceil(first / step), np.floor(last / step) + 1):
+        axis.plot([0, 1], [2 * level, 2 * level - 1], color="0.85", linewidth=0.8, zorder=0)
+        # Where it enters: at the left edge or, if it comes from above, at the top.
+        start = max(left, 2 * level - top)
+        if start < right:
+            axis.annotate(
+                f"{level:.0%}",
+                (start, 2 * level - start),
+                xytext=(2, -8),
+                textcoords="offset points",
+                fontsize=6,
+                color="0.6",
+                annotation_clip=True,
+            )
+
+
+def _mark(axis: Any, point: Mapping[str, Any], look: Mapping[str, str], named: bool) -> None:
+    """One point with its error bars, named in the picture or left to the legend."""
+    place, label = (point["clean"], point["robust"]), point["label"]
+    bars = {"xerr": point.get("clean_deviation"), "yerr": point.get("robust_deviation")}
+    axis.errorbar(*place, **bars, **look, capsize=2, label=label, zorder=2)
+    if named:
+        axis.annotate(label, place, xytext=(5, 5), textcoords="offset points", fontsize=8)
 
 
 def _save(figure: Any, path: pathlib.Path) -> None:

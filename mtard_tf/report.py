@@ -52,13 +52,12 @@ def evaluate_run(
     reports = []
     for stage in stages or known:
         model = load_student(run_dir, stage)
-        report = audit(
+        report = audit.at_temperature(_temperature(run_dir, stage))(
             model,
             stage,
             (out or run_dir / "evaluation") / stage,
             _surrogate(run_dir, experiment, stage, surrogate) if audit.suite.transfer else None,
             {"stage": stage},
-            _temperature(run_dir, stage),
         )
         reports.append(report)
         if audit.whole:
@@ -66,6 +65,27 @@ def evaluate_run(
     if out is None and audit.whole:
         write_report(run_dir, experiment)
     return reports
+
+
+def surrogate_of(experiment: Experiment, stage: str) -> str | None:
+    """The stage whose student crafts the transfer attacks on `stage`.
+
+    Its robust teacher, or that of the last stage that has one; None for the surrogate itself.
+    """
+    robust = {s.name: s.teachers["robust"] for s in experiment.stages if "robust" in s.teachers}
+    source = robust.get(stage) or next(reversed(robust.values()), None)
+    return None if source == stage else source
+
+
+def stands(run_dir: pathlib.Path, experiment: Experiment, audit: Audit, stage: str) -> bool:
+    """Whether the stage's report is there, of this audit and of the student as it is now."""
+    if not (run_dir / "evaluation" / stage / "report.json").exists():
+        return False
+    model, surrogate = load_student(run_dir, stage), None
+    if audit.suite.transfer:
+        surrogate = _surrogate(run_dir, experiment, stage, None)
+    tuned = audit.at_temperature(_temperature(run_dir, stage))
+    return tuned.before(model, run_dir / "evaluation" / stage, surrogate) is not None
 
 
 def draw_examples(model: Any, audit: Audit, path: pathlib.Path, count: int = 8) -> None:
@@ -91,7 +111,7 @@ def write_report(run_dir: pathlib.Path, experiment: Experiment) -> pathlib.Path:
         if (path := run_dir / "evaluation" / name / "report.json").exists()
     }
     headline = HEADLINE if all(HEADLINE in r["attacks"] for r in reports.values()) else "worst_case"
-    plots.trade_off(list(reports.values()), headline, folder / "trade_off.png")
+    plots.trade_off(_points(reports, headline), headline, folder / "trade_off.png")
     lines = [f"# {run_dir.resolve().name}", ""]
     lines += [f"* **{name}**: {report['verdict']}" for name, report in reports.items()]
     lines += [
@@ -124,15 +144,28 @@ def _temperature(run_dir: pathlib.Path, stage: str) -> float:
     return float(files.read_json(run_dir / stage / "stage.json").get("temperature", 1.0))
 
 
+def _points(reports: dict[str, dict], attack: str) -> list[dict]:
+    """What the trade-off figure shows of each stage."""
+    return [
+        {
+            "label": f"{report['model']} ({report['parameters']:,})",
+            "clean": report["clean"],
+            "robust": {**report["attacks"], "worst_case": report["worst_case"]}[attack][
+                "robust_accuracy"
+            ],
+        }
+        for report in reports.values()
+    ]
+
+
 def _surrogate(
     run_dir: pathlib.Path, experiment: Experiment, stage: str, path: str | None
 ) -> Any | None:
     """The model on which transfer attacks are crafted; None for the surrogate itself."""
     if path is not None:
         return model_files.load(path)
-    robust = {s.name: s.teachers["robust"] for s in experiment.stages if "robust" in s.teachers}
-    source = robust.get(stage) or next(reversed(robust.values()), None)
-    return None if source in (None, stage) else load_student(run_dir, source)
+    source = surrogate_of(experiment, stage)
+    return None if source is None else load_student(run_dir, source)
 
 
 def _conditions(reports: dict[str, dict]) -> list[str]:

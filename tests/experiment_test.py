@@ -134,7 +134,7 @@ def test_w_robust():
     assert w_robust(0.8736, 0.6120) == pytest.approx(0.7428)
 
 
-@pytest.mark.parametrize("binary", ["train", "eval", "export", "data", "import_"])
+@pytest.mark.parametrize("binary", ["train", "eval", "export", "data", "import_", "compare"])
 def test_help_is_quick_and_says_what_to_type(binary):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", f"mtard_tf.bin.{binary}", "--help"],

@@ -124,7 +124,7 @@ def test_shares_measure_batches_of_their_own(tmp_path, cheap) -> None:
 
 def test_the_report_has_moments_definitions_and_success_rates(tmp_path, cheap) -> None:
     suite = _suite(Sizes(6), sensitivity.SoftmaxJacobian())
-    found = _audit(suite)(_model(), "model", tmp_path, temperature=2.0)
+    found = _audit(suite).at_temperature(2.0)(_model(), "model", tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == found
     assert found["temperature"] == 2.0
     means = (_data().test.images[:6] / 255.0).mean(axis=(1, 2, 3))
@@ -158,8 +158,8 @@ def test_a_suite_without_measures_is_as_it_was(tmp_path, cheap) -> None:
     assert not {"temperature", "measures", "success_rates"} & set(found)
     assert "Measures" not in (tmp_path / "report.md").read_text()
     # The temperature binds nothing else; audits of a model at 1 stand as they did.
-    assert _audit(_suite())(_model(), "model", tmp_path, temperature=1.0) == found
-    other = _audit(_suite())(_model(), "model", tmp_path, temperature=2.0)
+    assert _audit(_suite()).at_temperature(1.0)(_model(), "model", tmp_path) == found
+    other = _audit(_suite()).at_temperature(2.0)(_model(), "model", tmp_path)
     assert other["fingerprint"] != found["fingerprint"]
 
 
@@ -174,12 +174,16 @@ def test_a_stage_says_at_which_temperature_it_was_trained(
     class Share:
         suite, whole = _suite(), False
 
-        def __call__(self, model, name, out, surrogate, origin, temperature):
-            given.append((model, name, temperature))
+        def at_temperature(self, temperature):
+            given.append(temperature)
+            return self
+
+        def __call__(self, model, name, out, surrogate, origin):
+            given.append((model, name))
 
     stages = [types.SimpleNamespace(name="student", teachers={})]
     report.evaluate_run(tmp_path, types.SimpleNamespace(stages=stages), Share())
-    assert given == [("model", "student", expected)]
+    assert given == [expected, ("model", "student")]
 
 
 def test_measures_of_nothing_and_without_a_definition() -> None:
@@ -195,4 +199,4 @@ def test_measures_of_nothing_and_without_a_definition() -> None:
 
 def test_a_temperature_that_means_nothing_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="The training temperature is 0; give a number above 0"):
-        _audit(_suite())(_model(), "model", tmp_path, temperature=0)
+        _audit(_suite()).at_temperature(0)(_model(), "model", tmp_path)

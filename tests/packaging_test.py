@@ -30,6 +30,7 @@ SCRIPTS = (
     "mtard-data",
     "mtard-plan",
     "mtard-import",
+    "mtard-compare",
 )
 HEAVY = ("tensorflow", "keras", "matplotlib", "cleverhans", "tensorflow_datasets")
 
@@ -163,7 +164,7 @@ def test_installed_script_lists_its_flags(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("module", ["train", "eval", "export", "data", "import_"])
+@pytest.mark.parametrize("module", ["train", "eval", "export", "data", "import_", "compare"])
 def test_binary_loads_nothing_heavy(module: str, tmp_path: pathlib.Path) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); import mtard_tf.bin.{module}\n"

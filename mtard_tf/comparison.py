@@ -1,0 +1,215 @@
+"""Stages of a run as the rows of one table: replicates together, each row against a baseline."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mtard_tf import files, measures, registry
+from mtard_tf.comparison_measures import over_seeds, paired_difference, w_robust_by_example
+
+WORST = "worst_case"
+
+
+class ComparisonError(ValueError):
+    """A run that cannot be compared so. The message is one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Audited:
+    """What a finished and audited stage left.
+
+    Attributes:
+      stage: content of its `stage.json`.
+      report: content of its `report.json`.
+      outcomes: "clean" and each attack -> which examples stand, bool `[examples]`.
+      seconds: the median of its epochs, which neither a first nor a resumed one moves; None if no
+        epoch was timed.
+    """
+
+    stage: Mapping[str, Any]
+    report: Mapping[str, Any]
+    outcomes: Mapping[str, np.ndarray]
+    seconds: float | None
+
+    @property
+    def name(self) -> str:
+        """The stage's."""
+        return self.stage["stage"]
+
+
+def row_of(stage: str) -> str:
+    """The row that a stage belongs to: its name without the `_s<number>` of a replicate."""
+    return re.sub(r"_s\d+$", "", stage)
+
+
+def sources(stages: Sequence[Mapping]) -> set[str]:
+    """What teaches one of these stages (contents of `stage.json`): other stages, or paths."""
+    return {source for stage in stages for source in stage["teachers"].values()}
+
+
+def check_row(names: Sequence[str], baseline: str) -> None:
+    """Raises ComparisonError, with the nearest name, unless the stages have a row `baseline`."""
+    known = list(dict.fromkeys(map(row_of, names)))
+    if baseline not in known:
+        raise ComparisonError(registry.unknown_name("row", baseline, known))
+
+
+def load(run_dir: pathlib.Path, names: Sequence[str]) -> list[Audited]:
+    """What is finished and audited of these stages, in their order."""
+    return [found for name in names if (found := _load(run_dir, name)) is not None]
+
+
+def compare(
+    audited: Sequence[Audited], names: Sequence[str], baseline: str | None = None, seed: int = 0
+) -> dict:
+    """The whole comparison, as `comparison.json` holds it.
+
+    Args:
+      audited: from `load`; one `examples` and one threat model for all.
+      names: all stages of the run, so that those without an audit are named.
+      baseline: the row that all others are set against; None for none.
+      seed: of the bootstrap.
+
+    Raises:
+      ComparisonError: nothing to compare, audits of different images or threat models, or a
+        baseline that is no row.
+    """
+    _check(audited)
+    rows: dict[str, list[Audited]] = {}
+    for one in audited:
+        rows.setdefault(row_of(one.name), []).append(one)
+    attacks = list(dict.fromkeys(name for one in audited for name in one.report["attacks"]))
+    shared = [name for name in attacks if all(name in one.report["attacks"] for one in audited)]
+    taught_by = sources([one.stage for one in audited])
+    entries = [_row(name, rows[name], taught_by, attacks, shared) for name in rows]
+    if baseline is not None:
+        check_row([one.name for one in audited], baseline)
+        for entry in entries:
+            if entry["row"] != baseline:
+                entry["against_baseline"] = _against(
+                    rows[entry["row"]], rows[baseline], shared, seed
+                )
+    report = audited[0].report
+    present = {one.name for one in audited}
+    return {
+        **{key: report[key] for key in ("dataset", "split", "examples", "threat")},
+        "attacks": attacks,
+        "worst_case_of": shared,
+        "baseline": baseline,
+        "missing": [name for name in names if name not in present],
+        "rows": sorted(entries, key=lambda entry: not entry["teacher"]),
+    }
+
+
+def leading(compared: Mapping) -> dict:
+    """The row of the best mean W-Robust in the worst case; teachers only if there is nothing else.
+
+    Args:
+      compared: from `compare`.
+    """
+    students = [row for row in compared["rows"] if not row["teacher"]] or compared["rows"]
+    return max(students, key=lambda row: row["w_robust"][WORST]["mean"])
+
+
+def _load(run_dir: pathlib.Path, name: str) -> Audited | None:
+    audit = run_dir / "evaluation" / name
+    paths = run_dir / name / "stage.json", audit / "report.json", audit / "examples.npz"
+    if not all(path.exists() for path in paths):
+        return None
+    stage, report = (files.read_json(path) for path in paths[:2])
+    with np.load(paths[2]) as stored:
+        outcomes = {key: stored[key] for key in ("clean", *report["attacks"])}
+    return Audited(stage, report, outcomes, _seconds(run_dir / name / "timing.jsonl"))
+
+
+def _seconds(path: pathlib.Path) -> float | None:
+    if not path.exists():
+        return None
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return float(np.median([row["seconds"] for row in rows])) if rows else None
+
+
+def _check(audited: Sequence[Audited]) -> None:
+    if not audited:
+        raise ComparisonError("No stage is both trained and audited; give --jobs=1 or more.")
+    for key in ("dataset", "split", "examples", "threat"):
+        found = {one.name: one.report[key] for one in audited}
+        first, value = next(iter(found.items()))
+        for name, other in found.items():
+            if other != value:
+                raise ComparisonError(
+                    f"The audits differ in {key}: {first} has {value}, {name} has {other}; audit "
+                    "them alike, with mtard-compare --jobs=1 or more."
+                )
+
+
+def _row(
+    name: str,
+    group: Sequence[Audited],
+    taught_by: set[str],
+    attacks: Sequence[str],
+    shared: Sequence[str],
+) -> dict:
+    clean = [float(one.outcomes["clean"].mean()) for one in group]
+    robust = {
+        attack: [float(outcome.mean()) for outcome in _outcomes(group, attack, shared)]
+        for attack in (*attacks, WORST)
+        if _have(group, attack)
+    }
+    seconds = [one.seconds for one in group if one.seconds is not None]
+    return {
+        "row": name,
+        # What learns itself is an assistant, and a row like others.
+        "teacher": all(one.name in taught_by and not one.stage["teachers"] for one in group),
+        "stages": [one.name for one in group],
+        "parameters": max(one.report["parameters"] for one in group),
+        "clean": over_seeds(clean),
+        "robust": {attack: over_seeds(values) for attack, values in robust.items()},
+        "w_robust": {
+            attack: over_seeds(
+                [measures.w_robust(c, r) for c, r in zip(clean, values, strict=True)]
+            )
+            for attack, values in robust.items()
+        },
+        "seconds_per_epoch": over_seeds(seconds) if seconds else None,
+    }
+
+
+def _against(
+    group: Sequence[Audited], baseline: Sequence[Audited], shared: Sequence[str], seed: int
+) -> dict[str, dict]:
+    """Attack -> how far W-Robust of the row lies above the baseline's, where both were attacked."""
+    return {
+        attack: paired_difference(
+            _parts(group, attack, shared), _parts(baseline, attack, shared), seed
+        )
+        for attack in (*group[0].report["attacks"], WORST)
+        if _have(group, attack) and _have(baseline, attack)
+    }
+
+
+def _have(group: Sequence[Audited], attack: str) -> bool:
+    return attack == WORST or all(attack in one.report["attacks"] for one in group)
+
+
+def _outcomes(group: Sequence[Audited], attack: str, shared: Sequence[str]) -> list[np.ndarray]:
+    """Who stands, bool `[examples]` per replicate; the worst case is over what all rows share."""
+    if attack != WORST:
+        return [one.outcomes[attack] for one in group]
+    return [
+        measures.worst_case({name: one.outcomes[name] for name in ("clean", *shared)})
+        for one in group
+    ]
+
+
+def _parts(group: Sequence[Audited], attack: str, shared: Sequence[str]) -> np.ndarray:
+    """W-Robust by example, float `[replicates, examples]`."""
+    clean = np.stack([one.outcomes["clean"] for one in group])
+    return w_robust_by_example(clean, np.stack(_outcomes(group, attack, shared)))

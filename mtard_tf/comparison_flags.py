@@ -1,0 +1,168 @@
+"""What the flags of `mtard-compare` mean: train what is not trained, audit it, write the table."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from mtard_tf import comparison, config, files, jobs, plots, report, strategies
+from mtard_tf import comparison_temperatures as temperatures
+from mtard_tf import comparison_text as text
+from mtard_tf import experiment as experiments
+from mtard_tf.audit import Audit
+from mtard_tf.comparison import WORST, ComparisonError
+from mtard_tf.experiment import Experiment
+from mtard_tf.locking import locked
+from mtard_tf.run_directory import claim
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The flags.
+
+    Attributes:
+      run_dir: of the run; made if it is not there.
+      config: gin files; none for the configuration of the run that is there.
+      gin: bindings.
+      jobs: processes at a time; 0 trains and audits nothing.
+      suite: name, or a `.gin` file.
+      skip: attacks of the suite to leave out.
+      examples: first so many test images; None for all.
+      baseline: the row that the others are set against; None for none.
+      attack: of the trade-off figure.
+    """
+
+    run_dir: str
+    config: Sequence[str] = ()
+    gin: Sequence[str] = ()
+    jobs: int = 1
+    suite: str = "quick"
+    skip: Sequence[str] = ()
+    examples: int | None = None
+    baseline: str | None = None
+    attack: str = WORST
+
+
+def run(request: Request) -> str:
+    """Does what the flags ask for; returns the lines to print.
+
+    Raises:
+      ValueError: flags that mean nothing, a stage or an audit that failed; the message is one line.
+      Preempted: the process was told to go; the same command goes on.
+    """
+    # Before anything is trained: it replaces the configuration, and may be a mistake.
+    suite = config.suite(request.suite).without(request.skip)
+    run_dir = pathlib.Path(request.run_dir)
+    given = bool(request.config or request.gin)
+    experiment = (
+        config.begin_or_go_on(run_dir, request.config, request.gin)
+        if given
+        else config.of_run(run_dir)
+    )
+    names = [stage.name for stage in experiment.stages]
+    if request.baseline is not None:
+        comparison.check_row(names, request.baseline)
+    _check_attack(request.attack, [*suite.attacks, *suite.transfer, *suite.ensembles])
+    if request.jobs:
+        data = experiment.dataset()
+        if given:
+            strategy = strategies.create("one_device")
+            experiments.check(experiment, data, strategy, experiment.stages)
+            claim(run_dir, config.text())
+        audit = Audit(data, suite, experiment.threat, examples=request.examples,
+                      seed=experiment.seed)  # fmt: skip
+        training = experiments.training_jobs(experiment, run_dir) if given else []
+        auditing = _audit_jobs(run_dir, experiment, audit, request, {job.name for job in training})
+        with locked(run_dir, shared=True):
+            jobs.run([*training, *auditing], request.jobs, run_dir / "logs")
+        if auditing:
+            report.write_report(run_dir, experiment)
+    return "\n".join(write(run_dir, names, request.baseline, request.attack))
+
+
+def write(
+    run_dir: pathlib.Path, names: Sequence[str], baseline: str | None = None, attack: str = WORST
+) -> list[str]:
+    """Writes `comparison/` from what the stages and their audits left; returns lines that sum up.
+
+    Args:
+      run_dir: of the run.
+      names: of all its stages.
+      baseline: a row, or None.
+      attack: of the trade-off figure; rows that were not attacked with it are not in it.
+
+    Raises:
+      ComparisonError: see `comparison.compare`.
+    """
+    audited = comparison.load(run_dir, names)
+    compared = comparison.compare(audited, names, baseline)
+    _check_attack(attack, compared["attacks"])
+    folder = run_dir / "comparison"
+    points = temperatures.by_temperature(audited)
+    figures = ["trade_off.png"]
+    plots.trade_off(_points(compared, attack), attack, folder / figures[0])
+    if points:
+        figures += temperatures.write(points, folder)
+    files.write_text(folder / "table.md", text.markdown(compared, figures))
+    files.write_text(folder / "table.csv", text.table_csv(compared))
+    files.write_text(folder / "table.tex", text.latex(compared))
+    files.write_json(folder / "comparison.json", {**compared, "temperatures": points})
+    return [*text.summary(compared), f"Table: {folder / 'table.md'}"]
+
+
+def _audit_jobs(
+    run_dir: pathlib.Path,
+    experiment: Experiment,
+    audit: Audit,
+    request: Request,
+    to_train: set[str],
+) -> list[jobs.Job]:
+    """One job per stage that is not audited so yet; it waits for the training of what it loads."""
+    command = [
+        *(sys.executable, "-m", "mtard_tf.bin.eval", f"--run_dir={run_dir}"),
+        # Named, so that no process rewrites the report over all stages while others read it.
+        f"--out={run_dir / 'evaluation'}",
+        f"--suite={request.suite}",
+        *(f"--skip={name}" for name in request.skip),
+        *([] if request.examples is None else [f"--examples={request.examples}"]),
+    ]
+    result = []
+    for stage in experiment.stages:
+        source = report.surrogate_of(experiment, stage.name) if audit.suite.transfer else None
+        needs = [stage.name, *([source] if source else [])]
+        if not to_train & set(needs):
+            if not (run_dir / stage.name / "stage.json").exists():
+                continue  # the run goes on elsewhere, or was cut off
+            if report.stands(run_dir, experiment, audit, stage.name):
+                continue
+        name = f"{stage.name}.audit"
+        result.append(jobs.Job(name, [*command, f"--stage={stage.name}"], needs))
+    keras.backend.clear_session()
+    return result
+
+
+def _check_attack(attack: str, known: Sequence[str]) -> None:
+    if attack not in (*known, WORST):
+        raise ComparisonError(
+            f"There is no attack {attack!r} to plot; the suite has {', '.join((*known, WORST))}."
+        )
+
+
+def _points(compared: dict, attack: str) -> list[dict[str, Any]]:
+    """What the trade-off figure shows of each row."""
+    return [
+        {
+            "label": row["row"],
+            "clean": row["clean"]["mean"],
+            "clean_deviation": row["clean"]["deviation"],
+            "robust": row["robust"][attack]["mean"],
+            "robust_deviation": row["robust"][attack]["deviation"],
+        }
+        for row in compared["rows"]
+        if attack in row["robust"]
+    ]

@@ -1,0 +1,145 @@
+"""Chains over temperatures: what accuracy, sensitivity and robustness do as both grow."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from mtard_tf import files, plots
+from mtard_tf.comparison import WORST, Audited, row_of, sources
+from mtard_tf.comparison_measures import over_seeds
+from mtard_tf.comparison_text import Table, markdown_table, spread
+
+STRONGEST = "autoattack"
+# Figure -> what its panels show: measure -> label of the axis.
+FIGURES = {
+    "accuracy": {"clean": "clean accuracy"},
+    "sensitivity": {
+        "sum_of_logits_gradient": "mean |input gradient of the sum of logits|",
+        "logit_jacobian": "Frobenius norm of the logit Jacobian",
+    },
+    "robustness": {
+        "cw_l2_distortion": "mean C&W-L2 distortion",
+        STRONGEST: "accuracy under AutoAttack",
+        WORST: "accuracy in the worst case",
+    },
+}
+
+
+def depths(stages: Sequence[Mapping]) -> dict[str, int | None]:
+    """How many assistants stand between each stage and the first teacher of its chain.
+
+    A student of the first teacher has 0, its own student 1, and so on; over several teachers the
+    longest chain counts. None for a stage that learns from no other, such as the first teacher.
+
+    Args:
+      stages: contents of `stage.json`, those of teachers among them. A teacher that is not among
+        them, such as a model file, is the first of its chain.
+    """
+    teachers = {stage["stage"]: tuple(stage["teachers"].values()) for stage in stages}
+
+    def links(name: str) -> int:
+        return max((1 + links(source) for source in teachers.get(name, ())), default=0)
+
+    return {name: links(name) - 1 if teachers[name] else None for name in teachers}
+
+
+def by_temperature(audited: Sequence[Audited]) -> list[dict]:
+    """One point per temperature and depth; none if there is but one temperature.
+
+    Stages of the same point are its replicates. Where they are of several rows, those that teach
+    others, such as the assistants of a longer chain, do not count beside those that do not.
+
+    Returns:
+      Points with `temperature`, `depth`, `stages` and `measures`, by depth, then temperature. A
+      measure that one of the stages lacks is left out.
+    """
+    found = depths([one.stage for one in audited])
+    taught_by = sources([one.stage for one in audited])
+    teaching = {row_of(one.name) for one in audited if one.name in taught_by}
+    groups: dict[tuple[int, float], list[Audited]] = {}
+    for one in audited:
+        depth = found[one.name]
+        if depth is not None:
+            key = depth, float(one.stage.get("temperature", 1.0))
+            groups.setdefault(key, []).append(one)
+    if len({temperature for _, temperature in groups}) < 2:
+        return []
+    points = []
+    for (depth, temperature), group in sorted(groups.items(), key=lambda item: item[0]):
+        last = [one for one in group if row_of(one.name) not in teaching] or group
+        values = [_values(one) for one in last]
+        points.append(
+            {
+                "temperature": temperature,
+                "depth": depth,
+                "stages": [one.name for one in last],
+                "measures": {
+                    name: over_seeds([value[name] for value in values])
+                    for name in values[0]
+                    if all(name in value for value in values)
+                },
+            }
+        )
+    return points
+
+
+def write(points: Sequence[Mapping], folder: pathlib.Path) -> list[str]:
+    """Writes `temperatures.md` and `<measure>_by_temperature.png`; returns the figures' names."""
+    figures = []
+    for name, panels in FIGURES.items():
+        drawn = {key: label for key, label in panels.items() if _anywhere(points, key)}
+        if STRONGEST in drawn:
+            drawn.pop(WORST, None)
+        if drawn:
+            figures.append(f"{name}_by_temperature.png")
+            plots.by_temperature(points, drawn, folder / figures[-1])
+    lines = [
+        "# Over temperatures",
+        "",
+        "Depth: the number of assistants between the first teacher and the student. n stages of a "
+        "point are its replicates; mean ± sample standard deviation over them. Accuracies as "
+        "fractions of 1.",
+        "",
+        *markdown_table(_table(points)),
+    ]
+    for figure in figures:
+        lines += ["", f"![{figure.removesuffix('.png').replace('_', ' ')}]({figure})"]
+    files.write_text(folder / "temperatures.md", "\n".join(lines) + "\n")
+    return figures
+
+
+def _values(one: Audited) -> dict[str, float]:
+    """Name -> number, of what the figures can show."""
+    report = one.report
+    wanted = [name for panels in FIGURES.values() for name in panels]
+    measured = report.get("measures", {})
+    values = {name: measured[name]["mean"] for name in wanted if name in measured}
+    if STRONGEST in report["attacks"]:
+        values[STRONGEST] = report["attacks"][STRONGEST]["robust_accuracy"]
+    return {
+        "clean": report["clean"],
+        **values,
+        WORST: report["worst_case"]["robust_accuracy"],
+    }
+
+
+def _anywhere(points: Sequence[Mapping], name: str) -> bool:
+    return any(name in point["measures"] for point in points)
+
+
+def _table(points: Sequence[Mapping]) -> Table:
+    names = [n for panels in FIGURES.values() for n in panels if _anywhere(points, n)]
+    return Table(
+        "Over temperatures",
+        ["temperature", "depth", "n", *names],
+        [
+            [
+                f"{point['temperature']:g}",
+                str(point["depth"]),
+                str(len(point["stages"])),
+                *(spread(point["measures"].get(name), 1, 4) for name in names),
+            ]
+            for point in points
+        ],
+    )

@@ -1,0 +1,220 @@
+"""A comparison as Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mtard_tf.comparison import WORST, leading
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Text in cells, the same for Markdown and LaTeX.
+
+    Attributes:
+      title: what the numbers are.
+      head: names of the columns.
+      rows: cells, as many as the head.
+    """
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def summary(compared: Mapping) -> list[str]:
+    """Which row leads, how far it is from the baseline, and which stages are not in the table."""
+    best = leading(compared)
+    w_robust = best["w_robust"][WORST]["mean"]
+    baseline = compared["baseline"]
+    line = f"Best W-Robust in the worst case: {best['row']}, {w_robust:.2%}"
+    if baseline == best["row"]:
+        line += "; it is the baseline itself"
+    elif baseline is not None:
+        found = best["against_baseline"][WORST]
+        low, high = found["interval"]
+        line += (
+            f", {100 * found['difference']:+.2f} points against {baseline} (95 %: {100 * low:+.2f} "
+            f"to {100 * high:+.2f}, which {_zero(found)} zero)"
+        )
+    missing = compared["missing"]
+    return [f"{line}.", *([f"Not in the table, for want of an audit: {', '.join(missing)}."]
+                          if missing else [])]  # fmt: skip
+
+
+def tables(compared: Mapping) -> list[Table]:
+    """Accuracies, W-Robust, and, where there is a baseline, the differences from it."""
+    columns = [*compared["attacks"], WORST]
+    rows = compared["rows"]
+    names = [f"{row['row']} (teacher)" if row["teacher"] else row["row"] for row in rows]
+    titles = [_column(column) for column in columns]
+    accuracies = Table(
+        "Accuracy, clean and under each attack, in %; seconds per epoch of training",
+        ["row", "n", "parameters", "clean", *titles, "s / epoch"],
+        [
+            [
+                name,
+                str(len(row["stages"])),
+                f"{row['parameters']:,}",
+                _percent(row["clean"]),
+                *(_percent(row["robust"].get(column)) for column in columns),
+                spread(row["seconds_per_epoch"], 1, 1),
+            ]
+            for name, row in zip(names, rows, strict=True)
+        ],
+    )
+    w_robust = Table(
+        "W-Robust, (clean + robust) / 2 by attack, in %",
+        ["row", *titles],
+        [
+            [name, *(_percent(row["w_robust"].get(column)) for column in columns)]
+            for name, row in zip(names, rows, strict=True)
+        ],
+    )
+    if compared["baseline"] is None:
+        return [accuracies, w_robust]
+    against = Table(
+        f"W-Robust against {compared['baseline']}, in points; 95 % intervals",
+        ["row", *titles],
+        [
+            [name, *(_difference(row["against_baseline"].get(column)) for column in columns)]
+            for name, row in zip(names, rows, strict=True)
+            if "against_baseline" in row
+        ],
+    )
+    return [accuracies, w_robust, against]
+
+
+def markdown(compared: Mapping, figures: Sequence[str]) -> str:
+    """The comparison as `table.md`.
+
+    Args:
+      compared: from `comparison.compare`.
+      figures: files beside it to show.
+    """
+    threat = compared["threat"]
+    lines = ["# Comparison", ""]
+    for line in summary(compared):
+        lines += [line, ""]
+    lines += [
+        f"{compared['dataset']}, first {compared['examples']:,} images of the {compared['split']} "
+        f"split; {threat['norm']}, epsilon {threat['epsilon']:.5g} in [0, 1] pixel units. n "
+        "replicates of a row differ by their seed; mean ± sample standard deviation over them, "
+        "which one alone has not. The worst case counts an image as robust only if it stands under "
+        f"all of {', '.join(compared['worst_case_of'])}.",
+    ]
+    for table in tables(compared):
+        lines += ["", f"## {table.title}", "", *markdown_table(table)]
+    if compared["baseline"] is not None:
+        lines += [
+            "",
+            "\\* The interval excludes zero. It is a paired bootstrap: each draw takes the same "
+            "examples for all nets, and draws the replicates of both rows anew. Intervals are not "
+            "widened for there being several.",
+        ]
+    for figure in figures:
+        lines += ["", f"![{figure.removesuffix('.png').replace('_', ' ')}]({figure})"]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(table: Table) -> list[str]:
+    """A table's lines."""
+    head = [f"| {' | '.join(table.head)} |", "|---|" + "---:|" * (len(table.head) - 1)]
+    return [*head, *(f"| {' | '.join(row)} |" for row in table.rows)]
+
+
+def latex(compared: Mapping) -> str:
+    """The tables as `tabular`s, which need no package."""
+    lines = []
+    for table in tables(compared):
+        lines += [
+            f"% {table.title}",
+            f"\\begin{{tabular}}{{l{'r' * (len(table.head) - 1)}}}",
+            "\\hline",
+            _latex_row(table.head),
+            "\\hline",
+            *map(_latex_row, table.rows),
+            "\\hline",
+            "\\end{tabular}",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX prints it."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def table_csv(compared: Mapping) -> str:
+    """One line per row, all numbers as fractions of 1 and to their last digit."""
+    columns = [*compared["attacks"], WORST]
+    lines = []
+    for row in compared["rows"]:
+        line: dict[str, Any] = {key: row[key] for key in ("row", "teacher", "parameters")}
+        line["replicates"] = len(row["stages"])
+        line |= _numbers("clean", row["clean"])
+        for measure in ("robust", "w_robust"):
+            for column in columns:
+                line |= _numbers(f"{measure}_{column}", row[measure].get(column))
+        line |= _numbers("seconds_per_epoch", row["seconds_per_epoch"])
+        for column in columns if compared["baseline"] is not None else ():
+            found = row.get("against_baseline", {}).get(column)
+            low, high = found["interval"] if found else ("", "")
+            line[f"difference_{column}"] = found["difference"] if found else ""
+            line |= {f"difference_{column}_low": low, f"difference_{column}_high": high}
+        lines.append(line)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def spread(found: Mapping | None, scale: float, digits: int) -> str:
+    """Mean ± deviation, the mean alone where there is no deviation; empty for nothing."""
+    if found is None:
+        return ""
+    mean, deviation = f"{scale * found['mean']:.{digits}f}", found["deviation"]
+    return mean if deviation is None else f"{mean} ± {scale * deviation:.{digits}f}"
+
+
+def _percent(found: Mapping | None) -> str:
+    return spread(found, 100, 2)
+
+
+def _difference(found: Mapping | None) -> str:
+    if found is None:
+        return ""
+    low, high = (f"{100 * end:+.2f}" for end in found["interval"])
+    star = " *" if found["excludes_zero"] else ""
+    return f"{100 * found['difference']:+.2f} ({low} to {high}){star}"
+
+
+def _numbers(name: str, found: Mapping | None) -> dict[str, Any]:
+    values = found or {"mean": "", "deviation": ""}
+    return {f"{name}_mean": values["mean"], f"{name}_deviation": values["deviation"]}
+
+
+def _column(name: str) -> str:
+    return "worst case" if name == WORST else name
+
+
+def _zero(found: Mapping) -> str:
+    return "excludes" if found["excludes_zero"] else "does not exclude"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return f"{' & '.join(map(escape, cells))} \\\\"

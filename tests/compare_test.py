@@ -1,0 +1,351 @@
+"""The table of `mtard-compare`, from runs whose numbers are made up, and one real run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from mtard_tf import comparison, comparison_flags, comparison_text, files
+from mtard_tf import comparison_temperatures as temperatures
+from mtard_tf.comparison import ComparisonError
+from mtard_tf.comparison_measures import over_seeds, paired_difference, w_robust_by_example
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _bits(text: str) -> np.ndarray:
+    return np.array([character == "1" for character in text])
+
+
+# Stage -> which of eight images are right clean, under fgsm, under pgd.
+OUTCOMES = {
+    "teacher": ("11111110", "11111100", "11111000"),
+    "a_b_s0": ("11110000", "11000000", "10000000"),
+    "a_b_s1": ("11111100", "11110000", "10000001"),
+    "c": ("11111111", "00000000", "11000000"),
+}
+STAGES = [*OUTCOMES, "a_b_s2"]
+
+
+def _fabricate(run_dir: pathlib.Path, name: str, outcomes, teachers=(), **more) -> None:
+    """A finished, audited stage: three epochs of 9, 2 and 4 seconds."""
+    clean, fgsm, pgd = map(_bits, outcomes)
+    report = {
+        "dataset": "made_up",
+        "split": "test",
+        "examples": len(clean),
+        "threat": {"norm": "linf", "epsilon": 0.1},
+        "model": name,
+        "parameters": 1200,
+        "clean": clean.mean(),
+        "attacks": {
+            "fgsm": {"robust_accuracy": fgsm.mean()},
+            "pgd": {"robust_accuracy": pgd.mean()},
+        },
+        "worst_case": {"robust_accuracy": (clean & fgsm & pgd).mean()},
+        **more.pop("report", {}),
+    }
+    stage = {"stage": name, "teachers": {str(i): t for i, t in enumerate(teachers)}, **more}
+    files.write_json(run_dir / name / "stage.json", stage)
+    files.write_json(run_dir / "evaluation" / name / "report.json", report)
+    np.savez(run_dir / "evaluation" / name / "examples.npz", clean=clean, fgsm=fgsm, pgd=pgd)
+    files.write_text(
+        run_dir / name / "timing.jsonl", "".join(f'{{"seconds": {s}}}\n' for s in (9.0, 2.0, 4.0))
+    )
+
+
+@pytest.fixture
+def made_up(tmp_path) -> pathlib.Path:
+    for name, outcomes in OUTCOMES.items():
+        _fabricate(tmp_path, name, outcomes, () if name == "teacher" else ("teacher",))
+    return tmp_path
+
+
+def _compare(run_dir: pathlib.Path, baseline: str | None = None) -> dict:
+    return comparison.compare(comparison.load(run_dir, STAGES), STAGES, baseline)
+
+
+def test_rows_group_replicates_and_begin_with_teachers(made_up):
+    compared = _compare(made_up)
+    rows = compared["rows"]
+    assert [row["row"] for row in rows] == ["teacher", "a_b", "c"]
+    assert [row["teacher"] for row in rows] == [True, False, False]
+    assert [row["stages"] for row in rows] == [["teacher"], ["a_b_s0", "a_b_s1"], ["c"]]
+    assert compared["missing"] == ["a_b_s2"]
+    # Clean 4/8 and 6/8: mean 5/8, deviation sqrt((1/8)^2 + (1/8)^2) = 0.17678 with n - 1 = 1.
+    # Fgsm 2/8 and 4/8, so W-Robust 3/8 and 5/8. Pgd 2/8 for the second, but its last image is not
+    # right when clean: all attacks together leave 1/8 in both, W-Robust 2.5/8 and 3.5/8.
+    row = rows[1]
+    assert row["clean"] == {
+        "mean": 0.625,
+        "deviation": pytest.approx(0.1767767),
+        "values": [0.5, 0.75],
+    }
+    assert row["robust"]["fgsm"]["values"] == [0.25, 0.5]
+    assert row["w_robust"]["fgsm"]["mean"] == 0.5
+    assert row["robust"]["worst_case"]["values"] == [0.125, 0.125]
+    assert row["w_robust"]["worst_case"]["values"] == [0.3125, 0.4375]
+    assert row["seconds_per_epoch"]["mean"] == 4.0  # the median of 9, 2 and 4
+    assert rows[2]["clean"]["deviation"] is None and rows[2]["robust"]["worst_case"]["mean"] == 0.0
+
+
+def test_the_worst_case_is_over_attacks_that_all_rows_share(made_up):
+    """A surrogate has no transfer attack on itself; it must not look the better for it."""
+    report = files.read_json(made_up / "evaluation" / "teacher" / "report.json")
+    del report["attacks"]["fgsm"]
+    files.write_json(made_up / "evaluation" / "teacher" / "report.json", report)
+    compared = _compare(made_up, "c")
+    assert compared["attacks"] == ["pgd", "fgsm"] and compared["worst_case_of"] == ["pgd"]
+    assert "fgsm" not in compared["rows"][0]["w_robust"]
+    assert set(compared["rows"][0]["against_baseline"]) == {"pgd", "worst_case"}
+    assert compared["rows"][2]["robust"]["worst_case"]["mean"] == 0.25  # pgd of c: 2 of 8
+    text = comparison_text.markdown(compared, [])
+    assert "| teacher (teacher) | 1 | 1,200 | 87.50 | 62.50 |  | 62.50 | 4.0 |" in text
+
+
+def test_paired_difference_of_examples():
+    """Row 1, 1 and baseline 0, 1 on two images: drawn twice, the differences are 1 and 0.
+
+    Their mean is 0, 0.5 or 1 with probability 1/4, 1/2, 1/4: so the middle 95 % is 0 to 1.
+    """
+    row, baseline = np.array([[1.0, 1.0]]), np.array([[0.0, 1.0]])
+    assert paired_difference(row, baseline) == {
+        "difference": 0.5,
+        "interval": [0.0, 1.0],
+        "excludes_zero": False,
+    }
+    # An image harder for both makes no difference less certain: 0.5 on each of 30 images.
+    baseline = np.array([[0.0, 0.5] * 15])
+    found = paired_difference(baseline + 0.5, baseline)
+    assert found["interval"] == pytest.approx([0.5, 0.5]) and found["excludes_zero"]
+    assert paired_difference(baseline, baseline)["interval"] == [0.0, 0.0]
+
+
+def test_paired_difference_over_seeds():
+    """Two replicates 0.4 apart, each the same on all images: only the seeds are uncertain.
+
+    Drawn twice, their mean is 0.5, 0.7 or 0.9 with probability 1/4, 1/2, 1/4; the baseline's is
+    0.6. One replicate has no seeds to draw from.
+    """
+    row = np.array([[0.5] * 10, [0.9] * 10])
+    baseline = np.full((1, 10), 0.6)
+    found = paired_difference(row, baseline)
+    assert found["difference"] == pytest.approx(0.1)
+    assert found["interval"] == pytest.approx([-0.1, 0.3])
+    assert not found["excludes_zero"]
+    assert paired_difference(row[:1], baseline)["interval"] == pytest.approx([-0.1, -0.1])
+    assert paired_difference(row[:1], baseline)["excludes_zero"]
+
+
+def test_the_bootstrap_is_what_drawing_images_one_by_one_gives():
+    random = np.random.RandomState(3)
+    row, baseline = random.randint(0, 3, (3, 200)) / 2, random.randint(0, 3, (2, 200)) / 2
+    found = paired_difference(row, baseline, seed=1)
+    assert found == paired_difference(row, baseline, seed=1)
+    assert found != paired_difference(row, baseline, seed=2)
+    slow = []
+    for _ in range(4000):
+        images = random.randint(0, 200, 200)
+        seeds, others = random.randint(0, 3, 3), random.randint(0, 2, 2)
+        slow.append(row[seeds][:, images].mean() - baseline[others][:, images].mean())
+    np.testing.assert_allclose(found["interval"], np.percentile(slow, (2.5, 97.5)), atol=0.01)
+
+
+def test_parts_and_spread():
+    parts = w_robust_by_example(_bits("1100"), _bits("1000"))
+    assert parts.tolist() == [1.0, 0.5, 0.0, 0.0]
+    assert over_seeds([1.0]) == {"mean": 1.0, "deviation": None, "values": [1.0]}
+    # Mean 2, squares 1 + 0 + 1 over n - 1 = 2.
+    assert over_seeds([1.0, 2.0, 3.0])["deviation"] == 1.0
+
+
+def test_writes_markdown_csv_latex_json_and_a_figure(made_up):
+    lines = comparison_flags.write(made_up, STAGES, "c", "pgd")
+    folder = made_up / "comparison"
+    # c: clean 1, worst case 0, so 50 %; a_b has 37.5 %, and a teacher does not count.
+    assert lines[0] == ("Best W-Robust in the worst case: c, 50.00%; it is the baseline itself.")
+    assert lines[1] == "Not in the table, for want of an audit: a_b_s2."
+    table = (folder / "table.md").read_text()
+    assert (
+        "| a_b | 2 | 1,200 | 62.50 ± 17.68 | 37.50 ± 17.68 | 18.75 ± 8.84 | 12.50 ± 0.00 | "
+        "4.0 ± 0.0 |" in table
+    )
+    assert "| teacher (teacher) | 1 | 1,200 | 87.50 | 75.00 | 62.50 | 62.50 | 4.0 |" in table
+    assert "## W-Robust against c, in points; 95 % intervals" in table
+    assert re.search(r"\| a_b \| \+0\.00 \([-+.\d]+ to [-+.\d]+\) \|", table)
+    assert "![trade off](trade_off.png)" in table
+    rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+    assert [row["row"] for row in rows] == ["teacher", "a_b", "c"]
+    assert rows[1]["clean_mean"] == "0.625" and rows[1]["replicates"] == "2"
+    assert float(rows[1]["w_robust_worst_case_mean"]) == 0.375
+    assert float(rows[1]["difference_worst_case"]) == -0.125
+    assert rows[2]["clean_deviation"] == "" and rows[2]["difference_pgd"] == ""
+    latex = (folder / "table.tex").read_text()
+    assert r"a\_b & 2 & 1,200 & 62.50 $\pm$ 17.68 & " in latex
+    assert latex.count(r"\begin{tabular}{lrrr") == latex.count(r"\end{tabular}") == 3
+    assert (folder / "trade_off.png").read_bytes()[:4] == b"\x89PNG"
+    stored = files.read_json(folder / "comparison.json")
+    assert stored["baseline"] == "c" and stored["temperatures"] == []
+    assert not (folder / "temperatures.md").exists()
+
+
+def test_the_summary_says_how_far_the_leader_is_from_the_baseline(made_up):
+    compared = _compare(made_up, "a_b")
+    found = compared["rows"][2]["against_baseline"]["worst_case"]
+    assert found["difference"] == 0.125 and not found["excludes_zero"]
+    assert re.fullmatch(
+        r"Best W-Robust in the worst case: c, 50\.00%, \+12\.50 points against a_b "
+        r"\(95 %: -[\d.]+ to \+[\d.]+, which does not exclude zero\)\.",
+        comparison_text.summary(compared)[0],
+    )
+    assert comparison_text.summary(_compare(made_up))[0].endswith("case: c, 50.00%.")
+
+
+def test_latex_escapes():
+    assert comparison_text.escape("a_b 50% & #1 ${x}^~\\ ±") == (
+        r"a\_b 50\% \& \#1 \$\{x\}\textasciicircum{}\textasciitilde{}\textbackslash{} $\pm$"
+    )
+
+
+def test_mistakes_give_one_line(made_up, tmp_path):
+    with pytest.raises(ComparisonError, match="^Unknown row 'a_c'; did you mean 'a_b'?"):
+        _compare(made_up, "a_c")
+    with pytest.raises(ComparisonError, match="^No stage is both trained and audited; give --jobs"):
+        comparison.compare([], STAGES)
+    with pytest.raises(
+        ComparisonError, match="^There is no attack 'pdg' to plot; the suite has fg"
+    ):
+        comparison_flags.write(made_up, STAGES, None, "pdg")
+    _fabricate(made_up, "c", ("111", "110", "100"))
+    with pytest.raises(
+        ComparisonError, match="^The audits differ in examples: teacher has 8, c has 3; audit them"
+    ):
+        _compare(made_up)
+
+
+CHAINS = {
+    "teacher_t1_s0": ((), 1.0),
+    "direct_t1_s0": (("teacher_t1_s0",), 1.0),
+    "direct_t1_s1": (("teacher_t1_s0",), 1.0),
+    "assistant_t1_s0": (("teacher_t1_s0",), 1.0),
+    "last_t1_s0": (("assistant_t1_s0", "teacher_t1_s0"), 1.0),
+    "direct_t40_s0": (("there.keras",), 40.0),
+}
+
+
+def test_depth_is_the_number_of_assistants():
+    stages = [
+        {"stage": name, "teachers": dict(enumerate(teachers))}
+        for name, (teachers, _) in CHAINS.items()
+    ]
+    assert list(temperatures.depths(stages).values()) == [None, 0, 0, 0, 1, 0]
+
+
+def test_a_step_that_some_replicate_goes_on_from_is_one_point(tmp_path):
+    """A second seed of a shorter chain: its last step is a replicate of the first seed's."""
+    for name, teachers, temperature in (
+        ("t1_teacher_s0", (), 1.0),
+        ("t1_step1_s0", ("t1_teacher_s0",), 1.0),
+        ("t1_step1_s1", ("t1_teacher_s0",), 1.0),
+        ("t1_step2_s0", ("t1_step1_s0",), 1.0),
+        ("t9_step1_s0", ("t1_teacher_s0",), 9.0),
+    ):
+        _fabricate(tmp_path, name, OUTCOMES["c"], teachers, temperature=temperature)
+    names = [path.parent.name for path in sorted(tmp_path.glob("*/stage.json"))]
+    audited = comparison.load(tmp_path, names)
+    points = temperatures.by_temperature(audited)
+    assert [point["stages"] for point in points] == [
+        ["t1_step1_s0", "t1_step1_s1"],
+        ["t9_step1_s0"],
+        ["t1_step2_s0"],
+    ]
+    rows = comparison.compare(audited, names)["rows"]
+    assert [row["row"] for row in rows if row["teacher"]] == ["t1_teacher"]
+
+
+def test_chains_over_temperatures(tmp_path):
+    for place, (name, (teachers, temperature)) in enumerate(CHAINS.items()):
+        measured = {"sum_of_logits_gradient": {"mean": float(place), "examples": 8}}
+        outcomes = ("1" * (place + 1) + "0" * (7 - place), "10000000", "10000000")
+        more = {"report": {"measures": measured}, "temperature": temperature}
+        if name == "direct_t1_s0":
+            more = {"report": {"measures": measured}}  # no temperature: 1
+        _fabricate(tmp_path, name, outcomes, teachers, **more)
+    comparison_flags.write(tmp_path, list(CHAINS))
+    points = files.read_json(tmp_path / "comparison" / "comparison.json")["temperatures"]
+    assert [(p["temperature"], p["depth"], p["stages"]) for p in points] == [
+        (1.0, 0, ["direct_t1_s0", "direct_t1_s1"]),  # the assistant teaches, so it does not count
+        (40.0, 0, ["direct_t40_s0"]),
+        (1.0, 1, ["last_t1_s0"]),
+    ]
+    # Clean 2/8 and 3/8, gradients 1 and 2.
+    assert points[0]["measures"]["clean"]["values"] == [0.25, 0.375]
+    assert points[0]["measures"]["sum_of_logits_gradient"]["mean"] == 1.5
+    assert "cw_l2_distortion" not in points[0]["measures"]
+    text = (tmp_path / "comparison" / "temperatures.md").read_text()
+    assert "| 1 | 0 | 2 | 0.3125 ± 0.0884 | 1.5000 ± 0.7071 | 0.1250 ± 0.0000 |" in text
+    assert "| temperature | depth | n | clean | sum_of_logits_gradient | worst_case |" in text
+    for name in ("accuracy", "sensitivity", "robustness"):
+        figure = f"{name}_by_temperature.png"
+        assert (tmp_path / "comparison" / figure).read_bytes()[:4] == b"\x89PNG"
+        assert figure in (tmp_path / "comparison" / "table.md").read_text()
+
+
+TINY = (
+    "replicates.names = ('bmtard',)",
+    "Stage.epochs = 1",
+    "Stage.validation_examples = 100",
+    "models.small_cnn.widths = (2, 2, 4, 4)",
+    "models.small_cnn.dense = 8",
+)
+
+
+@pytest.mark.slow
+def test_a_comparison_that_is_killed_goes_on(tmp_path):
+    run_dir = tmp_path / "run"
+    command = [sys.executable, "-m", "mtard_tf.bin.compare", f"--run_dir={run_dir}"]
+    train = [*command, "--config=runs/compare/quick.gin", *(f"--gin={line}" for line in TINY)]
+    options = ["--jobs=2", "--examples=50", "--baseline=robust_teacher", "--skip=pgd_trades"]
+    first = subprocess.Popen([*train, *options], cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 900
+    while not (run_dir / "robust_teacher" / "stage.json").exists():
+        assert time.monotonic() < deadline and first.poll() is None
+        time.sleep(0.2)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    kept = (run_dir / "robust_teacher" / "student.keras").stat().st_mtime_ns
+
+    done = subprocess.run([*train, *options], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "robust_teacher: started" not in done.stderr
+    assert (run_dir / "robust_teacher" / "student.keras").stat().st_mtime_ns == kept
+    compared = files.read_json(run_dir / "comparison" / "comparison.json")
+    assert [(row["row"], len(row["stages"])) for row in compared["rows"]] == [
+        ("clean_teacher", 1),
+        ("robust_teacher", 1),
+        ("bmtard", 2),
+    ]
+    assert compared["missing"] == [] and compared["examples"] == 50
+    assert compared["attacks"] == ["fgsm", "pgd_sat"]
+    report = json.loads((run_dir / "evaluation" / "bmtard_s0" / "report.json").read_text())
+    row = compared["rows"][2]
+    assert row["clean"]["values"][0] == report["clean"]
+    assert row["w_robust"]["pgd_sat"]["values"][0] == report["attacks"]["pgd_sat"]["w_robust"]
+    assert row["w_robust"]["worst_case"]["values"][0] == report["worst_case"]["w_robust"]
+    assert (run_dir / "report" / "report.md").exists()
+
+    # Once more: nothing is trained, nothing audited, the same table.
+    before = (run_dir / "comparison" / "table.csv").read_bytes()
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "started" not in done.stderr, done.stderr
+    assert (run_dir / "comparison" / "table.csv").read_bytes() == before
