@@ -33,6 +33,7 @@ class Request:
       suite: name, or a `.gin` file.
       skip: attacks of the suite to leave out.
       examples: first so many test images; None for all.
+      stages: the only ones to audit; all if empty.
       baseline: the row that the others are set against; None for none.
       attack: of the trade-off figure.
     """
@@ -44,6 +45,7 @@ class Request:
     suite: str = "quick"
     skip: Sequence[str] = ()
     examples: int | None = None
+    stages: Sequence[str] = ()
     baseline: str | None = None
     attack: str = WORST
 
@@ -65,6 +67,8 @@ def run(request: Request) -> str:
         else config.of_run(run_dir)
     )
     names = [stage.name for stage in experiment.stages]
+    for stage in request.stages:
+        experiments.check_stage(experiment, stage)
     if request.baseline is not None:
         comparison.check_row(names, request.baseline)
     _check_attack(request.attack, [*suite.attacks, *suite.transfer, *suite.ensembles])
@@ -103,7 +107,10 @@ def write(
     compared = comparison.compare(audited, names, baseline)
     _check_attack(attack, compared["attacks"])
     folder = run_dir / "comparison"
-    points = temperatures.by_temperature(audited)
+    stages = [run_dir / name / "stage.json" for name in names]
+    points = temperatures.by_temperature(
+        audited, [files.read_json(path) for path in stages if path.exists()]
+    )
     figures = ["trade_off.png"]
     plots.trade_off(_points(compared, attack), attack, folder / figures[0])
     if points:
@@ -133,6 +140,8 @@ def _audit_jobs(
     ]
     result = []
     for stage in experiment.stages:
+        if request.stages and stage.name not in request.stages:
+            continue
         source = report.surrogate_of(experiment, stage.name) if audit.suite.transfer else None
         needs = [stage.name, *([source] if source else [])]
         if not to_train & set(needs):

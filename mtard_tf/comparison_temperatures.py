@@ -44,18 +44,25 @@ def depths(stages: Sequence[Mapping]) -> dict[str, int | None]:
     return {name: links(name) - 1 if teachers[name] else None for name in teachers}
 
 
-def by_temperature(audited: Sequence[Audited]) -> list[dict]:
+def by_temperature(
+    audited: Sequence[Audited], stages: Sequence[Mapping] | None = None
+) -> list[dict]:
     """One point per temperature and depth; none if there is but one temperature.
 
     Stages of the same point are its replicates. Where they are of several rows, those that teach
     others, such as the assistants of a longer chain, do not count beside those that do not.
 
+    Args:
+      audited: what makes points.
+      stages: contents of `stage.json` of all stages, from which depth is known; default those of
+        `audited`.
+
     Returns:
       Points with `temperature`, `depth`, `stages` and `measures`, by depth, then temperature. A
       measure that one of the stages lacks is left out.
     """
-    found = depths([one.stage for one in audited])
-    taught_by = sources([one.stage for one in audited])
+    stages = [one.stage for one in audited] if stages is None else stages
+    found, taught_by = depths(stages), sources(stages)
     teaching = {row_of(one.name) for one in audited if one.name in taught_by}
     groups: dict[tuple[int, float], list[Audited]] = {}
     for one in audited:

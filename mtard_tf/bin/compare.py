@@ -28,6 +28,7 @@ _FLAGS = {
     "suite": flags.DEFINE_string("suite", "quick", "Name of the suite, or a .gin file."),
     "skip": flags.DEFINE_multi_string("skip", [], "Attack of the suite to leave out; repeatable."),
     "examples": flags.DEFINE_integer("examples", None, "First so many; default all.", 1),
+    "stages": flags.DEFINE_multi_string("stage", [], "Stage to audit; repeatable, default all."),
     "baseline": flags.DEFINE_string("baseline", None, "Row that the others are set against."),
     "attack": flags.DEFINE_string(
         "attack", "worst_case", "Attack whose accuracy the trade-off figure shows."
