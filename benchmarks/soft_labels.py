@@ -1,0 +1,104 @@
+"""What soft labels that are computed once save a stage of defensive distillation.
+
+    python benchmarks/soft_labels.py --data_dir=... [--images=3200] [--epochs=10] [--turns=3]
+
+Trains the papers' MNIST net at temperature 40 from one teacher, with labels "cached" and "online"
+in turns, from the same seed, on the first images of Fashion-MNIST without augmentation, where both
+are the same labels; each is a whole stage, the table's making and the files included. Prints
+seconds, their ratio, and how far the students are apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import pathlib
+import statistics
+import tempfile
+import time
+
+import keras
+import numpy as np
+from tables import table
+
+from mtard_tf.data import fashion_mnist
+from mtard_tf.data.image_data import ImageData
+from mtard_tf.models.defensive_cnn import defensive_cnn
+from mtard_tf.optimizers import adam
+from mtard_tf.plugins.defensive.defensive import Defensive
+from mtard_tf.schedules import CONSTANT
+from mtard_tf.stage import Stage
+from mtard_tf.threat import ThreatModel
+from mtard_tf.training import Setting, train
+
+TEMPERATURE = 40.0
+
+
+def stage(labels: str, epochs: int) -> Stage:
+    """A stage that differs in nothing but its labels."""
+    return Stage(
+        name=labels,
+        distiller=functools.partial(Defensive, temperature=TEMPERATURE, labels=labels),
+        model=defensive_cnn,
+        teachers={"teacher": "teacher.keras"},
+        epochs=epochs,
+        optimizer=adam,
+        learning_rate=1e-3,
+        learning_rate_schedule=CONSTANT,
+        validation_attack=None,
+        select="last",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_dir")
+    parser.add_argument("--images", type=int, default=3200)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--turns", type=int, default=3)
+    given = parser.parse_args()
+
+    data = fashion_mnist(data_dir=given.data_dir)
+    train_split = data.train.take(np.arange(given.images))
+    few = data.validation.take(np.arange(500))
+    data = ImageData(data.name, data.label_names, train_split, few, data.test)
+    keras.utils.set_random_seed(0)
+    teacher = defensive_cnn(data.image_shape, data.num_classes)
+    setting = Setting(data, ThreatModel(epsilon=0.1))
+    seconds: dict[str, list[float]] = {"cached": [], "online": []}
+    students: dict[str, list[np.ndarray]] = {}
+    results: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(given.turns):
+            for labels in seconds:
+                out = pathlib.Path(folder) / f"{labels}{turn}"
+                began = time.perf_counter()
+                result = train(
+                    stage(labels, given.epochs), {"teacher": teacher}, out, setting, seed=7
+                )
+                seconds[labels].append(time.perf_counter() - began)
+                student = keras.models.load_model(out / "student.keras", compile=False)
+                students[labels] = student.get_weights()
+                results[labels] = result["last"]["validation_clean"]
+    rows = [
+        [
+            labels,
+            f"{statistics.median(times):.1f}",
+            f"{min(times):.1f} to {max(times):.1f}",
+            f"{results[labels]:.3f}",
+        ]
+        for labels, times in seconds.items()
+    ]
+    table(["labels", "s / stage, median", "range", "validation accuracy"], rows)
+    pairs = zip(seconds["cached"], seconds["online"], strict=True)
+    ratios = [cached / online for cached, online in pairs]
+    print(f"\ncached / online, median of {len(ratios)} pairs: {statistics.median(ratios):.3f}")
+    apart = max(
+        float(np.abs(a - b).max())
+        for a, b in zip(students["cached"], students["online"], strict=True)
+    )
+    print(f"largest difference of a weight: {apart:.1e}")
+
+
+if __name__ == "__main__":
+    main()
