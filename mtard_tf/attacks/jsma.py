@@ -147,12 +147,12 @@ class JSMA:
 def _best_pair(saliency):
     """The pair of free pixels with the greatest -a b, and whether there is one."""
     towards, away, free = saliency
-    a = towards[:, None] + towards[None]
-    b = away[:, None] + away[None]
     count = tf.shape(towards)[0]
-    distinct = ~tf.eye(count, dtype=tf.bool)
-    usable = (a > 0) & (b < 0) & free[:, None] & free[None] & distinct
-    worth = tf.reshape(tf.where(usable, -a * b, 0.0), [-1])
+    # The table is large, so each pass over it counts: a pair is worth 0 unless a > 0 and b < 0.
+    towards = tf.where(free, towards, -float("inf"))
+    a = tf.nn.relu(towards[:, None] + towards[None])
+    b = tf.nn.relu(-away[:, None] - away[None])
+    worth = tf.reshape(tf.linalg.set_diag(a * b, tf.zeros([count])), [-1])
     place = tf.argmax(worth, output_type=tf.int32)
     return tf.stack([place // count, place % count]), worth[place] > 0
 
