@@ -170,7 +170,9 @@ class Distiller(DistributedFit, keras.Model):
 
     def run_student(self, views: Tensors) -> dict[str, tf.Tensor]:
         """Training-mode logits by name, inside the tape: the student's on each of its views."""
-        return {view: as_float32(self._student_training(views[view])) for view in self.student_views}
+        return {
+            view: as_float32(self._student_training(views[view])) for view in self.student_views
+        }
 
     def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         """Named losses per example.
