@@ -1,1 +1,1 @@
-"""Distillation of robustness from teachers: the rows that the multi-teacher methods compare with."""
+"""Distillation of robustness from a teacher: rows that multi-teacher methods compare with."""

@@ -1,4 +1,4 @@
-"""LBGAT: Learnable Boundary Guided Adversarial Training (Cui et al., ICCV 2021, arXiv 2011.11164)."""
+"""LBGAT: Learnable Boundary Guided Adversarial Training (Cui et al., ICCV 2021)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class LBGAT(Distiller):
         student's architecture with weights of its own.
       attack: default PGD-10 from 0.001 Gaussian noise.
 
-    Source: `dvlab-research/LBGAT:lbgat.py:16-79`, `train_lbgat_cifar100.py:151-183`.
+    Source: arXiv 2011.11164; `dvlab-research/LBGAT:lbgat.py:16-79`,
+    `train_lbgat_cifar100.py:151-183`.
     """
 
     student_views = ("adversarial", "clean")

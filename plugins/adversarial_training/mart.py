@@ -11,7 +11,8 @@ from mtard_tf.losses import cross_entropy, kl_divergence
 class MART(Distiller):
     """Images that the net gets wrong even when clean weigh more in the robust term.
 
-        loss = CE(f(x'), y) - log(1.0001 - max_{c != y} p_c(x')) + beta KL(f(x) || f(x')) (1 - p_y(x))
+        loss = CE(f(x'), y) - log(1.0001 - max_{c != y} p_c(x'))
+             + beta KL(f(x) || f(x')) (1 - p_y(x))
         x' = PGD-10 on CE(f(x'), y), f in inference mode, from x + 0.001 N(0, 1)
 
     The gradient flows through both sides of the KL and through 1 - p_y. The official code adds 1e-7
