@@ -2,12 +2,18 @@
 
     python benchmarks/step_time.py [--distiller bmtard] [--model resnet20] [--batch 128] [--steps 5]
         [--torch 'PYTHON SCRIPT']
+    python benchmarks/step_time.py --distiller all [--model ...] [--batch ...] [--rounds 3]
 
 The floor is what the step cannot do without, each timed alone in one compiled function: the
 attack's forward passes and input gradients (in as many shards as the step uses), the student's
 training passes and weight gradients, and the teachers' forward passes. The yardstick is a command
 that prints one JSON line with `median_step_s`; it is run in turn with ours (plain, and with
 `--channels-last`), because only a ratio from an idle machine means something.
+
+With `--distiller all` it prints, for each distiller, a step as a multiple of one of `pgd_at`, and
+what explains it: the work of its passes, in forward passes of a net (all nets are the same one).
+An attack's step is 2, forward and back to the images; a training pass is nearly 3, forward, back
+through the layers and to the weights; a teacher's answer is 1.
 """
 
 from __future__ import annotations
@@ -19,17 +25,21 @@ import shlex
 import statistics
 import subprocess
 import time
+from collections.abc import Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
+from tables import table
 
 from mtard_tf import losses, registry
 from mtard_tf.attacks.pgd import input_gradient
+from mtard_tf.flops import count
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.optimizers import sgd
 
 ATTACK_STEPS = 10
+YARDSTICK = "pgd_at"
 
 
 def median_seconds(function, arguments, steps: int) -> float:
@@ -48,15 +58,12 @@ def make_step(distiller: str, model: str, batch: int):
     make = registry.get("models", model)
     student = make((32, 32, 3), 10)
     cls = registry.get("distillers", distiller)
-    roles = {
-        role: make((32, 32, 3), 10)
-        for role in registry.target("distillers", distiller).teacher_views
-    }
-    trained = cls(student, roles)
+    trained = cls(student, {role: make((32, 32, 3), 10) for role in cls.teacher_views})
     trained.compile(optimizer=sgd(0.1), jit_compile=False)
     images = tf.random.stateless_uniform([batch, 32, 32, 3], [0, 1])
     labels = tf.random.stateless_uniform([batch], [0, 2], 0, 10, tf.int32)
-    data = (images, labels, tf.range(batch, dtype=tf.int64))
+    cached = [tf.random.stateless_uniform([batch, 10], [0, 3]) for _ in trained.cached_roles]
+    data = (images, labels, tf.range(batch, dtype=tf.int64), *cached)
     return tf.function(trained.train_step), (data,), trained
 
 
@@ -103,6 +110,38 @@ def floor_parts(distiller, images: tf.Tensor, labels: tf.Tensor, steps: int) -> 
     return parts
 
 
+def passes(distiller, batch: tuple[tf.Tensor, ...]) -> dict[str, float]:
+    """Part of a step -> its work, in forward passes of the student."""
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in batch]
+    forward = count(lambda x: distiller.student(x, training=False), specs[0]).flops["all"]
+    parts = ("attack", "teachers")
+    cost = count(lambda *rows: distiller.train_step(rows), *specs, parts=parts, rest="student")
+    return {part: cost.flops.get(part, 0) / forward for part in (*parts, "student")}
+
+
+def compare(names: Sequence[str], model: str, batch: int, steps: int, rounds: int) -> None:
+    """Prints each distiller's step as a multiple of the yardstick's, beside its passes."""
+    made = {name: make_step(name, model, batch) for name in names}
+    work = {name: passes(trained, *data) for name, (_, data, trained) in made.items()}
+    turns = [
+        {name: median_seconds(step, data, steps) for name, (step, data, _) in made.items()}
+        for _ in range(rounds)
+    ]
+    least = sum(work[YARDSTICK].values())
+    rows = [
+        [
+            name,
+            statistics.median(turn[name] / turn[YARDSTICK] for turn in turns),
+            sum(parts.values()) / least,
+            *parts.values(),
+        ]
+        for name, parts in work.items()
+    ]
+    rows.sort(key=lambda row: row[1])
+    header = ["distiller", f"step over {YARDSTICK}", "passes over it", *work[YARDSTICK]]
+    table(header, rows, ".2f")
+
+
 def torch_seconds(command: str, batch: int, steps: int, *extra: str) -> float:
     """Median step of the yardstick."""
     words = [*shlex.split(command), "--batch", str(batch), "--steps", str(steps), *extra]
@@ -112,15 +151,19 @@ def torch_seconds(command: str, batch: int, steps: int, *extra: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--distiller", default="bmtard")
+    parser.add_argument("--distiller", default="bmtard", help="a name, or all")
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3, help="turns with the yardstick")
     parser.add_argument("--torch", help="command of the PyTorch yardstick")
     args = parser.parse_args()
+    if args.distiller == "all":
+        names = registry.names("distillers")
+        compare(names, args.model, args.batch, args.steps, args.rounds)
+        return
     step, arguments, distiller = make_step(args.distiller, args.model, args.batch)
-    (images, labels, _), *_ = arguments
+    (images, labels, *_), *_ = arguments
     ours, floors, theirs = [], [], {"default": [], "channels_last": []}
     for _ in range(args.rounds):
         ours.append(median_seconds(step, arguments, args.steps))

@@ -5,6 +5,7 @@ from __future__ import annotations
 _ADVERSARIAL = "mtard_tf.plugins.adversarial_training"
 _ASSISTANT = "mtard_tf.plugins.teacher_assistant"
 _DEFENSIVE = "mtard_tf.plugins.defensive"
+_DISTILLATION = "mtard_tf.plugins.adversarial_distillation"
 _MULTI = "mtard_tf.plugins.multi_teacher"
 _RESNET = "mtard_tf.models.resnet_cifar"
 _PRE_ACTIVATION = "mtard_tf.models.pre_activation"
@@ -13,6 +14,17 @@ BUILT_INS: dict[str, dict[str, str]] = {
         "natural": f"{_ADVERSARIAL}.natural:Natural",
         "pgd_at": f"{_ADVERSARIAL}.pgd_at:PGDAdversarialTraining",
         "trades": f"{_ADVERSARIAL}.trades:Trades",
+        "mart": f"{_ADVERSARIAL}.mart:MART",
+        "hat": f"{_ADVERSARIAL}.hat:HAT",
+        "score": f"{_ADVERSARIAL}.score:SCORE",
+        "ard": f"{_DISTILLATION}.ard:ARD",
+        "iad": f"{_DISTILLATION}.iad:IAD",
+        "iad2": f"{_DISTILLATION}.iad2:IAD2",
+        "rslad": f"{_DISTILLATION}.rslad:RSLAD",
+        "adaad": f"{_DISTILLATION}.adaad:AdaAD",
+        "adaiad": f"{_DISTILLATION}.adaiad:AdaIAD",
+        "absld": f"{_DISTILLATION}.absld:ABSLD",
+        "lbgat": f"{_DISTILLATION}.lbgat:LBGAT",
         "mtard": f"{_MULTI}.mtard:MTARD",
         "bmtard": f"{_MULTI}.bmtard:BMTARD",
         "defensive": f"{_DEFENSIVE}.defensive:Defensive",

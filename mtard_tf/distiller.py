@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import keras
@@ -33,6 +33,9 @@ _TABLE_BATCH = 500
 
 Tensors = Mapping[str, tf.Tensor]
 
+# BatchNorm of the student while it is attacked, see `Distiller`.
+ATTACK_BATCH_NORM = ("inference", "batch", "training")
+
 
 class Distiller(DistributedFit, keras.Model):
     """Trains `student` from `teachers` (or from labels alone, with no teacher).
@@ -43,8 +46,12 @@ class Distiller(DistributedFit, keras.Model):
 
     * `student_views`: names of the views that the student is trained on, in order. Each is a
       forward pass of its own, so BatchNorm sees them as separate batches, as the papers' code does;
-    * `teacher_views`: role of each teacher -> the view that this teacher sees;
+    * `teacher_views`: role of each teacher -> the view that this teacher sees, or several: the
+      logits of one view are named by the role, those of several `<role>_<view>`;
     * `perturb`: how the adversarial view is made (default: the attack on cross-entropy);
+    * `further_views`: views made from these two (default: none);
+    * `trained_models`, `run_student`: nets that are trained beside the student, and their passes
+      (default: none);
     * `terms`: named per-example losses;
     * `weigh`: the weight of each term, and what state moves (default: 1 each, no state);
     * `cached_roles`: teachers whose word on the plain training images may come with the batch
@@ -57,7 +64,10 @@ class Distiller(DistributedFit, keras.Model):
       student: model from images to logits; trained in place.
       teachers: role -> model. The roles must be those of `teacher_views`.
       threat: ball and box of the adversarial view.
-      attack: makes the adversarial view, on the student in inference mode; None for none.
+      attack: makes the adversarial view; None for none.
+      attack_batch_norm: the student's BatchNorm while it is attacked. "inference": the running
+        statistics; "batch": the batch's own, the running ones stay; "training": the batch's own,
+        and every pass of the attack moves the running ones. The last two attack in one shard.
       epsilon_schedule: factor on `threat.epsilon` by epoch (the attack's step scales with it).
       rate_schedule: factor on the balance rates by epoch.
       steps_per_epoch: what an epoch is, for the schedules.
@@ -69,17 +79,23 @@ class Distiller(DistributedFit, keras.Model):
         not been there; log `skipped`.
 
     Raises:
-      ValueError: the teachers' roles are not those that the family needs, or a teacher's classes or
-        image size differ from the student's.
+      ValueError: the teachers' roles are not those that the family needs, a teacher's classes or
+        image size differ from the student's, or a mode of BatchNorm that is none.
     """
 
     student_views: tuple[str, ...] = ("clean",)
-    teacher_views: Mapping[str, str] = {}
+    teacher_views: Mapping[str, str | tuple[str, ...]] = {}
     cached_roles: tuple[str, ...] = ()
     # What divides the student's logits in training; an audit attacks at it as well.
     temperature: float = 1.0
     # Logits of the student beyond the teachers'.
     extra_classes: int = 0
+
+    def __new__(cls, student, teachers=None, **settings):
+        """Notes the settings for `get_config`, whatever a family's constructor makes of them."""
+        distiller = super().__new__(cls)
+        object.__setattr__(distiller, "_settings", settings)  # Keras would track what is in it
+        return distiller
 
     def __init__(
         self,
@@ -88,6 +104,7 @@ class Distiller(DistributedFit, keras.Model):
         *,
         threat: ThreatModel | None = None,
         attack: Callable | None = None,
+        attack_batch_norm: str = "inference",
         epsilon_schedule: Schedule = CONSTANT,
         rate_schedule: Schedule = CONSTANT,
         steps_per_epoch: int = 1,
@@ -113,6 +130,12 @@ class Distiller(DistributedFit, keras.Model):
         self.student = student
         self.threat = threat or ThreatModel()
         self.attack = attack
+        if attack_batch_norm not in ATTACK_BATCH_NORM:
+            raise ValueError(
+                f"{type(self).__name__}.attack_batch_norm is {attack_batch_norm!r}; use one of "
+                f"{', '.join(ATTACK_BATCH_NORM)}."
+            )
+        self.attack_batch_norm = attack_batch_norm
         self.epsilon_schedule = epsilon_schedule
         self.rate_schedule = rate_schedule
         self.steps_per_epoch = steps_per_epoch
@@ -131,16 +154,40 @@ class Distiller(DistributedFit, keras.Model):
 
     # Hooks of a family.
 
-    def perturb(self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
-        """The adversarial view, `[batch, height, width, channels]`: cross-entropy is maximised."""
+    def perturb(
+        self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, teachers: Tensors
+    ) -> tf.Tensor:
+        """The adversarial view, `[batch, height, width, channels]`: cross-entropy is maximised.
+
+        Args:
+          images: clean images, `[batch, height, width, channels]`.
+          labels: class ids, `[batch]`.
+          seeds: one per image, int32 `[batch, 2]`.
+          teachers: as in `terms`, of the teachers that see the clean view.
+        """
         return self.run_attack(images, labels, seeds)
+
+    def further_views(self, views: Tensors) -> dict[str, tf.Tensor]:
+        """Views beside "clean" and "adversarial", made from these."""
+        return {}
+
+    @property
+    def trained_models(self) -> tuple[keras.Model, ...]:
+        """The student, and what is trained beside it; all are part of a checkpoint."""
+        return (self.student,)
+
+    def run_student(self, views: Tensors) -> dict[str, tf.Tensor]:
+        """Training-mode logits by name, inside the tape: the student's on each of its views."""
+        return {
+            view: as_float32(self._student_training(views[view])) for view in self.student_views
+        }
 
     def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         """Named losses per example.
 
         Args:
           labels: class ids, `[batch]`.
-          student: view -> training-mode logits, `[batch, classes]`.
+          student: what `run_student` returned, `[batch, classes]`.
           teachers: role -> logits, `[batch, classes]`, no gradient.
 
         Returns:
@@ -194,15 +241,49 @@ class Distiller(DistributedFit, keras.Model):
 
     @property
     def _needs_attack(self) -> bool:
-        return "adversarial" in (*self.student_views, *self.teacher_views.values())
+        asked = [view for _, _, view in self._questions()]
+        return "adversarial" in (*self.student_views, *asked)
+
+    def _questions(self) -> Iterator[tuple[str, str, str]]:
+        """(name of the logits, role, view) of all that teachers are asked."""
+        for role, views in self.teacher_views.items():
+            if isinstance(views, str):
+                yield role, role, views
+            else:
+                yield from ((f"{role}_{view}", role, view) for view in views)
+
+    @property
+    def trained_variables(self) -> list[keras.Variable]:
+        """What the optimizer moves."""
+        return [v for model in self.trained_models for v in model.trainable_variables]
+
+    def get_config(self) -> dict:
+        """The settings that were given, as they were: `cls(student, teachers, **get_config())`.
+
+        Nets are not among them, and values may be objects (attacks, schedules): what describes a
+        distiller on disk is the run's gin text, and what is saved of it is its student.
+        """
+        return dict(self._settings)
 
     @property
     def current_threat(self) -> ThreatModel:
         """The threat model at this step of the epsilon schedule."""
         return self.threat.scaled(self.epsilon_schedule(self.epoch))
 
+    def teacher_fn(self, role: str) -> Callable[[tf.Tensor], tf.Tensor]:
+        """A teacher as a function: images -> float32 logits; gradients reach the images."""
+        inference = never_empty(self._teacher_inference[role]())
+        return lambda images: as_float32(inference(images))
+
+    def attacked_fn(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The student as the attack sees it: images -> float32 logits."""
+        if self.attack_batch_norm != "inference":
+            return lambda images: as_float32(self._student_training(images))
+        inference = never_empty(self._student_inference())  # BatchNorm folded
+        return lambda images: as_float32(inference(images))
+
     def run_attack(self, images, labels, seeds, objective=None) -> tf.Tensor:
-        """The attack on the student in inference mode (BatchNorm folded), projected by us.
+        """The attack on `attacked_fn`, projected by us.
 
         Args:
           images: clean images of this replica, `[batch, height, width, channels]`.
@@ -212,15 +293,13 @@ class Distiller(DistributedFit, keras.Model):
             is the slice of the batch that is attacked.
         """
         assert self.attack is not None  # the constructor has seen to it
-        inference = never_empty(self._student_inference())
+        model_fn = self.attacked_fn()
         threat = self.current_threat
         count = images.shape[0] or tf.shape(images)[0]
-
-        def model_fn(perturbed):
-            return _float32(inference(perturbed))
-
+        # Statistics of the batch are those of the whole batch.
+        shards = self.attack_shards if self.attack_batch_norm == "inference" else 1
         parts = []
-        for rows in sharding.shards(count, self.attack_shards):
+        for rows in sharding.shards(count, shards):
             perturbed = self.attack(
                 model_fn,
                 images[rows],
@@ -240,27 +319,22 @@ class Distiller(DistributedFit, keras.Model):
         images, labels, ids, *cached = data
         state = [tf.convert_to_tensor(v.value) for v in self._guarded_state]
         views = {"clean": images}
-        # The scopes name the parts of a step in a profile and for `mtard-plan`.
+        teachers = self._ask(views, dict(zip(self.cached_roles, cached, strict=False)))
         if self._needs_attack:
-            with tf.name_scope("attack"):
-                views["adversarial"] = self.perturb(images, labels, image_seeds(self.seed, ids))
-        with tf.name_scope("teachers"):
-            teachers = dict(zip(self.cached_roles, cached, strict=False))
-            for role, view in self.teacher_views.items():
-                if role not in teachers:
-                    logits = self._teacher_inference[role]()(views[view])
-                    teachers[role] = tf.stop_gradient(_float32(logits))
+            views["adversarial"] = self._perturbed(images, labels, ids, teachers)
+            views |= self.further_views(views)
+            teachers = self._ask(views, teachers)
         with tf.GradientTape() as tape:
-            student = {
-                view: _float32(self._student_training(views[view])) for view in self.student_views
-            }
+            student = self.run_student(views)
             shares = mean_shares(self.terms(labels, student, teachers))
             means = replica_sums({k: tf.stop_gradient(v) for k, v in shares.items()})
             weights, logs = self.weigh(means, teachers)
             loss = tf.add_n([weights[name] * share for name, share in shares.items()])
             scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, self.student.trainable_variables)
-        average_replicas(self.student.non_trainable_variables)
+        trained = self.trained_variables
+        gradients = tape.gradient(scaled, trained)
+        for model in self.trained_models:
+            average_replicas(model.non_trainable_variables)
         total = tf.add_n([weights[name] * means[name] for name in means])
         overflow = replica_sum(_non_finite(gradients))
         non_finite = _non_finite([total])
@@ -273,14 +347,35 @@ class Distiller(DistributedFit, keras.Model):
         logs = {"loss": total, **means, **logs, "non_finite": non_finite}
         if self.skip_non_finite:
             finite = non_finite == 0
-            apply_if(finite, self.optimizer, gradients, self.student.trainable_variables)
+            apply_if(finite, self.optimizer, gradients, trained)
             for variable, before in zip(self._guarded_state, state, strict=True):
                 variable.assign(tf.where(finite, variable.value, before))
             logs["skipped"] = tf.cast(~finite, tf.float32)
         else:
-            self.optimizer.apply(gradients, self.student.trainable_variables)
+            self.optimizer.apply(gradients, trained)
         self.steps_done.assign_add(1)
         return self.fit_logs(logs)
+
+    # The scopes name the parts of a step in a profile and for `mtard-plan`.
+
+    def _ask(self, views: Tensors, known: Tensors) -> dict[str, tf.Tensor]:
+        """What is known of the teachers' logits, and those on the views that are there by now."""
+        answers = dict(known)
+        with tf.name_scope("teachers/"):  # the slash goes on with the scope
+            for name, role, view in self._questions():
+                if name not in answers and view in views:
+                    answers[name] = tf.stop_gradient(self.teacher_fn(role)(views[view]))
+        return answers
+
+    def _perturbed(self, images, labels, ids, teachers: Tensors) -> tf.Tensor:
+        still = self.student.non_trainable_variables if self.attack_batch_norm == "batch" else []
+        before = [tf.convert_to_tensor(v.value) for v in still]
+        with tf.name_scope("attack"):
+            seeds = image_seeds(self.seed, ids)
+            perturbed = self.perturb(images, labels, seeds, teachers)
+        for variable, value in zip(still, before, strict=True):
+            variable.assign(value)
+        return perturbed
 
     @property
     def _guarded_state(self) -> list[keras.Variable]:
@@ -294,7 +389,7 @@ class Distiller(DistributedFit, keras.Model):
         return self.student(inputs, training=training)
 
 
-def _float32(logits: tf.Tensor) -> tf.Tensor:
+def as_float32(logits: tf.Tensor) -> tf.Tensor:
     """Losses, entropies and balance stay in float32 whatever the nets compute in."""
     return tf.cast(logits, tf.float32)
 

@@ -123,7 +123,7 @@ def of_stage(
       PlanError: a step whose work its graph does not tell.
     """
     student = distiller.student
-    distiller.optimizer.build(student.trainable_variables)
+    distiller.optimizer.build(distiller.trained_variables)
     batch_size = min(stage.batch_size, len(data.train))
     step = count(
         lambda *batch: distiller.train_step(batch),
@@ -182,11 +182,11 @@ def _validation(
 def _weight_bytes(distiller: Distiller, teachers: Mapping[str, keras.Model]) -> int:
     """Everything whose size no batch changes."""
     # The model, its twin for attacks and its twin for training; a teacher has the first two.
-    student = 3 * _bytes(distiller.student.variables)
-    gradients = _bytes(distiller.student.trainable_variables)
+    trained = 3 * sum(_bytes(model.variables) for model in distiller.trained_models)
+    gradients = _bytes(distiller.trained_variables)
     slots = _bytes(distiller.optimizer.variables)
     models = {id(model): model for model in teachers.values()}.values()
-    return student + gradients + slots + sum(2 * _bytes(model.variables) for model in models)
+    return trained + gradients + slots + sum(2 * _bytes(model.variables) for model in models)
 
 
 def _bytes(variables: list[keras.Variable]) -> int:

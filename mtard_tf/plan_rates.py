@@ -172,10 +172,9 @@ def _passes(built: Built) -> dict[str, Callable]:
 
 
 def _update(built: Built) -> Callable:
-    student, optimizer = built.distiller.student, built.distiller.optimizer
+    variables, optimizer = built.distiller.trained_variables, built.distiller.optimizer
 
     def update():
-        variables = student.trainable_variables
         optimizer.apply([tf.zeros(v.shape, v.dtype) for v in variables], variables)
 
     return update

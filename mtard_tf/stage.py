@@ -158,7 +158,7 @@ class Stage:
             optimizer.gradient_accumulation_steps = accumulated
         if self.precision == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-        optimizer.build(distiller.student.trainable_variables)
+        optimizer.build(distiller.trained_variables)
         # XLA is slower than plain graphs for these nets on CPU (measured), and optional elsewhere.
         distiller.compile(
             optimizer=optimizer,

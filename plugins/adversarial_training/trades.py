@@ -26,8 +26,8 @@ class Trades(Distiller):
         super().__init__(student, teachers, attack=attack, **kwargs)
         self.beta = beta
 
-    def perturb(self, images, labels, seeds):
-        clean = tf.stop_gradient(self._student_inference()(images))
+    def perturb(self, images, labels, seeds, teachers):
+        clean = tf.stop_gradient(self.attacked_fn()(images))
 
         def objective(_, logits, rows):
             return kl_divergence(clean[rows], logits)

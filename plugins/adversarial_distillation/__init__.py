@@ -1,0 +1,1 @@
+"""Distillation of robustness from a teacher: rows that multi-teacher methods compare with."""

@@ -1,0 +1,138 @@
+"""ABSLD: Anti-Bias Soft Label Distillation (Zhao et al., NeurIPS 2024, arXiv 2312.05508)."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from mtard_tf.distribution import replica_sum
+from mtard_tf.losses import cross_entropy
+from mtard_tf.plugins.adversarial_distillation.rslad import RSLAD
+from mtard_tf.schedules import epoch_of
+
+
+class ABSLD(RSLAD):
+    """RSLAD whose teacher speaks at a temperature of each class, for classes equally hard to learn.
+
+        target for S(x'): T(x) / tau_adversarial[y],   for S(x): T(x) / tau_clean[y]
+
+    After each epoch, for both views apart, with L_c the sum over the epoch of the student's
+    cross-entropy (training mode) on images of class c:
+
+        tau_c <- clip(tau_c - rate (L_c - mean L) / max |L - mean L|, minimum, maximum)
+
+    so the classes that are learnt worst are taught sharpest.
+
+    Departures of the official code from this, with `official_quirks`: its two targets are views of
+    one tensor that is divided in place, so both are T(x) / (tau_adversarial[y] tau_clean[y]). Left
+    out: the logarithm of a softmax, as in `rslad`.
+
+    Args:
+      temperature_rate: step of the class that differs most; follows `rate_schedule`.
+      minimum_temperature: lower bound.
+      maximum_temperature: upper bound.
+      official_quirks: what the code does.
+
+    Source: `zhaoshiji123/ABSLD:resnet18_absld_cifar10.py:66-189`.
+    """
+
+    def __init__(
+        self,
+        student,
+        teachers=None,
+        *,
+        temperature_rate: float = 0.1,
+        minimum_temperature: float = 0.5,
+        maximum_temperature: float = 5.0,
+        official_quirks: bool = False,
+        **kwargs,
+    ):
+        super().__init__(student, teachers, **kwargs)
+        self.temperature_rate = temperature_rate
+        self.minimum_temperature = minimum_temperature
+        self.maximum_temperature = maximum_temperature
+        self.official_quirks = official_quirks
+        # Rows in the order of `student_views`.
+        self.class_temperatures = self._class_state("class_temperatures", "ones")
+        self.class_losses = self._class_state("class_losses", "zeros")
+
+    def _class_state(self, name: str, initializer: str):
+        return self.add_weight(
+            name=name,
+            shape=(len(self.student_views), self.student.output_shape[-1]),
+            initializer=initializer,
+            dtype="float32",
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+
+    def target(self, labels, teachers, view):
+        temperatures = tf.convert_to_tensor(self.class_temperatures.value)
+        if self.official_quirks:
+            own = tf.reduce_prod(temperatures, axis=0)
+        else:
+            own = temperatures[self.student_views.index(view)]
+        return teachers["robust"] / tf.gather(own, labels)[:, tf.newaxis]
+
+    def terms(self, labels, student, teachers):
+        terms = super().terms(labels, student, teachers)
+        # Here, because `weigh` sees no labels.
+        sums = [
+            tf.math.unsorted_segment_sum(
+                tf.stop_gradient(cross_entropy(student[view], labels)),
+                labels,
+                self.student.output_shape[-1],
+            )
+            for view in self.student_views
+        ]
+        self.class_losses.assign_add(replica_sum(tf.stack(sums)))
+        return terms
+
+    def weigh(self, means, teachers):
+        done = self.steps_done.value + 1  # with this step
+        ends = tf.equal(done % self.steps_per_epoch, 0)
+        # The code lowers the rate before the update at the end of the epoch.
+        rate = self.temperature_rate * self.rate_schedule(epoch_of(done, self.steps_per_epoch))
+        losses = tf.convert_to_tensor(self.class_losses.value)
+        temperatures = tf.convert_to_tensor(self.class_temperatures.value)
+        moved = class_temperatures(
+            temperatures,
+            losses,
+            rate=rate,
+            minimum=self.minimum_temperature,
+            maximum=self.maximum_temperature,
+        )
+        self.class_temperatures.assign(tf.where(ends, moved, temperatures))
+        self.class_losses.assign(tf.where(ends, 0.0, losses))
+        weights, logs = super().weigh(means, teachers)
+        for row, view in zip(tf.unstack(temperatures), self.student_views, strict=True):
+            logs[f"temperature_{view}_least"] = tf.reduce_min(row)
+            logs[f"temperature_{view}_greatest"] = tf.reduce_max(row)
+        return weights, logs
+
+
+def class_temperatures(
+    temperatures: tf.Tensor,
+    losses: tf.Tensor,
+    *,
+    rate: float | tf.Tensor,
+    minimum: float,
+    maximum: float,
+) -> tf.Tensor:
+    """The classes' temperatures after an epoch.
+
+        tau_c <- clip(tau_c - rate (L_c - mean L) / max |L - mean L|, minimum, maximum)
+
+    Args:
+      temperatures: `[views, classes]`.
+      losses: `[views, classes]`, summed over the epoch.
+      rate: step of the class whose loss differs most from the mean.
+      minimum: lower bound.
+      maximum: upper bound.
+
+    Returns:
+      `[views, classes]`; the old ones where all losses are equal.
+    """
+    gaps = losses - tf.reduce_mean(losses, axis=1, keepdims=True)
+    largest = tf.reduce_max(tf.abs(gaps), axis=1, keepdims=True)
+    step = rate * tf.math.divide_no_nan(gaps, largest)
+    return tf.clip_by_value(temperatures - step, minimum, maximum)

@@ -1,0 +1,75 @@
+"""ARD: Adversarially Robust Distillation (Goldblum et al., AAAI 2020, arXiv 1905.09747)."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from mtard_tf.distiller import Distiller, default_attack
+from mtard_tf.losses import cross_entropy, kl_divergence
+
+
+class ARD(Distiller):
+    """The robust teacher's answer on the clean image is the target on the adversarial one.
+
+        loss = alpha t^2 KL(softmax(T(x) / t) || softmax(S(x') / t)) + (1 - alpha) CE(S(x), y)
+        x' = PGD-10 on CE(S(x'), y) from a uniform start
+
+    Departures of the official code from this, all of them with `official_quirks`:
+
+    * the KL is the mean over batch *and* classes; here it is summed over classes, as the formula
+      says, which is 10 times as much for 10 classes;
+    * the attack runs with BatchNorm in training mode: on the batch's statistics, and its ten passes
+      move the running ones;
+    * with alpha = 1 the clean batch still passes through the student, for its BatchNorm alone.
+
+    Its learning-rate schedule drops once: at its second epoch it sets the first value again. That
+    is `schedules.StepDecay(epochs=(100,))`, where the paper's is `epochs=(100, 150)`.
+
+    Args:
+      alpha: weight of the distillation.
+      temperature: t, of teacher and student.
+      attack: default PGD-10, step epsilon / 4, uniform start.
+      official_quirks: what the code does.
+
+    Source: `goldblum/AdversariallyRobustDistillation:main.py:60-135`.
+    """
+
+    student_views = ("adversarial", "clean")
+    teacher_views = {"robust": "clean"}
+
+    def __init__(
+        self,
+        student,
+        teachers=None,
+        *,
+        alpha: float = 1.0,
+        temperature: float = 30.0,
+        attack=None,
+        official_quirks: bool = False,
+        **kwargs,
+    ):
+        if alpha == 1 and not official_quirks:
+            self.student_views = ("adversarial",)
+        if official_quirks:
+            kwargs.setdefault("attack_batch_norm", "training")
+        super().__init__(student, teachers, attack=attack or default_attack("uniform"), **kwargs)
+        self.alpha = alpha
+        self.temperature = temperature
+        classes = student.output_shape[-1]
+        self.kl_scale = temperature**2 / (classes if official_quirks else 1)
+
+    def terms(self, labels, student, teachers):
+        divergence = kl_divergence(
+            teachers["robust"],
+            student["adversarial"],
+            teacher_temperature=self.temperature,
+            student_temperature=self.temperature,
+        )
+        terms = {"kl_robust": self.kl_scale * divergence}
+        if self.alpha != 1:
+            terms["cross_entropy"] = cross_entropy(student["clean"], labels)
+        return terms
+
+    def weigh(self, means, teachers):
+        weights = {"kl_robust": self.alpha, "cross_entropy": 1 - self.alpha}
+        return {name: tf.constant(float(weights[name])) for name in means}, {}

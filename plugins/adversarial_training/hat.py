@@ -1,0 +1,59 @@
+"""HAT: Helper-based Adversarial Training (Rade and Moosavi-Dezfooli, ICLR 2022)."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from mtard_tf.distiller import default_attack
+from mtard_tf.losses import cross_entropy
+from mtard_tf.plugins.adversarial_training.trades import Trades
+
+
+class HAT(Trades):
+    """TRADES, and beyond each adversarial image a helper with a clean net's label for it.
+
+        loss = CE(f(x), y) + beta KL(f(x) || f(x')) + gamma CE(f(x + h (x' - x)), y')
+        y' = argmax f_clean(x'),  x' as in TRADES with step epsilon / 4
+
+    f_clean, naturally trained, is the teacher "clean"; its label, not its logits, is used. The
+    helper is not clipped to the box, as in the official code.
+
+    Args:
+      beta: weight of the robust term.
+      gamma: weight of the helper's term.
+      extrapolation: h.
+      attack: default PGD-10, step epsilon / 4, from 0.001 Gaussian noise.
+
+    Source: `imrahulr/hat:core/utils/hat.py:14-82`, its README for 2.5, 0.5 and 2.
+    """
+
+    student_views = ("clean", "adversarial", "helper")
+    teacher_views = {"clean": "adversarial"}
+
+    def __init__(
+        self,
+        student,
+        teachers=None,
+        *,
+        beta: float = 2.5,
+        gamma: float = 0.5,
+        extrapolation: float = 2.0,
+        attack=None,
+        **kwargs,
+    ):
+        super().__init__(student, teachers, beta=beta, attack=attack or default_attack(), **kwargs)
+        self.gamma = gamma
+        self.extrapolation = extrapolation
+
+    def further_views(self, views):
+        beyond = self.extrapolation * (views["adversarial"] - views["clean"])
+        return {"helper": views["clean"] + beyond}
+
+    def terms(self, labels, student, teachers):
+        helper_labels = tf.argmax(teachers["clean"], axis=1)
+        helper = cross_entropy(student["helper"], helper_labels)
+        return {**super().terms(labels, student, teachers), "helper": helper}
+
+    def weigh(self, means, teachers):
+        weights, logs = super().weigh(means, teachers)
+        return {**weights, "helper": tf.constant(float(self.gamma))}, logs
