@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import keras
 import numpy as np
@@ -12,15 +11,11 @@ import tensorflow as tf
 from mtard_tf.attacks import sharding
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds
+from mtard_tf.attacks.step_size import has_step_size, with_step_scaled
+from mtard_tf.averaging import EMA, SWA, Averages
 from mtard_tf.data.batches import evaluation_batches
 from mtard_tf.data.image_data import Split
-from mtard_tf.distribution import (
-    apply_if,
-    average_replicas,
-    mean_shares,
-    replica_sum,
-    replica_sums,
-)
+from mtard_tf.distribution import average_replicas, mean_shares, replica_sums
 from mtard_tf.keras_shims import DistributedFit
 from mtard_tf.models.compatibility import check_fit
 from mtard_tf.models.empty_batches import never_empty
@@ -28,6 +23,8 @@ from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
 from mtard_tf.schedules import CONSTANT, Schedule, epoch_of
 from mtard_tf.threat import ThreatModel
+from mtard_tf.updates import update
+from mtard_tf.weight_perturbation import WeightPerturbation
 
 _TABLE_BATCH = 500
 
@@ -59,6 +56,7 @@ class Distiller(DistributedFit, keras.Model):
       threat: ball and box of the adversarial view.
       attack: makes the adversarial view, on the student in inference mode; None for none.
       epsilon_schedule: factor on `threat.epsilon` by epoch (the attack's step scales with it).
+      step_size_schedule: factor on the attack's step by epoch, beside that of epsilon.
       rate_schedule: factor on the balance rates by epoch.
       steps_per_epoch: what an epoch is, for the schedules.
       seed: seeds the attack's starts.
@@ -67,10 +65,12 @@ class Distiller(DistributedFit, keras.Model):
         2 without an accelerator and with two cores or more, else 1.
       skip_non_finite: leave a step out whose loss or gradient is not finite, as if its batch had
         not been there; log `skipped`.
+      weight_perturbation: where the gradient is taken; None for at the weights themselves.
+      averaging: rule by which `averages` follows the student's weights; None for no averages.
 
     Raises:
-      ValueError: the teachers' roles are not those that the family needs, or a teacher's classes or
-        image size differ from the student's.
+      ValueError: the teachers' roles are not those that the family needs, a teacher's classes or
+        image size differ from the student's, or the attack is missing or has no step to schedule.
     """
 
     student_views: tuple[str, ...] = ("clean",)
@@ -89,11 +89,14 @@ class Distiller(DistributedFit, keras.Model):
         threat: ThreatModel | None = None,
         attack: Callable | None = None,
         epsilon_schedule: Schedule = CONSTANT,
+        step_size_schedule: Schedule = CONSTANT,
         rate_schedule: Schedule = CONSTANT,
         steps_per_epoch: int = 1,
         seed: int = 0,
         attack_shards: int | None = None,
         skip_non_finite: bool = False,
+        weight_perturbation: WeightPerturbation | None = None,
+        averaging: EMA | SWA | None = None,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
@@ -107,13 +110,12 @@ class Distiller(DistributedFit, keras.Model):
             trainable=False,
             aggregation="only_first_replica",
         )
-        if attack_shards is None:
-            attack_shards = sharding.default_shards()
-        self.attack_shards = attack_shards
+        self.attack_shards = attack_shards or sharding.default_shards()
         self.student = student
         self.threat = threat or ThreatModel()
         self.attack = attack
         self.epsilon_schedule = epsilon_schedule
+        self.step_size_schedule = step_size_schedule
         self.rate_schedule = rate_schedule
         self.steps_per_epoch = steps_per_epoch
         self.seed = seed
@@ -125,6 +127,13 @@ class Distiller(DistributedFit, keras.Model):
                 f"{type(self).__name__} trains on adversarial images; give it an attack, such as "
                 "@attacks.pgd()."
             )
+        if attack is not None and step_size_schedule != CONSTANT and not has_step_size(attack):
+            raise ValueError(
+                f"{type(self).__name__}'s attack has no relative_step_size for "
+                "Stage.step_size_schedule to scale; take an attack like @attacks.pgd()."
+            )
+        self.weight_perturbation = weight_perturbation
+        self.averages = averaging and Averages(averaging, self, student.trainable_variables)
         self._student_inference = FoldedInference(student)
         self._student_training = FusedTraining(student)
         self._teacher_inference = {role: FoldedInference(t) for role, t in teachers.items()}
@@ -212,25 +221,20 @@ class Distiller(DistributedFit, keras.Model):
             is the slice of the batch that is attacked.
         """
         assert self.attack is not None  # the constructor has seen to it
+        attack = self.attack
+        if self.step_size_schedule != CONSTANT:
+            attack = with_step_scaled(attack, self.step_size_schedule(self.epoch))
         inference = never_empty(self._student_inference())
-        threat = self.current_threat
-        count = images.shape[0] or tf.shape(images)[0]
-
-        def model_fn(perturbed):
-            return _float32(inference(perturbed))
-
-        parts = []
-        for rows in sharding.shards(count, self.attack_shards):
-            perturbed = self.attack(
-                model_fn,
-                images[rows],
-                labels[rows],
-                threat=threat,
-                seeds=seeds[rows],
-                objective=objective and partial(objective, rows=rows),
-            )
-            parts.append(threat.project(perturbed, images[rows]))
-        return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)[:count]
+        return sharding.attack_in_parts(
+            attack,
+            lambda perturbed: _float32(inference(perturbed)),
+            images,
+            labels,
+            threat=self.current_threat,
+            seeds=seeds,
+            objective=objective,
+            parts=self.attack_shards,
+        )
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
         """One step on (images, labels, ids, logits of each cached role); returns scalars by name.
@@ -238,7 +242,9 @@ class Distiller(DistributedFit, keras.Model):
         Among them `non_finite`, how many elements of loss and gradient are not finite.
         """
         images, labels, ids, *cached = data
-        state = [tf.convert_to_tensor(v.value) for v in self._guarded_state]
+        before = None
+        if self.skip_non_finite:
+            before = [(v, tf.convert_to_tensor(v.value)) for v in self._step_state()]
         views = {"clean": images}
         # The scopes name the parts of a step in a profile and for `mtard-plan`.
         if self._needs_attack:
@@ -250,44 +256,53 @@ class Distiller(DistributedFit, keras.Model):
                 if role not in teachers:
                     logits = self._teacher_inference[role]()(views[view])
                     teachers[role] = tf.stop_gradient(_float32(logits))
+
+        def loss(weights=None):
+            return self._loss(labels, views, teachers, weights)
+
+        trained = self.student.trainable_variables
+        at = self.weight_perturbation and self.weight_perturbation.ascended(
+            lambda: loss()[0], trained, self._step_state(), self.epoch
+        )
         with tf.GradientTape() as tape:
-            student = {
-                view: _float32(self._student_training(views[view])) for view in self.student_views
-            }
-            shares = mean_shares(self.terms(labels, student, teachers))
-            means = replica_sums({k: tf.stop_gradient(v) for k, v in shares.items()})
-            weights, logs = self.weigh(means, teachers)
-            loss = tf.add_n([weights[name] * share for name, share in shares.items()])
-            scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, self.student.trainable_variables)
+            if at is not None:
+                tape.watch(at)
+            scaled, logs = loss(at)
+        gradients = tape.gradient(scaled, trained if at is None else at)
         average_replicas(self.student.non_trainable_variables)
-        total = tf.add_n([weights[name] * means[name] for name in means])
-        overflow = replica_sum(_non_finite(gradients))
-        non_finite = _non_finite([total])
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            # It leaves steps that overflow out by itself, which is no fault; but it looks at one
-            # replica's gradients, so each must know of the others' overflow.
-            gradients = [tf.where(overflow > 0, float("inf"), g) for g in gradients]
-        else:
-            non_finite += overflow
-        logs = {"loss": total, **means, **logs, "non_finite": non_finite}
-        if self.skip_non_finite:
-            finite = non_finite == 0
-            apply_if(finite, self.optimizer, gradients, self.student.trainable_variables)
-            for variable, before in zip(self._guarded_state, state, strict=True):
-                variable.assign(tf.where(finite, variable.value, before))
-            logs["skipped"] = tf.cast(~finite, tf.float32)
-        else:
-            self.optimizer.apply(gradients, self.student.trainable_variables)
+        updates = tf.convert_to_tensor(self.optimizer.iterations)
+        logs |= update(self.optimizer, gradients, trained, logs["loss"], before)
         self.steps_done.assign_add(1)
+        if self.averages is not None:
+            updated = tf.convert_to_tensor(self.optimizer.iterations) > updates
+            self.averages.update(updated, self.steps_done.value, self.steps_per_epoch)
         return self.fit_logs(logs)
 
-    @property
-    def _guarded_state(self) -> list[keras.Variable]:
-        """What a skipped step must not move, beside what the optimizer moves."""
-        if not self.skip_non_finite:
-            return []
-        return [v for v in self.non_trainable_variables if v is not self.steps_done]
+    def _loss(self, labels, views, teachers, weights=None) -> tuple[tf.Tensor, dict]:
+        """This replica's share of the weighed loss, scaled for the optimizer, and what to log.
+
+        Args:
+          labels: class ids, `[batch]`.
+          views: view -> images.
+          teachers: role -> logits.
+          weights: tensors that stand in for the student's trainable variables.
+        """
+        student = {
+            view: _float32(self._student_training(views[view], weights))
+            for view in self.student_views
+        }
+        shares = mean_shares(self.terms(labels, student, teachers))
+        means = replica_sums({k: tf.stop_gradient(v) for k, v in shares.items()})
+        term_weights, logs = self.weigh(means, teachers)
+        loss = tf.add_n([term_weights[name] * share for name, share in shares.items()])
+        total = tf.add_n([term_weights[name] * means[name] for name in means])
+        return self.optimizer.scale_loss(loss), {"loss": total, **means, **logs}
+
+    def _step_state(self) -> list[keras.Variable]:
+        """What a pass moves, beside what the optimizer moves: BatchNorm, seeds, balance."""
+        averages = [] if self.averages is None else self.averages.variables
+        ours = {id(v) for v in (self.steps_done, *averages)}
+        return [v for v in self.non_trainable_variables if id(v) not in ours]
 
     def call(self, inputs, training=False):
         """The student's logits."""
@@ -297,12 +312,6 @@ class Distiller(DistributedFit, keras.Model):
 def _float32(logits: tf.Tensor) -> tf.Tensor:
     """Losses, entropies and balance stay in float32 whatever the nets compute in."""
     return tf.cast(logits, tf.float32)
-
-
-def _non_finite(tensors: list[tf.Tensor]) -> tf.Tensor:
-    """How many elements are not finite, float32 scalar."""
-    counts = [tf.math.count_nonzero(~tf.math.is_finite(t), dtype=tf.float32) for t in tensors]
-    return tf.add_n(counts) if counts else tf.zeros([])
 
 
 def default_attack(start: str = "gaussian", relative_step_size: float = 0.25) -> PGD:

@@ -15,13 +15,26 @@ ROOT = pathlib.Path(os.path.abspath(__file__)).parent.parent
 
 ROWS = {
     0: {"losses", "optimizers", "schedules"},
-    1: {"attacks", "data", "distribution", "keras_shims", "measuring", "models", "threat"},
+    1: {
+        "attacks",
+        "averaging",
+        "data",
+        "distribution",
+        "keras_shims",
+        "label_smoothing",
+        "measuring",
+        "models",
+        "threat",
+        "updates",
+        "weight_perturbation",
+    },
     2: {"built_ins", "distiller", "registry"},
     3: {"plugins"},
     4: {
         "audit",
         "audit_flags",
         "audit_text",
+        "averaged_student",
         "callbacks",
         "chains",
         "checkpoints",
