@@ -11,7 +11,7 @@ import tensorflow as tf
 from mtard_tf.attacks import sharding
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds
-from mtard_tf.attacks.step_size import has_step_size, with_step_scaled
+from mtard_tf.attacks.step_size import check_attack, with_step_scaled
 from mtard_tf.averaging import EMA, SWA, Averages
 from mtard_tf.data.batches import evaluation_batches
 from mtard_tf.data.image_data import Split
@@ -23,7 +23,7 @@ from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
 from mtard_tf.schedules import CONSTANT, Schedule, epoch_of
 from mtard_tf.threat import ThreatModel
-from mtard_tf.updates import update
+from mtard_tf.updates import snapshot, update
 from mtard_tf.weight_perturbation import WeightPerturbation
 
 _TABLE_BATCH = 500
@@ -122,18 +122,11 @@ class Distiller(DistributedFit, keras.Model):
         teachers = dict(teachers or {})
         name = type(self).__name__
         check_fit(name, student, teachers, self.teacher_views, self.extra_classes)
-        if attack is None and self._needs_attack:
-            raise ValueError(
-                f"{type(self).__name__} trains on adversarial images; give it an attack, such as "
-                "@attacks.pgd()."
-            )
-        if attack is not None and step_size_schedule != CONSTANT and not has_step_size(attack):
-            raise ValueError(
-                f"{type(self).__name__}'s attack has no relative_step_size for "
-                "Stage.step_size_schedule to scale; take an attack like @attacks.pgd()."
-            )
+        check_attack(name, attack, self._needs_attack, step_size_schedule != CONSTANT)
         self.weight_perturbation = weight_perturbation
-        self.averages = averaging and Averages(averaging, self, student.trainable_variables)
+        self.averages: Averages | None = None
+        if averaging is not None:
+            self.averages = Averages(averaging, self, student.trainable_variables)
         self._student_inference = FoldedInference(student)
         self._student_training = FusedTraining(student)
         self._teacher_inference = {role: FoldedInference(t) for role, t in teachers.items()}
@@ -242,9 +235,7 @@ class Distiller(DistributedFit, keras.Model):
         Among them `non_finite`, how many elements of loss and gradient are not finite.
         """
         images, labels, ids, *cached = data
-        before = None
-        if self.skip_non_finite:
-            before = [(v, tf.convert_to_tensor(v.value)) for v in self._step_state()]
+        before = snapshot(self._step_state()) if self.skip_non_finite else None
         views = {"clean": images}
         # The scopes name the parts of a step in a profile and for `mtard-plan`.
         if self._needs_attack:

@@ -72,15 +72,15 @@ def entropy(logits: tf.Tensor, *, temperature: _Scale = 1.0, log_offset: float =
     return -tf.reduce_sum(p * (tf.math.log(p + log_offset) if log_offset else log_p), axis=-1)
 
 
-def cross_entropy(
-    logits: tf.Tensor, labels: tf.Tensor, *, smoothing: float = 0.0
-) -> tf.Tensor:
-    """-sum_c y_c log softmax(logits)_c with y = (1 - smoothing) onehot(label) + smoothing / classes.
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, *, smoothing: float = 0.0) -> tf.Tensor:
+    """-log softmax(logits)[label], or with smoothed labels
+
+        -sum_c y_c log softmax(logits)_c,   y = (1 - smoothing) onehot(label) + smoothing / classes
 
     Args:
       logits: raw logits, `[batch, classes]`.
       labels: integer class ids, `[batch]`.
-      smoothing: share of the target that is uniform; 0 is -log softmax(logits)[label].
+      smoothing: share of the target that is uniform, in [0, 1).
 
     Returns:
       `[batch]`, in nats.

@@ -185,6 +185,8 @@ def _weight_bytes(distiller: Distiller, teachers: Mapping[str, keras.Model]) -> 
     student = 3 * _bytes(distiller.student.variables)
     gradients = _bytes(distiller.student.trainable_variables)
     slots = _bytes(distiller.optimizer.variables)
+    if distiller.averages is not None:  # the averages, the model that has them, and its twins
+        slots += _bytes(distiller.averages.variables) + 4 * _bytes(distiller.student.variables)
     models = {id(model): model for model in teachers.values()}.values()
     return student + gradients + slots + sum(2 * _bytes(model.variables) for model in models)
 

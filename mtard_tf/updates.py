@@ -9,13 +9,20 @@ import tensorflow as tf
 
 from mtard_tf.distribution import apply_if, replica_sum
 
+Values = Sequence[tuple[keras.Variable, tf.Tensor]]
+
+
+def snapshot(variables: Sequence[keras.Variable]) -> Values:
+    """Variables with their values of now."""
+    return [(variable, tf.convert_to_tensor(variable.value)) for variable in variables]
+
 
 def update(
     optimizer: keras.optimizers.Optimizer,
     gradients: list[tf.Tensor],
     weights: Sequence[keras.Variable],
     loss: tf.Tensor,
-    before: Sequence[tuple[keras.Variable, tf.Tensor]] | None,
+    before: Values | None,
 ) -> dict[str, tf.Tensor]:
     """Applies gradients, and says how many elements of loss and gradients are not finite.
 
@@ -24,7 +31,7 @@ def update(
       gradients: of this replica.
       weights: trained variables.
       loss: over the global batch, scalar.
-      before: what a step that is not finite must leave as it was, with its values; such a step
+      before: `snapshot` of what else a step that is not finite must leave as it was; such a step
         then changes nothing. None applies whatever comes.
 
     Returns:

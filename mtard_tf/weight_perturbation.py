@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import Variable
 
 from mtard_tf.distribution import replica_sum_flat
+from mtard_tf.updates import snapshot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +48,11 @@ class WeightPerturbation:
             the training pass to move it once.
           epoch: epochs done.
         """
-        before = [tf.convert_to_tensor(variable.value) for variable in state]
+        before = snapshot(state)
         with tf.GradientTape() as tape:
             value = loss()
         gradients = tape.gradient(value, weights)
-        for variable, old in zip(state, before, strict=True):
+        for variable, old in before:
             variable.assign(old)
         gamma = tf.where(epoch >= self.start, tf.constant(self.gamma, tf.float32), 0.0)
         values = [tf.convert_to_tensor(variable.value) for variable in weights]

@@ -70,6 +70,7 @@ ROWS = {
         "run_directory",
         "soft_labels",
         "stage",
+        "stage_checks",
         "stage_lists",
         "strategies",
         "suites",

@@ -1,4 +1,4 @@
-"""An attack's step size as a schedule moves it."""
+"""The attack of a training: whether it fits, and its step size as a schedule moves it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def with_step_scaled(attack: Callable, factor: float | tf.Tensor) -> Callable:
     """The same attack with `relative_step_size * factor`.
 
     Args:
-      attack: one with that field, see `has_step_size`.
+      attack: one with that field, see `check_attack`.
       factor: a scalar; a tensor where a schedule gives it.
     """
     scaled = copy.copy(attack)
@@ -23,6 +23,24 @@ def with_step_scaled(attack: Callable, factor: float | tf.Tensor) -> Callable:
     return scaled
 
 
-def has_step_size(attack: Callable | None) -> bool:
-    """Whether `attack` has one step size, as a fraction of epsilon."""
-    return hasattr(attack, FIELD)
+def check_attack(name: str, attack: Callable | None, needed: bool, scheduled: bool) -> None:
+    """Refuses an attack that a distiller cannot train with.
+
+    Args:
+      name: of the distiller, for the message.
+      attack: None for none.
+      needed: whether it trains on adversarial images.
+      scheduled: whether the step size has a schedule.
+
+    Raises:
+      ValueError: none is given, or one without a step size.
+    """
+    if attack is None and needed:
+        raise ValueError(
+            f"{name} trains on adversarial images; give it an attack, such as @attacks.pgd()."
+        )
+    if attack is not None and scheduled and not hasattr(attack, FIELD):
+        raise ValueError(
+            f"{name}'s attack has no {FIELD} for Stage.step_size_schedule to scale; take one like "
+            "@attacks.pgd()."
+        )
