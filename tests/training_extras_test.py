@@ -181,7 +181,7 @@ def test_weights_are_put_back_where_nothing_is_applied(data):
 
 @pytest.mark.parametrize("start", [0, 1])
 def test_ema_and_swa_equal_numpy(data, start):
-    """Worked on the weights that the steps left; until `start` epochs are over it is the student."""
+    """Worked on the weights that the steps left, those before `start` epochs are over left out."""
     for rule in (EMA(decay=0.75, start=start), SWA(start=start)):
         trace = _Trace()
         distiller = _fit(data, trace, epochs=3, averaging=rule)
@@ -354,7 +354,7 @@ def test_validations_before_patience_ends(data):
 
 
 def test_smoothed_cross_entropy_by_hand():
-    # p = (3/4, 1/4), label 0, smoothing 0.2: y = (0.9, 0.1), and 0.9 log(4/3) + 0.1 log 4 = 0.397543.
+    # p = (3/4, 1/4), label 0, smoothing 0.2: y = (0.9, 0.1); 0.9 log(4/3) + 0.1 log 4 = 0.397543.
     logits, labels = tf.constant([[np.log(3.0), 0.0]], tf.float32), tf.constant([0])
     smoothed = cross_entropy(logits, labels, smoothing=0.2)
     np.testing.assert_allclose(smoothed, [0.397543], atol=1e-6)
@@ -407,15 +407,15 @@ def test_a_scheduled_step_size(data):
     ("make", "message"),
     [
         (lambda: _stage(patience=0), "student/Stage.patience is 0; give a whole number of validat"),
-        (lambda: _stage(weight_perturbation=-1.0), "Stage.weight_perturbation is -1.0; give a share"),
-        (lambda: _stage(weight_perturbation=float("nan")), "Stage.weight_perturbation is nan; give"),
+        (lambda: _stage(weight_perturbation=-1.0), "weight_perturbation is -1.0; give a share"),
+        (lambda: _stage(weight_perturbation=float("nan")), "weight_perturbation is nan; give"),
         (lambda: _stage(weight_perturbation_start=0.5), "perturbation_start is 0.5; give a whole"),
         (lambda: _stage(averaging=EMA), "give @averaging.EMA() or @averaging.SWA(), with (), or"),
         (lambda: _stage(step_size_schedule=Warmup), "Stage.step_size_schedule is a factory; write"),
         (lambda: EMA(decay=1.0), "EMA.decay is 1.0; give a number from 0 to below 1."),
         (lambda: SWA(start=-1), "SWA.start is -1; give a whole number of epochs."),
         (lambda: EMA(batch_norm_examples=0), "EMA.batch_norm_examples is 0; give a whole number"),
-        (lambda: Natural(_net(), label_smoothing=1.0), "label_smoothing is 1.0; give a number from"),
+        (lambda: Natural(_net(), label_smoothing=1.0), "label_smoothing is 1.0; give a number"),
         (
             lambda: Trades(_net(), attack=AutoAttack(), step_size_schedule=Warmup(2)),
             "Trades's attack has no relative_step_size for Stage.step_size_schedule to scale; take",
