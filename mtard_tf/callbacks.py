@@ -59,15 +59,19 @@ class Guard(keras.callbacks.Callback):
 class Validation(keras.callbacks.Callback):
     """Measures W-Robust on the validation split and keeps the best and the last student.
 
+    Stops the training once `patience` validations in a row were no better than the best.
+
     Args:
       split: the validation split; never the test split.
-      evaluator: of the student.
+      evaluator: of the student, or of the model that stands for it.
       attack: its worst enemy during training; None measures clean accuracy alone.
       folder: `checkpoints/` of the stage; None writes nothing (every worker but the chief).
       every: epochs between two validations; the last epoch is always validated.
       epochs: of the stage.
       examples: how many validation images; None for all.
-      say: hears one line if the student is no better than chance.
+      refresh: brings the evaluator's model up to date.
+      patience: None goes on whatever is found.
+      say: hears one line if the student is no better than chance, or training stops.
     """
 
     def __init__(
@@ -80,27 +84,38 @@ class Validation(keras.callbacks.Callback):
         epochs: int,
         every: int = 1,
         examples: int | None = None,
+        refresh: Callable[[], None] = lambda: None,
+        patience: int | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         super().__init__()
+        self._refresh, self._patience = refresh, patience
         self._split, self._evaluator, self._attack = split, evaluator, attack
         self._folder, self._every, self._examples = folder, every, examples
         self._epochs, self._say = epochs, say
         self.best: dict[str, float] = {}
         self.last: dict[str, float] = {}
+        self._worse = 0  # validations since the best
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether patience is at its end."""
+        return self._patience is not None and self._worse >= self._patience
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What the best and the last student reached."""
-        return {"best": self.best, "last": self.last}
+        """What the best and the last student reached, and how long ago the best was."""
+        return {"best": self.best, "last": self.last, "worse": self._worse}
 
     def restore(self, notes: Mapping[str, Any]) -> None:
         """Goes on from `notes`."""
         self.best, self.last = dict(notes["best"]), dict(notes["last"])
+        self._worse = notes.get("worse", 0)  # version 0.1 did not count
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self._every and epoch + 1 != self._epochs:
             return
+        self._refresh()
         clean = float(self._evaluator.clean(self._split, self._examples).mean())
         self.last = {"epoch": epoch + 1, "validation_clean": clean}
         if self._attack is None:
@@ -120,10 +135,16 @@ class Validation(keras.callbacks.Callback):
         better = self.last["validation_score"] > self.best.get("validation_score", -1.0)
         if better:
             self.best = self.last
+        self._worse = 0 if better else self._worse + 1
         if self._folder is not None:
-            save_model(self.model.student, self._folder / "last.keras")
+            save_model(self._evaluator.model, self._folder / "last.keras")
             if better:
-                save_model(self.model.student, self._folder / "best.keras")
+                save_model(self._evaluator.model, self._folder / "best.keras")
+        if self.exhausted and epoch + 1 < self._epochs:
+            self._say(
+                f"stops after epoch {epoch + 1} of {self._epochs}: none of the last "
+                f"{self._worse} validations was better than that of epoch {self.best['epoch']}."
+            )
 
     def _warn(self, clean: float) -> None:
         examples = min(self._examples or len(self._split), len(self._split))

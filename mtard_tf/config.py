@@ -16,7 +16,7 @@ from typing import Any
 
 import gin
 
-from mtard_tf import chains, optimizers, registry, schedules, stage_lists
+from mtard_tf import averaging, chains, optimizers, registry, schedules, stage_lists
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.experiment import Experiment
 from mtard_tf.stage import Stage
@@ -47,6 +47,7 @@ _BINDABLE: dict[str, Callable[..., Any]] = {
     "replicates": stage_lists.replicates,
     "chain": chains.chain,
     "temperature_sweep": chains.temperature_sweep,
+    **{f"averaging.{c.__name__}": c for c in averaging.RULES},
     **{f"schedules.{c.__name__}": c for c in schedules.SCHEDULES},
     **{f"optimizers.{name}": factory for name, factory in optimizers.OPTIMIZERS.items()},
 }

@@ -58,6 +58,16 @@ def global_means(values: Sequence[tf.Tensor]) -> tf.Tensor:
     return sums[:-1] / sums[-1]
 
 
+def replica_sum_flat(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """`replica_sum` of each tensor, as one vector: one exchange, however many there are."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return list(tensors)
+    flat = replica_sum(tf.concat([tf.reshape(t, [-1]) for t in tensors], axis=0))
+    parts = tf.split(flat, [math.prod(t.shape) for t in tensors])
+    return [tf.reshape(part, t.shape) for part, t in zip(parts, tensors, strict=True)]
+
+
 def average_replicas(variables: Sequence[Variable]) -> None:
     """Sets float variables that each replica moved by itself to their mean, on all replicas.
 
@@ -68,12 +78,9 @@ def average_replicas(variables: Sequence[Variable]) -> None:
     moved = [v for v in variables if v.dtype.startswith("float")]
     if context.num_replicas_in_sync == 1 or not moved:
         return
-    # As one vector: one exchange a step, however many layers there are.
-    flat = tf.concat([tf.reshape(v.value, [-1]) for v in moved], axis=0)
-    mean = replica_sum(flat) / tf.cast(context.num_replicas_in_sync, flat.dtype)
-    sizes = [math.prod(v.shape) for v in moved]
-    for variable, part in zip(moved, tf.split(mean, sizes), strict=True):
-        variable.assign(tf.reshape(part, variable.shape))
+    sums = replica_sum_flat([v.value for v in moved])
+    for variable, total in zip(moved, sums, strict=True):
+        variable.assign(total / tf.cast(context.num_replicas_in_sync, total.dtype))
 
 
 def apply_if(

@@ -72,19 +72,27 @@ def entropy(logits: tf.Tensor, *, temperature: _Scale = 1.0, log_offset: float =
     return -tf.reduce_sum(p * (tf.math.log(p + log_offset) if log_offset else log_p), axis=-1)
 
 
-def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """-log softmax(logits)[label].
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, *, smoothing: float = 0.0) -> tf.Tensor:
+    """-log softmax(logits)[label], or with smoothed labels
+
+        -sum_c y_c log softmax(logits)_c,   y = (1 - smoothing) onehot(label) + smoothing / classes
 
     Args:
       logits: raw logits, `[batch, classes]`.
       labels: integer class ids, `[batch]`.
+      smoothing: share of the target that is uniform, in [0, 1).
 
     Returns:
       `[batch]`, in nats.
+
+    Source of the smoothing: Szegedy et al. (CVPR 2016, arXiv 1512.00567), section 7.
     """
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(
-        labels=labels, logits=tf.cast(logits, tf.float32)
-    )
+    logits = tf.cast(logits, tf.float32)
+    hard = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    if not smoothing:
+        return hard
+    uniform = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1)
+    return (1.0 - smoothing) * hard + smoothing * uniform
 
 
 def soft_cross_entropy(

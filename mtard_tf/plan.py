@@ -185,6 +185,8 @@ def _weight_bytes(distiller: Distiller, teachers: Mapping[str, keras.Model]) -> 
     trained = 3 * sum(_bytes(model.variables) for model in distiller.trained_models)
     gradients = _bytes(distiller.trained_variables)
     slots = _bytes(distiller.optimizer.variables)
+    if distiller.averages is not None:  # the averages, the model that has them, and its twins
+        slots += _bytes(distiller.averages.variables) + 4 * _bytes(distiller.student.variables)
     models = {id(model): model for model in teachers.values()}.values()
     return trained + gradients + slots + sum(2 * _bytes(model.variables) for model in models)
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import gin
 import keras
 import tensorflow as tf
 
 from mtard_tf.attacks.pgd import PGD
+from mtard_tf.averaging import EMA, SWA
 from mtard_tf.data.batches import steps_per_epoch
 from mtard_tf.data.image_data import ImageData
-from mtard_tf.models.precision import POLICIES, with_precision
+from mtard_tf.models.precision import with_precision
 from mtard_tf.optimizers import sgd
 from mtard_tf.schedules import CONSTANT, Schedule, ScheduledRate, StepDecay
+from mtard_tf.stage_checks import check
 from mtard_tf.threat import ThreatModel
+from mtard_tf.weight_perturbation import WeightPerturbation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +39,18 @@ class Stage:
       rate_schedule: factor on balance rates by epoch; None follows the learning rate, as the
         official code does.
       epsilon_schedule: factor on the attack's epsilon by epoch.
+      step_size_schedule: factor on the attack's step size by epoch, beside that of epsilon.
       epsilon: radius in training, in [0, 1] pixel units; None takes the experiment's.
       validation_attack: measures robustness on the validation split; None for clean accuracy only.
       validate_every: epochs between two validations.
       validation_examples: how many validation images; None for all.
+      patience: validations without a better W-Robust after which the stage ends; None for never.
       select: "best" validation W-Robust, or "last", becomes `student.keras`.
       initial: name of an earlier stage, or path, whose weights the student starts from.
+      weight_perturbation: gamma of adversarial weight perturbation (AWP); 0 for none.
+      weight_perturbation_start: epochs before it begins.
+      averaging: `@averaging.EMA()` or `@averaging.SWA()`: the averaged student is validated and
+        becomes `student.keras`. None for the student itself.
       precision: "float32", "mixed_bfloat16" or "mixed_float16" (with loss scaling), of student,
         teachers and attack; losses, entropies and balance stay in float32, and so does
         `student.keras`.
@@ -69,12 +78,17 @@ class Stage:
     learning_rate_schedule: Schedule = StepDecay()
     rate_schedule: Schedule | None = None
     epsilon_schedule: Schedule = CONSTANT
+    step_size_schedule: Schedule = CONSTANT
     epsilon: float | None = None
     validation_attack: Callable | None = PGD(num_steps=10)
     validate_every: int = 1
     validation_examples: int | None = None
+    patience: int | None = None
     select: str = "best"
     initial: str | None = None
+    weight_perturbation: float = 0.0
+    weight_perturbation_start: int = 0
+    averaging: EMA | SWA | None = None
     precision: str = "float32"
     gradient_accumulation_steps: int = 1
     steps_per_execution: int = 1
@@ -87,36 +101,7 @@ class Stage:
     def __post_init__(self) -> None:
         if not self.scope:
             object.__setattr__(self, "scope", self.name)
-        for field in (
-            "epochs",
-            "batch_size",
-            "validate_every",
-            "gradient_accumulation_steps",
-            "steps_per_execution",
-            "checkpoint_every",
-            "keep_checkpoints",
-        ):
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"{self.scope}/Stage.{field} is {value!r}; give a whole number, at least 1."
-                )
-        for field in ("learning_rate_schedule", "rate_schedule", "epsilon_schedule"):
-            if isinstance(getattr(self, field), type) or inspect.isfunction(getattr(self, field)):
-                raise ValueError(
-                    f"{self.scope}/Stage.{field} is a factory; write ... = @schedules.Name(), "
-                    "with ()."
-                )
-        for field, choices in (
-            ("select", ("best", "last")),
-            ("on_non_finite", ("stop", "skip")),
-            ("precision", POLICIES),
-        ):
-            if getattr(self, field) not in choices:
-                known = " or ".join(map(repr, choices))
-                raise ValueError(
-                    f"{self.scope}/Stage.{field} is {getattr(self, field)!r}; use {known}."
-                )
+        check(self)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -147,6 +132,7 @@ class Stage:
                 {role: with_precision(t, self.precision) for role, t in teachers.items()},
                 threat=self.threat(threat),
                 epsilon_schedule=self.epsilon_schedule,
+                **self._extras(),
                 rate_schedule=self.rate_schedule or self.learning_rate_schedule,
                 steps_per_epoch=steps,
                 seed=seed,
@@ -168,6 +154,19 @@ class Stage:
         )
         return distiller
 
+    def _extras(self) -> dict[str, Any]:
+        """Arguments of the distiller for what is switched on; third parties' may not know them."""
+        extras: dict[str, Any] = {}
+        if self.step_size_schedule != CONSTANT:
+            extras["step_size_schedule"] = self.step_size_schedule
+        if self.weight_perturbation:
+            extras["weight_perturbation"] = WeightPerturbation(
+                self.weight_perturbation, self.weight_perturbation_start
+            )
+        if self.averaging is not None:
+            extras["averaging"] = self.averaging
+        return extras
+
     def _check_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
         if self.gradient_accumulation_steps > 1 and tf.distribute.has_strategy():
             raise ValueError(
@@ -178,7 +177,7 @@ class Stage:
         if optimizer.use_ema:
             raise ValueError(
                 f"{self.scope}/Stage.optimizer has use_ema, which would replace the weights at the "
-                "end of each epoch; leave it out."
+                "end of each epoch; leave it out, and set Stage.averaging = @averaging.EMA()."
             )
 
     def _prepared(self, student: keras.Model) -> keras.Model:

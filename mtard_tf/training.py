@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from mtard_tf import checkpoints, files, soft_labels, strategies
+from mtard_tf.averaged_student import judged_student
 from mtard_tf.callbacks import Guard, Saver, Validation
 from mtard_tf.checkpoints import Checkpoints
 from mtard_tf.data.batches import steps_per_epoch, training_tensors
@@ -120,14 +121,19 @@ class _Run:
         self._chief = strategies.is_chief(strategy)
         kept = folder / "checkpoints"
         self._checkpoints = Checkpoints(kept, stage.keep_checkpoints)
+        judged, refresh = judged_student(
+            distiller, data, batch_size=stage.batch_size, seed=seed, strategy=strategy
+        )
         self._validation = Validation(
             data.validation,
-            Evaluator(distiller.student, setting.threat, strategy=strategy),
+            Evaluator(judged, setting.threat, strategy=strategy),
             stage.validation_attack,
             kept if self._chief else None,
             epochs=stage.epochs,
             every=stage.validate_every,
             examples=stage.validation_examples,
+            refresh=refresh,
+            patience=stage.patience,
             say=self._say,
         )
         self._recorder: Recorder | None = None  # the chief's, once it is known where to begin
@@ -179,6 +185,8 @@ class _Run:
         )
         tensors = [*training_tensors(self._setting.data), *self._soft_labels()]
         for epoch in range(distiller.step // self._steps, stage.epochs):
+            if self._validation.exhausted:
+                break
             step = distiller.step
             batches = strategies.training_data(
                 self._setting.strategy,
@@ -226,14 +234,16 @@ class _Run:
             "stage": stage.name,
             "teachers": dict(stage.teachers),
             "sources": dict(self._sources),
-            "epochs": stage.epochs,
-            "steps": stage.epochs * self._steps,
+            "epochs": self._distiller.step // self._steps,
+            "steps": self._distiller.step,
             "seed": self._seed,
             "selected": stage.select,
             "temperature": float(self._distiller.temperature),
             "best": self._validation.best,
             "last": self._validation.last,
         }
+        if result["epochs"] < stage.epochs:
+            result["stopped_early"] = {"planned_epochs": stage.epochs, "patience": stage.patience}
         files.write_json(folder / "stage.json", result)
         self._checkpoints.clear()
         for path in folder.glob("soft_labels_*.npz"):

@@ -9,6 +9,7 @@ local replica), the last weights and an evaluation to OUT. `--without_shim` leav
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 
@@ -20,6 +21,7 @@ import numpy as np
 from conftest import tiny_data
 
 from mtard_tf import strategies
+from mtard_tf.averaging import EMA
 from mtard_tf.evaluation import Evaluator
 from mtard_tf.keras_shims import DistributedFit
 from mtard_tf.models.small_cnn import small_cnn
@@ -64,7 +66,7 @@ def main() -> None:
 
 
 def steps(strategy, variant: str) -> dict[str, np.ndarray]:
-    """20 steps of a variant: plain, uneven, batch_norm or synchronized."""
+    """20 steps of a variant: plain, uneven, extras, batch_norm or synchronized."""
     batch_norm = variant in ("batch_norm", "synchronized")
     # 5 steps an epoch; uneven: the last batch of an epoch does not divide by the replicas.
     images = tiny_data(75 if variant == "uneven" else 80, 14, 6)
@@ -82,6 +84,10 @@ def steps(strategy, variant: str) -> dict[str, np.ndarray]:
         learning_rate_schedule=CONSTANT,
         synchronized_batch_norm=variant == "synchronized",
     )
+    if variant == "extras":
+        stage = dataclasses.replace(
+            stage, weight_perturbation=0.02, weight_perturbation_start=1, averaging=EMA(decay=0.9)
+        )
     with strategy.scope():
         teachers = {}
         for seed, role in enumerate(("clean", "robust")):
@@ -107,7 +113,11 @@ def steps(strategy, variant: str) -> dict[str, np.ndarray]:
             callbacks=[trace],
         )
     evaluator = Evaluator(distiller.student, distiller.threat, batch_size=4, strategy=strategy)
-    result = {f"w{i:03d}": np.asarray(v.numpy()) for i, v in enumerate(distiller.student.variables)}
+    kept = [
+        *distiller.student.variables,
+        *(distiller.averages.values if distiller.averages else ()),
+    ]
+    result = {f"w{i:03d}": np.asarray(v.numpy()) for i, v in enumerate(kept)}
     result |= {key: np.asarray(rows) for key, rows in trace.rows.items()}
     result["clean"] = evaluator.clean(images.validation)
     result["robust"] = evaluator.attacked(stage.validation_attack, images.validation)

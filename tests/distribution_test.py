@@ -17,7 +17,7 @@ SCRIPT = pathlib.Path(__file__).with_name("distributed_steps.py")
 BALANCE = ("balance_weights", "temperatures", "first_losses")
 
 
-ALL = "plain,uneven,batch_norm,synchronized"
+ALL = "plain,uneven,extras,batch_norm,synchronized"
 
 
 def _start(out: pathlib.Path, variants: str, *arguments: str) -> subprocess.Popen:
@@ -110,8 +110,9 @@ def test_two_replicas_take_the_steps_of_one_device(tmp_path) -> None:
 def test_workers_take_the_steps_of_one_device_and_of_replicas(tmp_path) -> None:
     one, replicas = _single(tmp_path, ALL)
     clusters = [_workers(tmp_path, 2, ALL), _workers(tmp_path, 4, "plain")]
-    for variant in ("plain", "uneven"):
+    for variant in ("plain", "uneven", "extras"):
         _assert_close(one, replicas, variant, 1e-5)
+    assert np.abs(one["extras/w000"] - one["plain/w000"]).max() > 1e-4  # it does something
     for workers in clusters:
         for worker in workers:
             _assert_close(one, worker, "plain", 1e-5)

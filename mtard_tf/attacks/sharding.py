@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 
 import tensorflow as tf
+
+from mtard_tf.threat import ThreatModel
 
 
 def default_shards() -> int:
@@ -27,6 +31,45 @@ def shards(count: tf.Tensor | int, parts: int) -> list[slice]:
         slice(start, higher(start + 1, lower((i + 1) * size, count)))
         for i, start in enumerate(starts)
     ]
+
+
+def attack_in_parts(
+    attack: Callable,
+    model_fn: Callable,
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    *,
+    threat: ThreatModel,
+    seeds: tf.Tensor,
+    objective: Callable | None,
+    parts: int,
+) -> tf.Tensor:
+    """`attack` on parts of a batch side by side, projected by us.
+
+    Args:
+      attack: see the package docstring, as the others that are not named here.
+      model_fn: images to logits.
+      images: clean, `[batch, height, width, channels]`.
+      labels: class ids, `[batch]`.
+      threat: ball and box.
+      seeds: one per image, int32 `[batch, 2]`.
+      objective: `objective(perturbed, logits, rows) -> [batch]` replaces the attack's own; `rows`
+        is the slice of the batch that is attacked.
+      parts: how many.
+    """
+    count = images.shape[0] or tf.shape(images)[0]
+    done = []
+    for rows in shards(count, parts):
+        perturbed = attack(
+            model_fn,
+            images[rows],
+            labels[rows],
+            threat=threat,
+            seeds=seeds[rows],
+            objective=objective and partial(objective, rows=rows),
+        )
+        done.append(threat.project(perturbed, images[rows]))
+    return done[0] if len(done) == 1 else tf.concat(done, axis=0)[:count]
 
 
 def _cores() -> int:

@@ -7,6 +7,8 @@ so the papers' is; Keras' layer keeps the biased one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
@@ -28,13 +30,20 @@ class FusedTraining:
         if hasattr(model, "operations") and any(_fusible(layer) for layer in model.layers):
             self._twin = keras.models.clone_model(model, clone_function=_clone)
 
-    def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        """Training-mode logits, `[batch, classes]`."""
-        if self._twin is None:
+    def __call__(self, images: tf.Tensor, weights: Sequence[tf.Tensor] | None = None) -> tf.Tensor:
+        """Training-mode logits, `[batch, classes]`.
+
+        Args:
+          images: float32.
+          weights: stand in for the model's trainable variables, in their order.
+        """
+        if self._twin is None and weights is None:
             return self._model(images, training=True)
+        if weights is None:
+            weights = [tf.convert_to_tensor(v.value) for v in self._model.trainable_variables]
         state = self._model.non_trainable_variables
-        logits, moved = self._twin.stateless_call(
-            [tf.convert_to_tensor(v.value) for v in self._model.trainable_variables],
+        logits, moved = (self._twin or self._model).stateless_call(
+            weights,
             [tf.convert_to_tensor(v.value) for v in state],
             images,
             training=True,

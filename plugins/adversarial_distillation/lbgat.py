@@ -7,11 +7,12 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from mtard_tf.distiller import Distiller, as_float32, default_attack
+from mtard_tf.distiller import Distiller, default_attack
 from mtard_tf.losses import cross_entropy, kl_divergence
 from mtard_tf.models.compatibility import check_fit
 from mtard_tf.models.fused import FusedTraining
 from mtard_tf.models.precision import with_precision
+from mtard_tf.views import as_float32
 
 
 class LBGAT(Distiller):
@@ -65,9 +66,9 @@ class LBGAT(Distiller):
     def trained_models(self):
         return (self.student, self.guide)
 
-    def run_student(self, views):
+    def run_student(self, views, weights=None):
         guide = as_float32(self._guide_training(views["clean"]))
-        return super().run_student(views) | {"guide": guide}
+        return super().run_student(views, weights) | {"guide": guide}
 
     def perturb(self, images, labels, seeds, teachers):
         clean = tf.stop_gradient(self.attacked_fn()(images))

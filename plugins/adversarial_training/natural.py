@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mtard_tf.distiller import Distiller
-from mtard_tf.losses import cross_entropy
+from mtard_tf.label_smoothing import HardLabels
 
 
-class Natural(Distiller):
+class Natural(HardLabels, Distiller):
     """loss = CE(f(x) / T, y). Makes the clean teacher. No attack is run.
 
     Args:
@@ -18,4 +18,4 @@ class Natural(Distiller):
         self.set_temperature(temperature)
 
     def terms(self, labels, student, teachers):
-        return {"cross_entropy": cross_entropy(student["clean"] / self.temperature, labels)}
+        return {"cross_entropy": self.cross_entropy(student["clean"] / self.temperature, labels)}

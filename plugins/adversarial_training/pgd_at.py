@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mtard_tf.distiller import Distiller, default_attack
-from mtard_tf.losses import cross_entropy
+from mtard_tf.label_smoothing import HardLabels
 
 
-class PGDAdversarialTraining(Distiller):
+class PGDAdversarialTraining(HardLabels, Distiller):
     """loss = CE(f(x'), y), x' = PGD-10 on cross-entropy from a uniform start.
 
     The attack runs in inference mode; Madry's TensorFlow code leaves BatchNorm in training mode
@@ -22,4 +22,4 @@ class PGDAdversarialTraining(Distiller):
         super().__init__(student, teachers, attack=attack or default_attack("uniform"), **kwargs)
 
     def terms(self, labels, student, teachers):
-        return {"cross_entropy": cross_entropy(student["adversarial"], labels)}
+        return {"cross_entropy": self.cross_entropy(student["adversarial"], labels)}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import tensorflow as tf
 
 from mtard_tf.distiller import Distiller, default_attack
-from mtard_tf.losses import cross_entropy, kl_divergence
+from mtard_tf.label_smoothing import HardLabels
+from mtard_tf.losses import kl_divergence
 
 
-class Trades(Distiller):
+class Trades(HardLabels, Distiller):
     """loss = CE(f(x), y) + beta KL(f(x) || f(x')), x' maximising that KL.
 
     The gradient flows through both sides of the KL, and the attack's target is f(x) in inference
@@ -36,7 +37,7 @@ class Trades(Distiller):
 
     def terms(self, labels, student, teachers):
         return {
-            "cross_entropy": cross_entropy(student["clean"], labels),
+            "cross_entropy": self.cross_entropy(student["clean"], labels),
             "kl": kl_divergence(student["clean"], student["adversarial"]),
         }
 

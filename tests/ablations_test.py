@@ -1,0 +1,131 @@
+"""The run files of `gin/runs/ablations`: each parses, builds and steps; neutral ones are equal."""
+
+from __future__ import annotations
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mtard_tf import config
+
+FOLDER = pathlib.Path(config.config_folder()) / "runs" / "ablations"
+FILES = sorted({path.stem for path in FOLDER.glob("*.gin")} - {"common", "small"})
+# Small nets and one step of the attack: what is tested is the balance.
+TINY = (
+    "models.small_cnn.widths = (4,)",
+    "student/models.small_cnn.widths = (4,)",
+    "student/models.small_cnn.dense = 4",
+    "student/distillers.mtard.attack = @attacks.fgsm()",
+    "student/distillers.bmtard.attack = @attacks.fgsm()",
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    from conftest import tiny_data
+
+    return tiny_data(8, 4, 4)
+
+
+def _steps(data, name, *bindings):
+    """Two steps of a file's student, from untrained teachers: weights, and logs of both."""
+    config.parse([f"runs/ablations/{name}.gin"], [*TINY, *bindings])
+    stages = {stage.name: stage for stage in config.experiment().stages}
+    student = stages["student"]
+    teachers = {}
+    for role, source in sorted(student.teachers.items()):
+        keras.utils.set_random_seed(len(role))
+        teachers[role] = stages[source].model(data.image_shape, data.num_classes)
+    distiller = student.build(data, teachers, config.experiment().threat, 7)
+    batch = (
+        tf.constant(data.train.images / 255.0, tf.float32),
+        tf.constant(data.train.labels),
+        tf.range(8, dtype=tf.int64),
+    )
+    logs = [distiller.train_step(batch) for _ in range(2)]
+    return distiller.student.get_weights(), [{k: float(v) for k, v in row.items()} for row in logs]
+
+
+def _equal(ours, theirs):
+    for a, b in zip(ours[0], theirs[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def stepped(data):
+    return {name: _steps(data, name) for name in FILES}
+
+
+def test_there_is_a_file_for_each_ablation():
+    assert FILES == [
+        "both",
+        "entropy_balance",
+        "fixed_temperatures",
+        "fixed_weights",
+        "loss_balance",
+        "one_teacher",
+        "three_teachers",
+    ]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_parses_with_small_after_it(name):
+    config.parse([f"runs/ablations/{name}.gin", "runs/ablations/small.gin"])
+    described = config.experiment()
+    assert described.dataset().name == "fashion_mini" and described.epsilon == 0.1
+    assert described.stages[-1].name == "student" and described.stages[-1].epochs == 9
+
+
+def test_what_each_balances(stepped):
+    second = {name: logs[1] for name, (_, logs) in stepped.items()}
+    for name, row in second.items():
+        weights = [v for k, v in row.items() if k.startswith("weight_")]
+        assert sum(weights) == pytest.approx(1.0, abs=1e-6), name
+        moved = any(w != pytest.approx(1 / len(weights), abs=1e-7) for w in weights)
+        assert moved == (name not in ("fixed_weights", "entropy_balance", "one_teacher")), name
+    # The surer of two teachers is softened, from 1 upwards by two steps.
+    for name in ("both", "entropy_balance"):
+        row = second[name]
+        assert max(row["temperature_clean"], row["temperature_robust"]) == pytest.approx(1.004)
+    assert second["fixed_temperatures"]["temperature_clean"] == 2.0
+    assert second["fixed_temperatures"]["temperature_robust"] == 1.0
+    assert "temperature_clean" not in second["loss_balance"]
+    assert {k for k in second["three_teachers"] if k.startswith("kl_")} == {
+        "kl_robust",
+        "kl_half",
+        "kl_clean",
+    }
+
+
+def test_one_teacher_is_its_own_term(stepped):
+    for row in stepped["one_teacher"][1]:
+        assert row["loss"] == row["kl_robust"] and row["weight_robust"] == 1.0
+        assert "kl_clean" not in row
+
+
+def test_a_balance_of_rate_0_is_the_file_without_it(data, stepped):
+    still = "student/distillers.bmtard.temperature_rate = 0.0"
+    unweighed = "student/distillers.mtard.weight_rate = 0.0"
+    _equal(_steps(data, "both", still), stepped["loss_balance"])
+    _equal(_steps(data, "entropy_balance", still), stepped["fixed_weights"])
+    _equal(_steps(data, "loss_balance", unweighed), stepped["fixed_weights"])
+    at_one = "student/distillers.bmtard.initial_temperatures = {'clean': 1.0, 'robust': 1.0}"
+    _equal(_steps(data, "fixed_temperatures", at_one), stepped["loss_balance"])
+
+
+def test_one_teacher_keeps_its_temperature(data):
+    alone = (
+        "student/Stage.distiller = @distillers.bmtard",
+        "student/distillers.bmtard.teacher_views = {'robust': 'adversarial'}",
+        "student/distillers.bmtard.initial_temperatures = {'robust': 3.0}",
+    )
+    _, logs = _steps(data, "one_teacher", *alone)
+    assert logs[1]["temperature_robust"] == 3.0 and logs[1]["weight_robust"] == 1.0
+
+
+def test_a_view_without_a_role_is_refused(data):
+    with pytest.raises(ValueError, match=r"teacher_views is \{\}; give at least one role, each"):
+        _steps(data, "one_teacher", "student/distillers.mtard.teacher_views = {}")

@@ -1,0 +1,432 @@
+"""Weight perturbation, averaging, label smoothing, step sizes and patience, each by its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mtard_tf import checkpoints
+from mtard_tf.attacks.autoattack import AutoAttack
+from mtard_tf.attacks.pgd import FGSM, PGD
+from mtard_tf.attacks.step_size import with_step_scaled
+from mtard_tf.averaged_student import BatchStatistics, judged_student
+from mtard_tf.averaging import EMA, SWA
+from mtard_tf.callbacks import Validation
+from mtard_tf.data.batches import training_batches
+from mtard_tf.losses import cross_entropy
+from mtard_tf.models.small_cnn import small_cnn
+from mtard_tf.optimizers import CoupledSGD, sgd
+from mtard_tf.plugins.adversarial_training.natural import Natural
+from mtard_tf.plugins.adversarial_training.trades import Trades
+from mtard_tf.plugins.multi_teacher.bmtard import BMTARD
+from mtard_tf.preemption import Preempted, Preemption
+from mtard_tf.schedules import CONSTANT, Constant, Warmup
+from mtard_tf.stage import Stage
+from mtard_tf.threat import ThreatModel
+from mtard_tf.training import Setting, train
+from mtard_tf.weight_perturbation import WeightPerturbation, perturbed
+
+THREAT = ThreatModel("linf", 0.1)
+STEPS = 3  # 40 images in batches of 16
+
+
+def _net(shape=(8, 8, 3), classes=3):
+    return small_cnn(shape, classes, widths=(4,), dense=4, batch_normalization=True)
+
+
+STAGE = Stage(
+    "student",
+    Natural,
+    _net,
+    epochs=2,
+    batch_size=16,
+    optimizer=sgd,
+    learning_rate=0.05,
+    learning_rate_schedule=CONSTANT,
+    validation_attack=None,
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    from conftest import tiny_data
+
+    return tiny_data()
+
+
+class _Trace(keras.callbacks.Callback):
+    """The student's trained weights, and the logs, after each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights, self.logs = [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.weights.append([v.numpy() for v in self.model.student.trainable_variables])
+        self.logs.append(dict(logs))
+
+
+def _fit(data, *callbacks, epochs=2, teachers=(), **changes):
+    keras.utils.set_random_seed(1)
+    teachers = {role: _net() for role in teachers}
+    distiller = dataclasses.replace(STAGE, **changes).build(data, teachers, THREAT, 7)
+    batches = training_batches(data, batch_size=16, epochs=epochs, seed=7)
+    distiller.fit(
+        batches, epochs=epochs, steps_per_epoch=STEPS, shuffle=False, verbose=0, callbacks=callbacks
+    )
+    return distiller
+
+
+def _equal(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# Adversarial weight perturbation.
+
+
+def test_a_perturbation_by_hand():
+    # |w| = 5 and g points along (0, 1): w moves by 0.1 * 5. A vector stays; so does a layer whose
+    # gradient is 0; and everything where one gradient is not finite.
+    w, b, g = tf.constant([[3.0, 4.0]]), tf.constant([1.0, 1.0]), tf.constant([[0.0, 7.0]])
+    moved = perturbed([w, b, w], [g, b, tf.zeros_like(w)], 0.1)
+    np.testing.assert_allclose(moved[0], [[3.0, 4.5]], rtol=1e-6)
+    _equal(moved[1:], [b, w])
+    _equal(perturbed([w], [g], 0.0), [w])
+    _equal(perturbed([w, w], [g, g * float("nan")], 0.1), [w, w])
+
+
+def _softmax(z):
+    e = np.exp(z - z.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def test_perturbed_steps_equal_numpy():
+    """Cross-entropy of a linear net, momentum and weight decay, in float64."""
+    rate, momentum, decay, gamma, batch = 0.5, 0.9, 0.01, 0.2, 5
+    random = np.random.RandomState(0)
+    student = keras.Sequential(
+        [keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    )
+    w, b = random.randn(4, 3), random.randn(3)
+    student.set_weights([w, b])
+    distiller = Natural(
+        student, weight_perturbation=WeightPerturbation(gamma, 1), steps_per_epoch=2
+    )
+    distiller.compile(optimizer=CoupledSGD(rate, momentum, decay), jit_compile=False)
+    step = tf.function(distiller.train_step)
+    buffers = [np.zeros_like(w), np.zeros_like(b)]
+    for number in range(4):
+        images = random.rand(batch, 2, 2, 1).astype(np.float32)
+        labels = random.randint(0, 3, batch).astype(np.int32)
+        x = images.reshape(batch, -1).astype(np.float64)
+
+        def gradient(w, b, x=x, labels=labels):
+            p = _softmax(x @ w + b)
+            loss = -np.log(p[np.arange(batch), labels]).mean()
+            p[np.arange(batch), labels] -= 1
+            return loss, x.T @ p / batch, p.sum(0) / batch
+
+        _, g, _ = gradient(w, b)
+        on = number >= 2  # from epoch 1 on
+        at = w + on * gamma * np.linalg.norm(w) * g / np.linalg.norm(g)
+        loss, *gradients = gradient(at, b)
+        logs = step((images, labels, np.arange(batch, dtype=np.int64)))
+        np.testing.assert_allclose(logs["loss"], loss, rtol=1e-5)
+        assert not on or loss > gradient(w, b)[0]
+        for variable, g, buffer in zip((w, b), gradients, buffers, strict=True):
+            buffer[:] = momentum * buffer + g + decay * variable
+            variable -= rate * buffer
+        np.testing.assert_allclose(student.get_weights()[0], w, atol=1e-5)
+        np.testing.assert_allclose(student.get_weights()[1], b, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_a_perturbed_step_moves_balance_and_statistics_once(data, precision):
+    """Until the perturbation begins, steps with it are those without it, to the bit."""
+    common = {"distiller": BMTARD, "teachers": ("clean", "robust"), "precision": precision}
+    plain, later, on = _Trace(), _Trace(), _Trace()
+    without = _fit(data, plain, epochs=1, **common)
+    waiting = _fit(
+        data, later, epochs=1, weight_perturbation=0.5, **common, weight_perturbation_start=1
+    )
+    _equal(checkpoints.values(waiting), checkpoints.values(without))
+    moved = _fit(data, on, epochs=1, weight_perturbation=0.5, **common)
+    # The first step: temperatures move by one rate, from teachers that are not perturbed.
+    for role in ("clean", "robust"):
+        name = f"temperature_{role}"
+        assert on.logs[0][name] == plain.logs[0][name]
+        assert on.logs[0][f"kl_{role}"] != plain.logs[0][f"kl_{role}"]
+    assert moved.step == STEPS
+    assert not np.array_equal(on.weights[0][0], plain.weights[0][0])
+    assert all(np.isfinite(row["loss"]) for row in on.logs)
+
+
+def test_weights_are_put_back_where_nothing_is_applied(data):
+    """Two batches make one step, so after the first the student is the one that was built."""
+    trace = _Trace()
+    keras.utils.set_random_seed(1)
+    start = dataclasses.replace(STAGE).build(data, {}, THREAT, 7).student.get_weights()[:1]
+    _fit(data, trace, epochs=1, gradient_accumulation_steps=2, weight_perturbation=0.5)
+    _equal(trace.weights[0][:1], start)
+    assert not np.array_equal(trace.weights[1][0], start[0])
+
+
+# Averaging.
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_ema_and_swa_equal_numpy(data, start):
+    """Worked on the weights that the steps left, those before `start` epochs are over left out."""
+    for rule in (EMA(decay=0.75, start=start), SWA(start=start)):
+        trace = _Trace()
+        distiller = _fit(data, trace, epochs=3, averaging=rule)
+        if isinstance(rule, EMA):
+            entering = trace.weights[STEPS * start :]
+            expected = entering[0]
+            for weights in entering[1:]:
+                expected = [0.75 * a + 0.25 * w for a, w in zip(expected, weights, strict=True)]
+        else:
+            ends = trace.weights[STEPS - 1 :: STEPS][start:]
+            expected = [np.mean(each, axis=0) for each in zip(*ends, strict=True)]
+        assert int(distiller.averages.taken.numpy()) == (
+            STEPS * (3 - start) if isinstance(rule, EMA) else 3 - start
+        )
+        for ours, theirs in zip(distiller.averages.values, expected, strict=True):
+            np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-6, atol=1e-7)
+
+
+def test_before_it_begins_the_average_is_the_student(data):
+    for rule in (EMA(start=5), SWA(start=5)):
+        distiller = _fit(data, epochs=1, averaging=rule)
+        student = [v.numpy() for v in distiller.student.trainable_variables]
+        _equal([v.numpy() for v in distiller.averages.values], student)
+
+
+def test_steps_that_change_nothing_do_not_enter_the_average(data):
+    """Two batches an update: after 3 of them, one update was averaged."""
+    distiller = _fit(data, epochs=1, gradient_accumulation_steps=2, averaging=EMA(decay=0.5))
+    assert int(distiller.averages.taken.numpy()) == 1
+
+
+def test_an_average_changes_no_step(data):
+    plain = _fit(data)
+    averaged = _fit(data, averaging=EMA())
+    _equal(averaged.student.get_weights(), plain.student.get_weights())
+    _equal(
+        [v.numpy() for v in averaged.optimizer.variables],
+        [v.numpy() for v in plain.optimizer.variables],
+    )
+    assert len(averaged.variables) == len(plain.variables) + len(
+        plain.student.trainable_variables
+    ) + 1  # fmt: skip
+
+
+def test_batch_statistics_equal_numpy():
+    """BatchNorm first: its statistics are those of the images, by batches of 3 and 2."""
+    net = keras.Sequential(
+        [
+            keras.Input((2, 2, 2)),
+            keras.layers.BatchNormalization(),
+            keras.layers.Conv2D(3, 1),
+            keras.layers.BatchNormalization(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
+    images = np.random.RandomState(0).rand(5, 2, 2, 2).astype(np.float32)
+    batches = [images[:3], images[3:]]
+    kernel = net.layers[1].get_weights()[0][0, 0]
+    found = BatchStatistics(net).over(
+        [tf.constant(b) for b in batches],
+        [v.numpy() for v in net.trainable_variables],
+        [v.numpy() for v in net.non_trainable_variables],
+    )
+    expected = np.zeros((2, 2)), np.zeros((2, 3))
+    for batch in batches:
+        flat = batch.reshape(-1, 2)
+        hidden = (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-3) @ kernel
+        for total, values in zip(expected, (flat, hidden), strict=True):
+            total += len(batch) / 5 * np.stack([values.mean(0), values.var(0, ddof=1)])
+    assert sorted(found) == [0, 1, 2, 3]
+    for i in range(4):
+        np.testing.assert_allclose(found[i], expected[i // 2][i % 2], rtol=1e-4, atol=1e-5)
+    _equal(
+        net.layers[0].get_weights()[2:], [np.zeros(2), np.ones(2)]
+    )  # the net itself did not move
+
+
+def test_the_judged_student_has_averages_and_their_statistics(data):
+    distiller = _fit(data, averaging=EMA(decay=0.5, batch_norm_examples=20))
+    setting = {"batch_size": 16, "seed": 7, "strategy": tf.distribute.get_strategy()}
+    model, refresh = judged_student(distiller, data, **setting)
+    refresh()
+    _equal(
+        [v.numpy() for v in model.trainable_variables],
+        [v.numpy() for v in distiller.averages.values],
+    )
+    first = model.get_weights()
+    refresh()
+    _equal(model.get_weights(), first)
+    statistics = [v.numpy() for v in model.non_trainable_variables]
+    theirs = [v.numpy() for v in distiller.student.non_trainable_variables]
+    assert not any(np.array_equal(a, b) for a, b in zip(statistics, theirs, strict=True))
+    plain = _fit(data, epochs=1)
+    assert judged_student(plain, data, **setting)[0] is plain.student
+
+
+# Whole stages: resuming and patience.
+
+
+class _Told(Preemption):
+    """Told to go when asked for the `n`th time."""
+
+    def __init__(self, n: int) -> None:
+        self._left = n
+
+    @property
+    def told(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+    @told.setter
+    def told(self, value: bool) -> None:
+        pass
+
+
+def _train(stage, folder, data, preemption=None):
+    setting = Setting(data, THREAT, preemption=preemption or Preemption())
+    return train(stage, {}, folder, setting, seed=7)
+
+
+def test_a_stage_that_is_cut_off_ends_in_the_same_average(data, tmp_path):
+    stage = dataclasses.replace(
+        STAGE, averaging=EMA(decay=0.9), weight_perturbation=0.01, checkpoint_every=1
+    )
+    _train(stage, tmp_path / "whole", data)
+    with pytest.raises(Preempted):
+        _train(stage, tmp_path / "broken", data, _Told(4))
+    _train(stage, tmp_path / "broken", data)
+    ours, theirs = (
+        keras.models.load_model(tmp_path / name / "student.keras", compile=False).get_weights()
+        for name in ("broken", "whole")
+    )
+    _equal(ours, theirs)
+    for name in ("metrics.jsonl", "stage.json"):
+        assert (tmp_path / "broken" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_patience_ends_a_stage_and_survives_a_cut(data, tmp_path, capsys):
+    """At a rate of 0 no validation is better than the first; patience 2 ends after epoch 3."""
+    stage = dataclasses.replace(STAGE, epochs=9, learning_rate=0.0, patience=2)
+    # BatchNorm's statistics would move the accuracy.
+    stage = dataclasses.replace(
+        stage, model=lambda s, c: small_cnn(s, c, widths=(4,), dense=4, batch_normalization=False)
+    )
+    whole = _train(stage, tmp_path / "whole", data)
+    assert whole["epochs"] == 3 and whole["steps"] == 9 and whole["best"]["epoch"] == 1
+    assert whole["stopped_early"] == {"planned_epochs": 9, "patience": 2}
+    assert (
+        "student: stops after epoch 3 of 9: none of the last 2 validations was better than that of "
+        "epoch 1." in capsys.readouterr().err
+    )
+    # Cut off at the end of epoch 2, and once more at the very end of epoch 3.
+    for asked in (5, 2):
+        with pytest.raises(Preempted):
+            _train(stage, tmp_path / "broken", data, _Told(asked))
+    assert _train(stage, tmp_path / "broken", data) == whole
+
+
+def test_validations_before_patience_ends(data):
+    validation = Validation(data.validation, None, None, None, epochs=9, patience=2)
+    assert validation.notes == {"best": {}, "last": {}, "worse": 0} and not validation.exhausted
+    validation.restore({"best": {}, "last": {}, "worse": 2})
+    assert validation.exhausted
+    validation.restore({"best": {}, "last": {}})  # a state of version 0.1
+    assert not validation.exhausted
+
+
+# Labels and step sizes.
+
+
+def test_smoothed_cross_entropy_by_hand():
+    # p = (3/4, 1/4), label 0, smoothing 0.2: y = (0.9, 0.1); 0.9 log(4/3) + 0.1 log 4 = 0.397543.
+    logits, labels = tf.constant([[np.log(3.0), 0.0]], tf.float32), tf.constant([0])
+    smoothed = cross_entropy(logits, labels, smoothing=0.2)
+    np.testing.assert_allclose(smoothed, [0.397543], atol=1e-6)
+    _equal([cross_entropy(logits, labels, smoothing=0.0)], [cross_entropy(logits, labels)])
+
+
+def test_smoothing_is_of_the_terms_and_not_of_the_attack(data):
+    images, labels = (
+        tf.constant(data.train.images[:4] / 255.0, tf.float32),
+        tf.constant([0, 1, 2, 0]),
+    )
+    seeds = tf.zeros([4, 2], tf.int32)
+    keras.utils.set_random_seed(3)
+    net = _net()
+    hard, smooth = Trades(net), Trades(net, label_smoothing=0.3)
+    _equal(smooth.perturb(images, labels, seeds), hard.perturb(images, labels, seeds))
+    logits = tf.random.stateless_normal([4, 3], [0, 1])
+    views = {"clean": logits, "adversarial": logits}
+    np.testing.assert_allclose(
+        smooth.terms(labels, views, {})["cross_entropy"],
+        cross_entropy(logits, labels, smoothing=0.3),
+    )
+
+
+def test_a_scheduled_step_size(data):
+    images, labels = (
+        tf.constant(data.train.images[:4] / 255.0, tf.float32),
+        tf.constant([0, 1, 2, 0]),
+    )
+    seeds = tf.zeros([4, 2], tf.int32)
+    keras.utils.set_random_seed(3)
+    net = _net()
+    half = PGD(num_steps=2, relative_step_size=0.125, start="none")
+    whole = PGD(num_steps=2, relative_step_size=0.25, start="none")
+    scaled = with_step_scaled(whole, tf.constant(0.5))
+    _equal(
+        [scaled(net, images, labels, threat=THREAT, seeds=seeds)],
+        [half(net, images, labels, threat=THREAT, seeds=seeds)],
+    )
+    assert whole.relative_step_size == 0.25
+    assert float(with_step_scaled(FGSM(), 0.5).relative_step_size) == 0.5
+    # In a distiller: epoch 1 of a warm-up over 2 is half of the step, at the same epsilon.
+    scheduled = Trades(net, attack=whole, step_size_schedule=Warmup(2), threat=THREAT)
+    scheduled.steps_done.assign(1)
+    plain = Trades(net, attack=half, step_size_schedule=Constant(), threat=THREAT)
+    _equal([scheduled.perturb(images, labels, seeds)], [plain.perturb(images, labels, seeds)])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: _stage(patience=0), "student/Stage.patience is 0; give a whole number of validat"),
+        (lambda: _stage(weight_perturbation=-1.0), "weight_perturbation is -1.0; give a share"),
+        (lambda: _stage(weight_perturbation=float("nan")), "weight_perturbation is nan; give"),
+        (lambda: _stage(weight_perturbation_start=0.5), "perturbation_start is 0.5; give a whole"),
+        (lambda: _stage(averaging=EMA), "give @averaging.EMA() or @averaging.SWA(), with (), or"),
+        (lambda: _stage(step_size_schedule=Warmup), "Stage.step_size_schedule is a factory; write"),
+        (lambda: EMA(decay=1.0), "EMA.decay is 1.0; give a number from 0 to below 1."),
+        (lambda: SWA(start=-1), "SWA.start is -1; give a whole number of epochs."),
+        (lambda: EMA(batch_norm_examples=0), "EMA.batch_norm_examples is 0; give a whole number"),
+        (lambda: Natural(_net(), label_smoothing=1.0), "label_smoothing is 1.0; give a number"),
+        (
+            lambda: Trades(_net(), attack=AutoAttack(), step_size_schedule=Warmup(2)),
+            "Trades's attack has no relative_step_size for Stage.step_size_schedule to scale; take",
+        ),
+    ],
+)  # fmt: skip
+def test_refusals(make, message):
+    with pytest.raises(ValueError) as caught:
+        make()
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def _stage(**changes):
+    return dataclasses.replace(STAGE, **changes)
