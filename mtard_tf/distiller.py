@@ -234,9 +234,11 @@ class Distiller(Views, DistributedFit, keras.Model):
             return self._loss(labels, views, teachers, weights)
 
         ours = self.student.trainable_variables
-        at = self.weight_perturbation and self.weight_perturbation.ascended(
-            lambda: loss()[0], ours, self._step_state(), self.epoch
-        )
+        at = None
+        if self.weight_perturbation is not None:
+            at = self.weight_perturbation.ascended(
+                lambda: loss()[0], ours, self._step_state(), self.epoch
+            )
         beside = [v for model in self.trained_models[1:] for v in model.trainable_variables]
         with tf.GradientTape() as tape:
             if at is not None:

@@ -7,9 +7,8 @@ Finished stages are not run again; one that was cut off goes on from its last ch
 same command is all that a scheduler has to repeat. Exit codes: 0 done, 1 a mistake that repeating
 will not mend, 75 told to go (SIGTERM) or left by another worker: run it again.
 
-    mtard-train --jobs=2 --config=... --run_dir=...     stages that can, in two processes at a time
-
-Without --config it goes on with the run that is there. On several devices:
+Without --config it goes on with the run that is there. --jobs=2 trains stages that can in two
+processes at a time. On several devices:
 
     mtard-train --strategy=mirrored --config=... --run_dir=...
     mtard-train --strategy=multi_worker --workers=HOST1:2222,HOST2:2222 --index=0 ...   (on HOST1)
