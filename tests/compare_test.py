@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -299,6 +300,74 @@ def test_chains_over_temperatures(tmp_path):
         figure = f"{name}_by_temperature.png"
         assert (tmp_path / "comparison" / figure).read_bytes()[:4] == b"\x89PNG"
         assert figure in (tmp_path / "comparison" / "table.md").read_text()
+
+
+class _Stop(Exception):
+    pass
+
+
+def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_path, monkeypatch):
+    seen = []
+
+    def listen(listed, count, logs):
+        seen.extend([*listed, count, logs])
+        raise _Stop
+
+    monkeypatch.setattr(comparison_flags.jobs, "run", listen)
+    monkeypatch.setattr(comparison_flags.experiments, "check", lambda *_: None)  # builds all nets
+    request = comparison_flags.Request(
+        run_dir=str(tmp_path / "run"),
+        config=[str(tiny_run_file)],
+        jobs=2,
+        suite="paper",
+        skip=["autoattack"],
+        examples=7,
+        baseline="robust_teacher",
+    )
+    with pytest.raises(_Stop):
+        comparison_flags.run(request)
+    *listed, count, logs = seen
+    assert (count, logs) == (2, tmp_path / "run" / "logs")
+    assert [(job.name, tuple(job.needs)) for job in listed] == [
+        ("clean_teacher", ()),
+        ("robust_teacher", ()),
+        ("student", ("clean_teacher", "robust_teacher")),
+        ("clean_teacher.audit", ("clean_teacher", "robust_teacher")),
+        ("robust_teacher.audit", ("robust_teacher",)),
+        ("student.audit", ("student", "robust_teacher")),
+    ]
+    assert listed[-1].command[1:] == [
+        "-m",
+        "mtard_tf.bin.eval",
+        f"--run_dir={tmp_path / 'run'}",
+        f"--out={tmp_path / 'run' / 'evaluation'}",
+        "--suite=paper",
+        "--skip=autoattack",
+        "--examples=7",
+        "--stage=student",
+    ]
+    # Without --config nothing is trained, and what is not trained is not audited.
+    seen.clear()
+    with pytest.raises(_Stop):
+        comparison_flags.run(dataclasses.replace(request, config=[]))
+    assert seen[:-2] == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"baseline": "studnet"}, "Unknown row 'studnet'; did you mean 'student'?"),
+        ({"attack": "pdg_sat"}, "There is no attack 'pdg_sat' to plot; the suite has fgsm"),
+        ({"suite": "pepar"}, "Unknown suite 'pepar'; did you mean 'paper'?"),
+        ({"skip": ["cw"]}, "There is no attack 'cw' to leave out; the suite has fgsm, "),
+    ],
+)  # fmt: skip
+def test_mistakes_are_found_before_anything_is_trained(tiny_run_file, tmp_path, flags, message):
+    request = comparison_flags.Request(str(tmp_path / "run"), [str(tiny_run_file)], **flags)
+    with pytest.raises(ValueError) as caught:
+        comparison_flags.run(request)
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 TINY = (
