@@ -154,8 +154,7 @@ def test_get_config_makes_the_same_distiller(trained):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_hundred_classes_in_mixed_precision(name):
     distiller, _ = build(name, 100, "Stage.precision = 'mixed_bfloat16'")
-    step = tf.function(distiller.train_step)
-    logs = numbers(step(batch_of(100)))
+    logs = numbers(distiller.train_step(batch_of(100)))  # not compiled: that takes longer
     assert all(np.isfinite(value) for value in logs.values()), logs
     for model in distiller.trained_models:
         assert model.layers[-1].compute_dtype == "bfloat16"
