@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 
 from mtard_tf.distiller import Distiller, default_attack
@@ -30,8 +32,8 @@ class AdaAD(Distiller):
     Source: `boyellow/AdaAD:AT_helper.py:8-48`, `main.py:326-353`.
     """
 
-    student_views = ("clean", "adversarial")
-    teacher_views = {"robust": ("clean", "adversarial")}
+    student_views: tuple[str, ...] = ("clean", "adversarial")
+    teacher_views: Mapping[str, tuple[str, ...]] = {"robust": ("clean", "adversarial")}
 
     def __init__(
         self,
