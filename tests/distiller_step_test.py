@@ -10,8 +10,10 @@ import tensorflow as tf
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.attacks.sharding import shards
+from mtard_tf.losses import cross_entropy
 from mtard_tf.models.small_cnn import small_cnn
 from mtard_tf.optimizers import sgd
+from mtard_tf.plugins.adversarial_training.pgd_at import PGDAdversarialTraining
 from mtard_tf.plugins.multi_teacher.bmtard import BMTARD
 from mtard_tf.threat import ThreatModel
 
@@ -81,3 +83,47 @@ def test_a_step_with_batchnorm_equals_plain_keras():
         if "moving_variance" not in expected.path:  # there ours is PyTorch's, see models_test
             np.testing.assert_allclose(ours, expected, atol=1e-5, err_msg=expected.path)
     assert np.abs(plain.get_layer("bn1").moving_mean.numpy()).max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["inference", "batch", "training"])
+def test_batchnorm_of_the_attack(mode):
+    keras.utils.set_random_seed(1)
+    student, plain = _net(), _net()
+    plain.set_weights(student.get_weights())
+    images = tf.random.stateless_uniform([6, 8, 8, 1], [2, 3])
+    labels, ids = tf.constant([0, 1, 2, 0, 1, 2]), tf.range(6, dtype=tf.int64)
+    threat = ThreatModel(epsilon=0.1)
+    distiller = PGDAdversarialTraining(
+        student,
+        threat=threat,
+        attack=PGD(num_steps=2, start="none"),
+        attack_batch_norm=mode,
+        attack_shards=2,
+    )
+    distiller.compile(optimizer=sgd(0.1), jit_compile=False)
+    distiller.train_step((images, labels, ids))
+
+    adversarial = images
+    before = [np.array(v) for v in plain.non_trainable_variables]
+    for _ in range(2):
+        with tf.GradientTape() as tape:
+            tape.watch(adversarial)
+            loss = cross_entropy(plain(adversarial, training=mode != "inference"), labels)
+        moved = adversarial + 0.025 * tf.sign(tape.gradient(loss, adversarial))
+        adversarial = threat.project(moved, images)
+    if mode == "batch":
+        for variable, value in zip(plain.non_trainable_variables, before, strict=True):
+            variable.assign(value)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(cross_entropy(plain(adversarial, training=True), labels))
+    sgd(0.1).apply(tape.gradient(loss, plain.trainable_variables), plain.trainable_variables)
+    for ours, expected in zip(student.variables, plain.variables, strict=True):
+        if "moving_variance" not in expected.path:  # there ours is PyTorch's, see models_test
+            np.testing.assert_allclose(ours, expected, atol=1e-5, err_msg=expected.path)
+
+
+def test_an_unknown_batchnorm_of_the_attack():
+    with pytest.raises(
+        ValueError, match="attack_batch_norm is 'train'; use one of inference, batch, training"
+    ):
+        PGDAdversarialTraining(_net(), attack_batch_norm="train")

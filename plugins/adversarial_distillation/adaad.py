@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 
 from mtard_tf.distiller import Distiller, default_attack
@@ -31,7 +33,7 @@ class AdaAD(Distiller):
     """
 
     student_views: tuple[str, ...] = ("clean", "adversarial")
-    teacher_views = {"robust": ("clean", "adversarial")}
+    teacher_views: Mapping[str, tuple[str, ...]] = {"robust": ("clean", "adversarial")}
 
     def __init__(
         self,

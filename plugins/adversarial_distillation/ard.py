@@ -54,7 +54,7 @@ class ARD(Distiller):
             kwargs.setdefault("attack_batch_norm", "training")
         super().__init__(student, teachers, attack=attack or default_attack("uniform"), **kwargs)
         self.alpha = alpha
-        self.temperature = temperature
+        self.set_temperature(temperature)
         classes = student.output_shape[-1]
         self.kl_scale = temperature**2 / (classes if official_quirks else 1)
 

@@ -65,7 +65,7 @@ class IAD(Distiller):
         super().__init__(student, teachers, attack=attack or default_attack("uniform"), **kwargs)
         self.alpha = alpha
         self.beta = beta
-        self.temperature = temperature
+        self.set_temperature(temperature)
         self.begin = begin
         self.weigh_teacher = weigh_teacher
 

@@ -62,7 +62,7 @@ class IAD2(Distiller):
         self.robust_weight = robust_weight
         self.clean_weight = clean_weight
         self.beta = beta
-        self.temperature = temperature
+        self.set_temperature(temperature)
         self.begin = begin
 
     def terms(self, labels, student, teachers):

@@ -1,0 +1,100 @@
+"""Parts and settings of the baselines: worked examples, official quirks, the guide of LBGAT."""
+
+from __future__ import annotations
+
+import math
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mtard_tf import registry
+from mtard_tf.models.precision import with_precision
+from mtard_tf.plugins.adversarial_distillation.absld import class_temperatures
+from mtard_tf.plugins.adversarial_distillation.iad import self_trust
+
+
+def _linear(classes: int = 3) -> keras.Model:
+    return keras.Sequential(
+        [keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(classes)]
+    )
+
+
+def _make(name: str, **settings):
+    cls = registry.target("distillers", name)
+    return cls(_linear(), {role: _linear() for role in cls.teacher_views}, **settings)
+
+
+def test_class_temperatures_worked_example():
+    # Sums 1, 2, 6 have the mean 3, gaps -2, -1, 3, over the largest -2/3, -1/3, 1. At rate 0.3 from
+    # 1: 1.2, 1.1, 0.7. In the other view all are equal, and nothing moves.
+    moved = class_temperatures(
+        tf.ones([2, 3]), tf.constant([[1.0, 2, 6], [4, 4, 4]]), rate=0.3, minimum=0.5, maximum=5.0
+    )
+    np.testing.assert_allclose(moved, [[1.2, 1.1, 0.7], [1, 1, 1]], rtol=1e-6)
+    clipped = class_temperatures(
+        tf.ones([1, 3]), tf.constant([[1.0, 2, 6]]), rate=3.0, minimum=0.5, maximum=2.5
+    )
+    np.testing.assert_allclose(clipped, [[2.5, 2.0, 0.5]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("epoch", "expected"), [(1.99, 0.0), (2.0, 0.5)])
+def test_self_trust_worked_example(epoch, expected):
+    # Logits 0 and log 3: p_T(y) = 1/4, whose root is 1/2, so half the trust is the student's own.
+    settings = types.SimpleNamespace(beta=0.5, begin=2, epoch=tf.constant(epoch))
+    trust = self_trust(settings, tf.constant([0]), tf.constant([[0.0, math.log(3.0)]]))
+    np.testing.assert_allclose(trust, [expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_norm", "views"),
+    [
+        ("ard", "training", ("adversarial", "clean")),
+        ("iad", "training", ("adversarial", "clean")),
+        ("iad2", "training", ("adversarial", "clean")),
+        ("adaad", "inference", ("clean", "adversarial")),
+        ("adaiad", "inference", ("clean", "adversarial")),
+        ("score", "batch", ("clean", "adversarial")),
+    ],
+)
+def test_official_quirks(name, batch_norm, views):
+    assert _make(name).attack_batch_norm == "inference"
+    quirky = _make(name, official_quirks=True)
+    assert quirky.attack_batch_norm == batch_norm
+    assert quirky.student_views == views
+
+
+def test_absld_divides_twice_in_the_official_code():
+    logits, labels = tf.constant([[2.0, 4, 6], [2, 4, 6]]), tf.constant([0, 2])
+    for quirks, adversarial, clean in ((False, (2, 1), (1, 0.5)), (True, (2, 0.5), (2, 0.5))):
+        distiller = _make("absld", official_quirks=quirks)
+        distiller.class_temperatures.assign([[2.0, 1, 1], [1, 1, 0.5]])
+        for view, divisors in (("adversarial", adversarial), ("clean", clean)):
+            target = distiller.target(labels, {"robust": logits}, view)
+            np.testing.assert_allclose(target, logits / np.array(divisors)[:, None], rtol=1e-6)
+
+
+def test_a_guide_has_weights_and_if_asked_an_architecture_of_its_own():
+    student = with_precision(_linear(), "mixed_bfloat16")
+    cls = registry.target("distillers", "lbgat")
+    alike = cls(student).guide
+    assert np.any(alike.get_weights()[0] != student.get_weights()[0])
+    assert alike.layers[-1].dtype_policy.name == "mixed_bfloat16"
+
+    def wide(image_shape, num_classes):
+        return keras.Sequential(
+            [
+                keras.Input(image_shape),
+                keras.layers.Flatten(),
+                keras.layers.Dense(7),
+                keras.layers.Dense(num_classes),
+            ]
+        )
+
+    other = cls(student, guide=wide).guide
+    assert other.count_params() == 5 * 7 + 8 * 3
+    assert other.layers[-1].dtype_policy.name == "mixed_bfloat16"
+    with pytest.raises(ValueError, match=r"teacher 'guide' has logits of shape \(4,\)"):
+        cls(_linear(), guide=lambda *_: _linear(4))
