@@ -30,7 +30,7 @@ class AdaAD(Distiller):
     Source: `boyellow/AdaAD:AT_helper.py:8-48`, `main.py:326-353`.
     """
 
-    student_views = ("clean", "adversarial")
+    student_views: tuple[str, ...] = ("clean", "adversarial")
     teacher_views = {"robust": ("clean", "adversarial")}
 
     def __init__(

@@ -34,7 +34,7 @@ class ARD(Distiller):
     Source: `goldblum/AdversariallyRobustDistillation:main.py:60-135`.
     """
 
-    student_views = ("adversarial", "clean")
+    student_views: tuple[str, ...] = ("adversarial", "clean")
     teacher_views = {"robust": "clean"}
 
     def __init__(

@@ -38,7 +38,7 @@ class MTARD(Distiller):
     Source: `zhaoshiji123/MTARD`, `mtard/mtard_loss.py:27-58`, `mtard/mtard_resnet18_cifar10.py`.
     """
 
-    student_views = ("adversarial", "clean")
+    student_views: tuple[str, ...] = ("adversarial", "clean")
     teacher_views: Mapping[str, str] = {"robust": "adversarial", "clean": "clean"}
 
     def __init__(
