@@ -145,7 +145,7 @@ class Distiller(Views, DistributedFit, keras.Model):
 
     @property
     def trained_models(self) -> tuple[keras.Model, ...]:
-        """The student, and what is trained beside it; all are part of a checkpoint."""
+        """The student first, and what is trained beside it; all are part of a checkpoint."""
         return (self.student,)
 
     def run_student(self, views: Tensors, weights: list | None = None) -> dict[str, tf.Tensor]:
@@ -233,22 +233,24 @@ class Distiller(Views, DistributedFit, keras.Model):
         def loss(weights=None):
             return self._loss(labels, views, teachers, weights)
 
-        ours = self.student.trainable_variables
-        at = None
+        weights = self.trained_variables
+        own = self.student.trainable_variables
+        moved: list[tf.Tensor] | None = None
         if self.weight_perturbation is not None:
-            at = self.weight_perturbation.ascended(
-                lambda: loss()[0], ours, self._step_state(), self.epoch
+            moved = self.weight_perturbation.ascended(
+                lambda: loss()[0], own, self._step_state(), self.epoch
             )
-        beside = [v for model in self.trained_models[1:] for v in model.trainable_variables]
         with tf.GradientTape() as tape:
-            if at is not None:
-                tape.watch(at)
-            scaled, logs = loss(at)
-        gradients = tape.gradient(scaled, [*(ours if at is None else at), *beside])
+            if moved is not None:
+                tape.watch(moved)
+            scaled, logs = loss(moved)
+        # The student's are the first of the trained variables.
+        sources = weights if moved is None else [*moved, *weights[len(moved) :]]
+        gradients = tape.gradient(scaled, sources)
         for model in self.trained_models:
             average_replicas(model.non_trainable_variables)
         updates = tf.convert_to_tensor(self.optimizer.iterations)
-        logs |= update(self.optimizer, gradients, [*ours, *beside], logs["loss"], before)
+        logs |= update(self.optimizer, gradients, weights, logs["loss"], before)
         self.steps_done.assign_add(1)
         if self.averages is not None:
             updated = tf.convert_to_tensor(self.optimizer.iterations) > updates

@@ -38,6 +38,10 @@ def _net(shape=(8, 8, 3), classes=3):
     return small_cnn(shape, classes, widths=(4,), dense=4, batch_normalization=True)
 
 
+def _bmtard(*args, **kwargs):
+    return BMTARD(*args, attack=FGSM(), attack_shards=1, **kwargs)
+
+
 STAGE = Stage(
     "student",
     Natural,
@@ -148,7 +152,7 @@ def test_perturbed_steps_equal_numpy():
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 def test_a_perturbed_step_moves_balance_and_statistics_once(data, precision):
     """Until the perturbation begins, steps with it are those without it, to the bit."""
-    common = {"distiller": BMTARD, "teachers": ("clean", "robust"), "precision": precision}
+    common = {"distiller": _bmtard, "teachers": ("clean", "robust"), "precision": precision}
     plain, later, on = _Trace(), _Trace(), _Trace()
     without = _fit(data, plain, epochs=1, **common)
     waiting = _fit(
@@ -228,19 +232,13 @@ def test_an_average_changes_no_step(data):
 
 def test_batch_statistics_equal_numpy():
     """BatchNorm first: its statistics are those of the images, by batches of 3 and 2."""
-    net = keras.Sequential(
-        [
-            keras.Input((2, 2, 2)),
-            keras.layers.BatchNormalization(),
-            keras.layers.Conv2D(3, 1),
-            keras.layers.BatchNormalization(),
-            keras.layers.Flatten(),
-            keras.layers.Dense(2),
-        ]
-    )
+    inputs = keras.Input((2, 2, 2))
+    conv = keras.layers.Conv2D(3, 1)
+    hidden = keras.layers.BatchNormalization()(conv(keras.layers.BatchNormalization()(inputs)))
+    net = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(hidden)))
     images = np.random.RandomState(0).rand(5, 2, 2, 2).astype(np.float32)
     batches = [images[:3], images[3:]]
-    kernel = net.layers[1].get_weights()[0][0, 0]
+    kernel = conv.get_weights()[0][0, 0]
     found = BatchStatistics(net).over(
         [tf.constant(b) for b in batches],
         [v.numpy() for v in net.trainable_variables],
@@ -255,9 +253,8 @@ def test_batch_statistics_equal_numpy():
     assert sorted(found) == [0, 1, 2, 3]
     for i in range(4):
         np.testing.assert_allclose(found[i], expected[i // 2][i % 2], rtol=1e-4, atol=1e-5)
-    _equal(
-        net.layers[0].get_weights()[2:], [np.zeros(2), np.ones(2)]
-    )  # the net itself did not move
+    # The net itself did not move.
+    _equal(net.layers[1].get_weights()[2:], [np.zeros(2), np.ones(2)])
 
 
 def test_the_judged_student_has_averages_and_their_statistics(data):
