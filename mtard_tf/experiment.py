@@ -9,6 +9,7 @@ import pathlib
 import sys
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -19,7 +20,14 @@ from mtard_tf.data.image_data import ImageData
 from mtard_tf.locking import locked
 from mtard_tf.model_files import file_digest
 from mtard_tf.preemption import Preempted, Preemption
-from mtard_tf.run_directory import RunError, claim, existing, load_student
+from mtard_tf.run_directory import (
+    RunError,
+    claim,
+    existing,
+    is_path,
+    load_student,
+    load_teacher,
+)
 from mtard_tf.stage import Stage
 from mtard_tf.threat import ThreatModel
 from mtard_tf.training import Setting, train
@@ -72,6 +80,7 @@ class Experiment:
         for place, stage in enumerate(self.stages):
             for source in stage.sources:
                 _check_source(stage.name, source, names[:place])
+            _check_initial(stage.name, stage.initial or "")
 
     @property
     def threat(self) -> ThreatModel:
@@ -201,8 +210,9 @@ def _stage(experiment: Experiment, stage: Stage, run_dir: pathlib.Path, setting:
     if setting.told():
         raise Preempted
     with setting.strategy.scope():
-        models = {role: load_student(run_dir, name) for role, name in named.items()}
-    initial = models.pop("initial", None) if stage.initial else None
+        data = setting.data
+        models = {role: load_teacher(run_dir, t, data) for role, t in stage.teachers.items()}
+        initial = load_student(run_dir, stage.initial) if stage.initial else None
     result = train(
         stage,
         models,
@@ -241,13 +251,13 @@ def check(
 
 def dry_run(experiment: Experiment, data: ImageData) -> None:
     """Builds every stage, untrained: a mistake in the last must not wait for the first to end."""
-    students: dict[str, keras.Model] = {}
+    models: dict[str, Any] = {}
     for stage in experiment.stages:
-        teachers = {
-            role: students[name] if name in students else load_student(pathlib.Path(), name)
-            for role, name in stage.teachers.items()
-        }
-        students[stage.name] = stage.build(data, teachers, experiment.threat, 0).student
+        for path in filter(is_path, stage.teachers.values()):
+            if path not in models:
+                models[path] = load_teacher(pathlib.Path(), path, data)
+        teachers = {role: models[name] for role, name in stage.teachers.items()}
+        models[stage.name] = stage.build(data, teachers, experiment.threat, 0).student
     keras.backend.clear_session()
 
 
@@ -272,11 +282,19 @@ def metadata(run_dir: pathlib.Path, experiment: Experiment, stage: str, data: Im
 
 
 def _check_source(stage: str, source: str, earlier: Sequence[str]) -> None:
-    if source in earlier or source.endswith(".keras"):
+    if source in earlier or is_path(source):
         return
     near = difflib.get_close_matches(source, earlier, 1, 0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(
-        f"Stage {stage!r} names {source!r}, which is neither an earlier stage nor a .keras file; "
-        f"{hint}earlier stages: {', '.join(earlier) or 'none'}."
+        f"Stage {stage!r} names {source!r}, which is neither an earlier stage nor a path (that "
+        f"ends in .keras or has a '/'); {hint}earlier stages: {', '.join(earlier) or 'none'}."
     )
+
+
+def _check_initial(stage: str, source: str) -> None:
+    if is_path(source) and not source.endswith(".keras"):
+        raise ValueError(
+            f"Stage {stage!r} starts from {source!r}; only a stage or a .keras file has weights to "
+            "start from."
+        )

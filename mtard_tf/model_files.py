@@ -72,14 +72,7 @@ def load(path: str | pathlib.Path) -> Any:
     Raises:
       ModelFileError: nothing there, or nothing that can be read as a model.
     """
-    path = pathlib.Path(path)
-    if not path.exists():
-        raise ModelFileError(f"There is no model at {path}; give a .keras file or a SavedModel.")
-    if path.is_dir() and not (path / "saved_model.pb").exists():
-        versions = [p for p in path.glob("*/saved_model.pb") if p.parent.name.isdigit()]
-        if not versions:
-            raise ModelFileError(f"{path} is a folder without saved_model.pb; give a SavedModel.")
-        path = max(versions, key=lambda p: int(p.parent.name)).parent
+    path = _resolved(pathlib.Path(path))
     try:
         return SavedModel(path) if path.is_dir() else keras.models.load_model(path, compile=False)
     except ModelFileError:
@@ -91,12 +84,24 @@ def load(path: str | pathlib.Path) -> Any:
         ) from error
 
 
+def _resolved(path: pathlib.Path) -> pathlib.Path:
+    """The file or the SavedModel itself: of numbered versions, the newest."""
+    if not path.exists():
+        raise ModelFileError(f"There is no model at {path}; give a .keras file or a SavedModel.")
+    if path.is_file() or (path / "saved_model.pb").exists():
+        return path
+    versions = [p.parent for p in path.glob("*/saved_model.pb") if p.parent.name.isdigit()]
+    if not versions:
+        raise ModelFileError(f"{path} is a folder without saved_model.pb; give a SavedModel.")
+    return max(versions, key=lambda version: int(version.name))
+
+
 def check(model: Any, split: Split, label_names: tuple[str, ...]) -> None:
-    """Refuses a model that does not fit the data, before anything is attacked.
+    """Refuses a model that does not fit the data, before anything is attacked or taught.
 
     Args:
       model: from float32 images in [0, 1] to logits.
-      split: what it will be attacked on.
+      split: what it will be used on.
       label_names: one per class.
 
     Raises:
@@ -107,15 +112,21 @@ def check(model: Any, split: Split, label_names: tuple[str, ...]) -> None:
     if not (isinstance(taken, tuple) and isinstance(returned, tuple) and len(returned) == 2):
         raise EvaluationError(
             f"{model.name} takes {taken} and returns {returned}; give a functional model from one "
-            "batch of images to logits [batch, classes]."
+            "batch of images to logits [batch, classes], or of another kind a SavedModel "
+            "(model.export(FOLDER))."
         )
-    wanted, given = tuple(model.input_shape[1:]), split.images.shape[1:]
+    if taken[0] is not None:
+        raise EvaluationError(
+            f"{model.name} takes batches of {taken[0]} images only; save it with a batch size of "
+            "None, which takes any."
+        )
+    wanted, given = tuple(taken[1:]), split.images.shape[1:]
     if len(wanted) != 3 or any(w not in (None, g) for w, g in zip(wanted, given, strict=True)):
         raise EvaluationError(
             f"{model.name} takes images of {wanted} and the data set has {given}; use the data set "
             "that it was trained on."
         )
-    classes = model.output_shape[-1]
+    classes = returned[-1]
     if split.labels.min() < 0 or split.labels.max() >= classes:
         raise EvaluationError(
             f"The labels run from {split.labels.min()} to {split.labels.max()} and {model.name} "
@@ -126,7 +137,13 @@ def check(model: Any, split: Split, label_names: tuple[str, ...]) -> None:
             f"{model.name} has {classes} classes and the data set {len(label_names)}; use the data "
             "set that it was trained on."
         )
-    check_logits(np.asarray(model(to_float(split.images[:32]), training=False)))
+    answer = model(to_float(split.images[:32]), training=False)
+    if not tf.is_tensor(answer):
+        raise EvaluationError(
+            f"{model.name} returns a {type(answer).__name__}; give a functional model that returns "
+            "one tensor of logits [batch, classes]."
+        )
+    check_logits(np.asarray(answer))
 
 
 def _has_outlier_class(model: Any) -> bool:
@@ -140,7 +157,7 @@ def check_logits(logits: np.ndarray) -> None:
     if inside and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
         raise EvaluationError(
             "The model returns probabilities (every row lies in [0, 1] and adds up to 1); attacks "
-            "need raw logits: remove the softmax from its last layer."
+            "and distillation need raw logits: remove the softmax from its last layer."
         )
 
 
@@ -156,10 +173,19 @@ def fingerprint(model: Any) -> str:
 
 
 def file_digest(path: pathlib.Path) -> str:
-    """A fingerprint of a `.keras` file's net and weights, 16 hexadecimal digits.
+    """A fingerprint of the net and weights in a `.keras` file or SavedModel, 16 hexadecimal digits.
 
-    The date that Keras writes into the file does not count.
+    The date that Keras writes into the file does not count, nor what is told of a SavedModel beside
+    it.
+
+    Raises:
+      ModelFileError: a folder that holds no SavedModel.
     """
+    path = _resolved(path)
+    if path.is_dir():
+        parts = [path / "saved_model.pb", *sorted(path.glob("variables/*"))]
+        parts += sorted(file for file in path.glob("assets/**/*") if file.is_file())
+        return digest(*(part for file in parts for part in (file.name, file.read_bytes())))
     if not zipfile.is_zipfile(path):
         return digest(path.read_bytes())
     try:

@@ -7,11 +7,14 @@ import difflib
 import os
 import pathlib
 import platform
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from mtard_tf import files
+from mtard_tf import files, model_files
+from mtard_tf.data.image_data import ImageData
+from mtard_tf.evaluation import EvaluationError
 
 
 class RunError(ValueError):
@@ -57,11 +60,14 @@ def environment() -> dict:
     }
 
 
+def is_path(source: str) -> bool:
+    """Whether a teacher is named by its path; else it is a stage, whose name is one folder."""
+    return "/" in source or source.endswith(".keras")
+
+
 def student_path(run_dir: pathlib.Path, source: str) -> pathlib.Path:
     """The file of a teacher: that of a stage of the run, or a path."""
-    if source.endswith(".keras"):
-        return pathlib.Path(source)
-    return run_dir / source / "student.keras"
+    return pathlib.Path(source) if is_path(source) else run_dir / source / "student.keras"
 
 
 def existing(run_dir: pathlib.Path, source: str) -> pathlib.Path:
@@ -72,22 +78,39 @@ def existing(run_dir: pathlib.Path, source: str) -> pathlib.Path:
     """
     path = student_path(run_dir, source)
     if not path.exists():
-        way = "put it there" if path == pathlib.Path(source) else f"run the stage {source!r} first"
+        way = "put it there" if is_path(source) else f"run the stage {source!r} first"
         raise RunError(f"{path} is missing; {way}, or name another teacher.")
     return path
 
 
-def load_student(run_dir: pathlib.Path, source: str) -> keras.Model:
-    """Loads a stage's student, or a model file.
+def load_student(run_dir: pathlib.Path, source: str) -> Any:
+    """Loads a stage's student, or a model by path, as `model_files.load` does.
 
     Raises:
-      RunError: the file is missing or is not a Keras model.
+      RunError: the file is missing.
+      ModelFileError: it is no model.
     """
     path = existing(run_dir, source)
     try:
-        return keras.models.load_model(path, compile=False)
-    except Exception as error:
-        raise RunError(
-            f"{path} is not a readable .keras file ({' '.join(str(error).split())[:200]}); put a "
-            "whole one there, or, for a stage's, remove the stage's folder to train it anew."
-        ) from error
+        return model_files.load(path)
+    except model_files.ModelFileError as error:
+        if is_path(source):
+            raise
+        raise RunError(f"{error} Or remove {path.parent} to train the stage anew.") from error
+
+
+def load_teacher(run_dir: pathlib.Path, source: str, data: ImageData) -> Any:
+    """Loads a teacher; one that is named by its path must fit the data.
+
+    Raises:
+      RunError: the file is missing; or it takes other images, has other classes, or returns
+        probabilities.
+      ModelFileError: it is no model.
+    """
+    model = load_student(run_dir, source)
+    if is_path(source):
+        try:
+            model_files.check(model, data.train, data.label_names)
+        except EvaluationError as error:
+            raise RunError(f"The teacher {source} does not fit. {error}") from error
+    return model

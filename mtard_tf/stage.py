@@ -30,7 +30,8 @@ class Stage:
       name: the stage's folder, and what later stages call it.
       distiller: factory of the distiller, such as `@distillers.bmtard`.
       model: factory of the student, such as `@models.resnet18`.
-      teachers: role -> name of an earlier stage, or path of a `.keras` file.
+      teachers: role -> name of an earlier stage, or path of a `.keras` file or SavedModel; a path
+        ends in `.keras` or has a "/".
       epochs: passes over the training split.
       batch_size: global batch size; the last batch of an epoch may be smaller.
       optimizer: factory, such as `@optimizers.sgd`, called with the scheduled learning rate.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import keras
 
@@ -10,7 +11,7 @@ import keras
 def check_fit(
     name: str,
     student: keras.Model,
-    teachers: Mapping[str, keras.Model],
+    teachers: Mapping[str, Any],
     roles: Iterable[str],
     extra_classes: int = 0,
 ) -> None:
@@ -19,7 +20,8 @@ def check_fit(
     Args:
       name: of the distiller, for the message.
       student: from images to logits.
-      teachers: role -> model.
+      teachers: role -> Keras model, or anything else that is called with images and has their
+        shape as `input_shape` and that of the logits as `output_shape`.
       roles: those that the distiller needs.
       extra_classes: logits that the student has beyond the teachers'.
 
@@ -28,7 +30,8 @@ def check_fit(
         other classes or image sizes than the student's.
     """
     for role, model in {"student": student, **teachers}.items():
-        if not isinstance(model, keras.Model) or not hasattr(model, "output_shape"):
+        keras_model = isinstance(model, keras.Model) or role != "student"
+        if not (keras_model and hasattr(model, "input_shape") and hasattr(model, "output_shape")):
             raise ValueError(
                 f"{name}: {role} is not a functional or Sequential Keras model; build it with "
                 "keras.Model(inputs, outputs)."
@@ -50,7 +53,9 @@ def check_fit(
             ("logits", (None, student.output_shape[-1] - extra_classes), teacher.output_shape),
             ("images", student.input_shape, teacher.input_shape),
         ):
-            if tuple(ours[1:]) != tuple(theirs[1:]):
+            # A teacher may take images of any size.
+            alike = (their in (None, our) for our, their in zip(ours[1:], theirs[1:], strict=False))
+            if len(ours) != len(theirs) or not all(alike):
                 raise ValueError(
                     f"{name}: teacher {role!r} has {what} of shape {tuple(theirs[1:])}, the "
                     f"student {tuple(ours[1:])}; teach on the same data set."

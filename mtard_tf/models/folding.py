@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import keras
 import tensorflow as tf
+
+from mtard_tf.models.plain import is_plain
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
 
@@ -28,10 +31,10 @@ class FoldedInference:
     functional, or holds nothing to fold, is called as it is with `training=False`.
 
     Args:
-      model: a Keras model from images to logits. It is neither changed nor owned.
+      model: a Keras model or a SavedModel, from images to logits. It is neither changed nor owned.
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: Any) -> None:
         self._model = model
         self._folded = _foldable(model)
         self._twin: keras.Model | None = None
@@ -46,11 +49,13 @@ class FoldedInference:
         twin = self._twin
         tensors: dict[int, tf.Tensor] = {}
         for layer in twin.layers:
+            if not layer.variables:
+                continue  # a cloned input layer may have another name
             source = self._model.get_layer(layer.name)
             if layer.name in self._folded:
                 batch_norm = self._model.get_layer(self._folded[layer.name])
                 tensors[id(layer.kernel)], tensors[id(layer.bias)] = _fold(source, batch_norm)
-            elif not isinstance(layer, _PassThrough):
+            else:
                 for ours, theirs in zip(layer.variables, source.variables, strict=True):
                     tensors[id(ours)] = tf.convert_to_tensor(theirs.value)
         values = [tensors[id(v)] for v in twin.non_trainable_variables]
@@ -77,12 +82,12 @@ class _PassThrough(keras.layers.Layer):
         return inputs
 
 
-def _foldable(model: keras.Model) -> dict[str, str]:
+def _foldable(model: Any) -> dict[str, str]:
     """Convolution name -> name of the BatchNorm that alone consumes it.
 
     A BatchNorm that follows anything else, as the first of a pre-activation block, stays.
     """
-    operations = getattr(model, "operations", [])  # only a functional model has them
+    operations = model.operations if is_plain(model) else []
     pairs: dict[str, str] = {}
     consumers: dict[str, list[keras.layers.Layer]] = {}
     for operation in operations:

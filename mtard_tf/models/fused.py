@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from mtard_tf.models.plain import is_plain
+
 
 class FusedTraining:
     """Runs a model in training mode: `logits = fused(images)`.
@@ -26,8 +28,7 @@ class FusedTraining:
     def __init__(self, model: keras.Model) -> None:
         self._model = model
         self._twin: keras.Model | None = None
-        # Only a functional model has operations, and only such a model can be rebuilt.
-        if hasattr(model, "operations") and any(_fusible(layer) for layer in model.layers):
+        if is_plain(model) and any(_fusible(layer) for layer in model.layers):
             self._twin = keras.models.clone_model(model, clone_function=_clone)
 
     def __call__(self, images: tf.Tensor, weights: Sequence[tf.Tensor] | None = None) -> tf.Tensor:

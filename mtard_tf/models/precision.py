@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
+
+from mtard_tf.models.plain import is_plain
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
-def with_precision(model: keras.Model, policy: str) -> keras.Model:
+def with_precision(model: Any, policy: str) -> Any:
     """The model itself where its layers have this policy, else a copy that has, same weights.
 
     Args:
-      model: functional or Sequential.
+      model: functional or Sequential; any other computes as it was made to.
       policy: one of `POLICIES`.
     """
+    if not is_plain(model) and not isinstance(model, keras.Sequential):
+        return model
     if all(layer.dtype_policy.name == policy for layer in model.layers):
         return model
 
