@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from mtard_tf import comparison, config, files, jobs, plots, report, strategies
+from mtard_tf import comparison, config, files, jobs, plots, report, side_by_side, strategies
 from mtard_tf import comparison_temperatures as temperatures
 from mtard_tf import comparison_text as text
 from mtard_tf import experiment as experiments
@@ -80,7 +80,7 @@ def run(request: Request) -> str:
             claim(run_dir, config.text())
         audit = Audit(data, suite, experiment.threat, examples=request.examples,
                       seed=experiment.seed)  # fmt: skip
-        training = experiments.training_jobs(experiment, run_dir) if given else []
+        training = side_by_side.training_jobs(experiment, run_dir) if given else []
         auditing = _audit_jobs(run_dir, experiment, audit, request, {job.name for job in training})
         with locked(run_dir, shared=True):
             jobs.run([*training, *auditing], request.jobs, run_dir / "logs")

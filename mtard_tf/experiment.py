@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import difflib
 import pathlib
-import sys
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mtard_tf import files, jobs, strategies
+from mtard_tf import files, strategies
 from mtard_tf.data.batches import check_batches
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.locking import locked
@@ -131,59 +130,6 @@ def run(
         preemption = stack.enter_context(Preemption().listening())
         setting = Setting(data, experiment.threat, strategy, preemption)
         return [_stage(experiment, stage, run_dir, setting) for stage in stages]
-
-
-def run_side_by_side(
-    experiment: Experiment,
-    run_dir: pathlib.Path,
-    config: str,
-    count: int,
-    strategy: tf.distribute.Strategy | None = None,
-    options: Sequence[str] = (),
-) -> list[dict]:
-    """The same as `run` in `count` processes, each with its share of the cores.
-
-    A stage starts as soon as those that it learns from are finished. What each prints is in
-    `logs/<stage>.log`.
-
-    Args:
-      experiment: with its stages built.
-      run_dir: see `run`.
-      config: see `run`.
-      count: processes at a time.
-      strategy: must be one device: each process has its own.
-      options: flags of `mtard-train` for each process.
-
-    Returns:
-      One `stage.json` per stage.
-
-    Raises:
-      JobError: a stage failed.
-      RunError: several devices; see `run`, also for Preempted.
-    """
-    strategy = strategy or tf.distribute.get_strategy()
-    if strategy.num_replicas_in_sync > 1:
-        raise RunError(
-            f"--jobs is {count} and the strategy has {strategy.num_replicas_in_sync} replicas; "
-            "use one device with --jobs, or one job with several devices."
-        )
-    check(experiment, experiment.dataset(), strategy, experiment.stages)
-    claim(run_dir, config)
-    with locked(run_dir, shared=True):
-        jobs.run(training_jobs(experiment, run_dir, options), count, run_dir / "logs")
-    return [files.read_json(run_dir / stage.name / "stage.json") for stage in experiment.stages]
-
-
-def training_jobs(
-    experiment: Experiment, run_dir: pathlib.Path, options: Sequence[str] = ()
-) -> list[jobs.Job]:
-    """One job for each stage of a claimed run that is not finished, named as the stage."""
-    command = [sys.executable, "-m", "mtard_tf.bin.train", f"--run_dir={run_dir}", *options]
-    return [
-        jobs.Job(stage.name, [*command, f"--only={stage.name}"], stage.sources)
-        for stage in experiment.stages
-        if not (run_dir / stage.name / "stage.json").exists()
-    ]
 
 
 def _stage(experiment: Experiment, stage: Stage, run_dir: pathlib.Path, setting: Setting) -> dict:

@@ -68,6 +68,7 @@ ROWS = {
         "records",
         "report",
         "run_directory",
+        "side_by_side",
         "soft_labels",
         "stage",
         "stage_checks",

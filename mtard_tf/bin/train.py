@@ -34,13 +34,13 @@ _ONLY = flags.DEFINE_multi_string("only", [], "Stage to run, its teachers finish
 
 
 def main(argv: Sequence[str]) -> None:
-    from mtard_tf import config, experiment, strategies
+    from mtard_tf import config, experiment, side_by_side, strategies
 
     run_dir = pathlib.Path(_RUN_DIR.value)
     described = config.begin_or_go_on(run_dir, _CONFIG.value, _GIN.value)
     strategy = devices.strategy(described.strategy)
     if _JOBS.value > 1:
-        stages = experiment.run_side_by_side(
+        stages = side_by_side.run(
             described, run_dir, config.text(), _JOBS.value, strategy, devices.options()
         )
     else:

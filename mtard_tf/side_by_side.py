@@ -1,0 +1,67 @@
+"""The stages of an experiment in processes of their own, several at a time."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from mtard_tf import files, jobs
+from mtard_tf.experiment import Experiment, check
+from mtard_tf.locking import locked
+from mtard_tf.run_directory import RunError, claim
+
+
+def run(
+    experiment: Experiment,
+    run_dir: pathlib.Path,
+    config: str,
+    count: int,
+    strategy: tf.distribute.Strategy | None = None,
+    options: Sequence[str] = (),
+) -> list[dict]:
+    """The same as `experiment.run` in `count` processes, each with its share of the cores.
+
+    A stage starts as soon as those that it learns from are finished. What each prints is in
+    `logs/<stage>.log`.
+
+    Args:
+      experiment: with its stages built.
+      run_dir: see `experiment.run`.
+      config: see `experiment.run`.
+      count: processes at a time.
+      strategy: must be one device: each process has its own.
+      options: flags of `mtard-train` for each process.
+
+    Returns:
+      One `stage.json` per stage.
+
+    Raises:
+      JobError: a stage failed.
+      RunError: several devices; see `experiment.run`, also for Preempted.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    if strategy.num_replicas_in_sync > 1:
+        raise RunError(
+            f"--jobs is {count} and the strategy has {strategy.num_replicas_in_sync} replicas; "
+            "use one device with --jobs, or one job with several devices."
+        )
+    check(experiment, experiment.dataset(), strategy, experiment.stages)
+    claim(run_dir, config)
+    with locked(run_dir, shared=True):
+        jobs.run(training_jobs(experiment, run_dir, options), count, run_dir / "logs")
+    return [files.read_json(run_dir / stage.name / "stage.json") for stage in experiment.stages]
+
+
+def training_jobs(
+    experiment: Experiment, run_dir: pathlib.Path, options: Sequence[str] = ()
+) -> list[jobs.Job]:
+    """One job for each stage of a claimed run that is not finished, named as the stage."""
+    command = [sys.executable, "-m", "mtard_tf.bin.train", f"--run_dir={run_dir}", *options]
+    return [
+        jobs.Job(stage.name, [*command, f"--only={stage.name}"], stage.sources)
+        for stage in experiment.stages
+        if not (run_dir / stage.name / "stage.json").exists()
+    ]
