@@ -75,6 +75,9 @@ BUILT_INS: dict[str, dict[str, str]] = {
     },
     "datasets": {
         name: f"mtard_tf.data:{name}"
-        for name in ("fashion_mini", "fashion_mnist", "mnist", "cifar10", "cifar100", "tfds")
+        for name in (
+            *("fashion_mini", "fashion_mnist", "mnist", "cifar10", "cifar100", "tfds"),
+            "tiny_imagenet",
+        )
     },
 }

@@ -128,7 +128,8 @@ def test_mnist_says_that_only_its_counts_are_checked() -> None:
 def test_an_unknown_name() -> None:
     with pytest.raises(DataError) as caught:
         importing.named_source("kmnist")
-    assert str(caught.value) == "'kmnist' cannot be imported; use one of fashion_mnist, mnist."
+    expected = "'kmnist' cannot be imported; use one of fashion_mnist, mnist, tiny_imagenet."
+    assert str(caught.value) == expected
 
 
 def test_a_missing_file(source: importing.IdxSource, source_dir: pathlib.Path) -> None:

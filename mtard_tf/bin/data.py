@@ -2,10 +2,12 @@
 
     mtard-data list [--data_dir=DIR]
     mtard-data import fashion_mnist --source=/usr/share/datasets/fashion-mnist [--data_dir=DIR]
+    mtard-data import tiny_imagenet --source=tiny-imagenet-200 [--data_dir=DIR]
     mtard-data make-mini --source=/usr/share/datasets/fashion-mnist --out=DIR/fashion_mini/1.0.0
 
-`import` turns four IDX files of fashion_mnist or mnist into TFDS format; `make-mini` makes the set
-that is embedded in the package. Also `python -m mtard_tf.bin.data ...`.
+`import` turns four IDX files of fashion_mnist or mnist, or the folders of Tiny-ImageNet's archive,
+into TFDS format; `make-mini` makes the set that is embedded in the package. Also
+`python -m mtard_tf.bin.data ...`.
 """
 
 from __future__ import annotations
@@ -19,15 +21,19 @@ from mtard_tf import bin as binary
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Prepared TFDS sets; default $TFDS_DATA_DIR or ~/tensorflow_datasets."
 )
-_SOURCE = flags.DEFINE_string("source", None, "The folder with the four IDX files, .gz or not.")
+_SOURCE = flags.DEFINE_string("source", None, "The folder with the set's own files.")
 _OUT = flags.DEFINE_string("out", None, "make-mini: the version folder to write.")
 
 
 def main(argv: Sequence[str]) -> None:
     from mtard_tf.data import catalogue, importing
+    from mtard_tf.data import tiny_imagenet_folders as tiny
 
     if argv[1:] == ["list"]:
         print(catalogue.table(_DATA_DIR.value))
+    elif argv[1:] == ["import", tiny.NAME] and _SOURCE.value:
+        path = tiny.import_tiny_imagenet(_SOURCE.value, _DATA_DIR.value, progress=_bar)
+        print(f"{tiny.NAME} is in {path} (counts of classes and images are right).")
     elif len(argv) == 3 and argv[1] == "import" and _SOURCE.value:
         source = importing.named_source(argv[2])
         path = importing.import_idx(source, _SOURCE.value, _DATA_DIR.value, progress=_bar)

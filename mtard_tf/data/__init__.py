@@ -25,6 +25,7 @@ _HOMES = {
     "mnist": "fashion",
     "steps_per_epoch": "batches",
     "tfds": "tfds_sets",
+    "tiny_imagenet": "tfds_sets",
     "training_batches": "batches",
 }
 __all__ = sorted(_HOMES)

@@ -16,6 +16,7 @@ KNOWN = {
     "mnist": "mtard-data import mnist --source=DIR, or tfds build mnist",
     "cifar10": "tfds build cifar10",
     "cifar100": "tfds build cifar100",
+    "tiny_imagenet": "mtard-data import tiny_imagenet --source=DIR",
 }
 
 
@@ -59,6 +60,8 @@ def prepared_directory(name: str, data_dir: str | None = None) -> pathlib.Path:
     remedy = f"run `tfds build {name} --data_dir={root}` where there is a network"
     if path in _IMPORTABLE:
         remedy = f"run `mtard-data import {path} --source=DIR_WITH_IDX_FILES --data_dir={root}`"
+    elif path == "tiny_imagenet":
+        remedy = f"run `mtard-data import {path} --source=tiny-imagenet-200 --data_dir={root}`"
     raise DataError(f"{name} is not prepared: looked in {root / path}; {remedy}.")
 
 

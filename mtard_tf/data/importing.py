@@ -94,7 +94,8 @@ def named_source(name: str) -> IdxSource:
       DataError: there is none.
     """
     if name not in SOURCES:
-        raise DataError(f"{name!r} cannot be imported; use one of {', '.join(SOURCES)}.")
+        known = ", ".join([*SOURCES, "tiny_imagenet"])
+        raise DataError(f"{name!r} cannot be imported; use one of {known}.")
     return SOURCES[name]
 
 

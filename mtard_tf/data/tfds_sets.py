@@ -100,6 +100,22 @@ def cifar100(
     )
 
 
+def tiny_imagenet(
+    data_dir: str | None = None,
+    validation_examples: int | None = None,
+    split_seed: int = 0,
+    augmentation: str = "crop_flip",
+) -> ImageData:
+    """Tiny-ImageNet as `mtard-data import tiny_imagenet` prepares it; arguments as in `tfds`."""
+    return tfds(
+        "tiny_imagenet",
+        data_dir,
+        validation_examples=validation_examples,
+        split_seed=split_seed,
+        augmentation=augmentation,
+    )
+
+
 def read(
     directory: str | os.PathLike[str],
     *,

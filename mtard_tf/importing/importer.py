@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import gin
 import keras
 
-from mtard_tf import audit_flags, config, files, model_files, registry
-from mtard_tf.importing import checkpoint, matching, proving
+from mtard_tf import config, files, model_files, registry
+from mtard_tf.importing import checkpoint, keras_files, matching, proving
 from mtard_tf.models.layers import NORMALIZATIONS, Normalization
 
 
@@ -83,12 +83,14 @@ def run(request: Request, say: Callable[[str], None] = print) -> keras.Model:
     if request.probe is not None:
         say(proving.probed(model, pathlib.Path(request.probe)))
     if request.dataset is not None:
+        from mtard_tf import audit_flags  # with it come plots, which take 60 MB
+
         data = audit_flags.dataset(request.dataset, request.data_dir)
         model_files.check(model, data.test, data.label_names)
         for line in proving.accuracies(model, data, request.examples, request.batch_size):
             say(line)
     with files.replacing(out) as temporary:
-        model.save(temporary)
+        keras_files.save(model, temporary)
     say(f"Model: {out}")
     return model
 
