@@ -58,8 +58,8 @@ def by_temperature(
         `audited`.
 
     Returns:
-      Points with `temperature`, `depth`, `stages` and `measures`, by depth, then temperature. A
-      measure that one of the stages lacks is left out.
+      Points with `temperature`, `depth`, `stages`, `measures` and which of these are `attacks`, by
+      depth, then temperature. A measure that one of the stages lacks is left out.
     """
     stages = [one.stage for one in audited] if stages is None else stages
     found, taught_by = depths(stages), sources(stages)
@@ -81,6 +81,7 @@ def by_temperature(
                 "temperature": temperature,
                 "depth": depth,
                 "stages": [one.name for one in last],
+                "attacks": [*last[0].report["attacks"], WORST],
                 "measures": {
                     name: over_seeds([value[name] for value in values])
                     for name in values[0]
@@ -107,9 +108,9 @@ def write(points: Sequence[Mapping], folder: pathlib.Path) -> list[str]:
         "Depth: the number of assistants between the first teacher and the student. n stages of a "
         "point are its replicates; mean ± sample standard deviation over them. Accuracies as "
         "fractions of 1.",
-        "",
-        *markdown_table(_table(points)),
     ]
+    for title, names in _columns(points).items():
+        lines += ["", f"## {title}", "", *markdown_table(_table(title, names, points))]
     for figure in figures:
         lines += ["", f"![{figure.removesuffix('.png').replace('_', ' ')}]({figure})"]
     files.write_text(folder / "temperatures.md", "\n".join(lines) + "\n")
@@ -117,28 +118,32 @@ def write(points: Sequence[Mapping], folder: pathlib.Path) -> list[str]:
 
 
 def _values(one: Audited) -> dict[str, float]:
-    """Name -> number, of what the figures can show."""
+    """Name -> number: all measures that have one, and all robust accuracies."""
     report = one.report
-    wanted = [name for panels in FIGURES.values() for name in panels]
     measured = report.get("measures", {})
-    values = {name: measured[name]["mean"] for name in wanted if name in measured}
-    if STRONGEST in report["attacks"]:
-        values[STRONGEST] = report["attacks"][STRONGEST]["robust_accuracy"]
     return {
         "clean": report["clean"],
-        **values,
+        **{name: entry["mean"] for name, entry in measured.items() if entry["mean"] is not None},
+        **{name: entry["robust_accuracy"] for name, entry in report["attacks"].items()},
         WORST: report["worst_case"]["robust_accuracy"],
     }
+
+
+def _columns(points: Sequence[Mapping]) -> dict[str, list[str]]:
+    """Title of a table -> its columns: what is measured, and what stands under attack."""
+    names = list(dict.fromkeys(name for point in points for name in point["measures"]))
+    attacked = [name for name in names if name in {n for p in points for n in p["attacks"]}]
+    measured = [name for name in names if name not in attacked]
+    return {"Measures": measured, "Under attack": attacked}
 
 
 def _anywhere(points: Sequence[Mapping], name: str) -> bool:
     return any(name in point["measures"] for point in points)
 
 
-def _table(points: Sequence[Mapping]) -> Table:
-    names = [n for panels in FIGURES.values() for n in panels if _anywhere(points, n)]
+def _table(title: str, names: Sequence[str], points: Sequence[Mapping]) -> Table:
     return Table(
-        "Over temperatures",
+        title,
         ["temperature", "depth", "n", *names],
         [
             [
