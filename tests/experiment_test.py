@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from mtard_tf import audit_flags, config, experiment, export, files, run_directory
+from mtard_tf import audit_flags, comparison_flags, config, experiment, export, files, run_directory
 from mtard_tf.evaluation import EvaluationError, Evaluator
 from mtard_tf.measures import w_robust
 from mtard_tf.threat import ThreatModel
@@ -74,6 +74,16 @@ def test_report_and_export(finished, monkeypatch):
     assert "| clean_teacher |" in text and "student_balance.png" in text
     for png in ("trade_off", "student_balance", "student_images"):
         assert (run_dir / "report" / f"{png}.png").read_bytes()[:4] == b"\x89PNG"
+
+    # All audits stand, so a comparison has nothing to run; its table says what the audits say.
+    lines = comparison_flags.run(comparison_flags.Request(str(run_dir), baseline="robust_teacher"))
+    assert lines.startswith("Best W-Robust in the worst case: student, ")
+    assert not list((run_dir / "logs").iterdir())
+    rows = files.read_json(run_dir / "comparison" / "comparison.json")["rows"]
+    assert [row["row"] for row in rows] == ["clean_teacher", "robust_teacher", "student"]
+    assert rows[2]["clean"]["mean"] == student["clean"]
+    assert rows[2]["robust"]["worst_case"]["mean"] == student["worst_case"]["robust_accuracy"]
+    config.of_run(run_dir)
 
     data = described.dataset()
     model = run_directory.load_student(run_dir, "student")
