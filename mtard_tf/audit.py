@@ -198,6 +198,10 @@ class Audit:
             "parameters": model_files.parameters(model),
             "threat": {"norm": self.threat.norm, "epsilon": float(self.threat.epsilon)},
             "seed": self.seed,
+            "suite": {
+                name: repr(attack)
+                for name, attack in {**self.suite.attacks, **self.suite.transfer}.items()
+            },
             "left_out": [] if surrogate is not None else list(self.suite.transfer),
             **numbers,
             "findings": [dataclasses.asdict(finding) for finding in found],

@@ -13,11 +13,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mtard_tf import files, strategies
+from mtard_tf import files, model_files, strategies
 from mtard_tf.data.batches import check_batches
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.locking import locked
-from mtard_tf.model_files import file_digest
 from mtard_tf.preemption import Preempted, Preemption
 from mtard_tf.run_directory import (
     RunError,
@@ -135,7 +134,9 @@ def run(
 def _stage(experiment: Experiment, stage: Stage, run_dir: pathlib.Path, setting: Setting) -> dict:
     folder = run_dir / stage.name
     named = {**stage.teachers, **({"initial": stage.initial} if stage.initial else {})}
-    sources = {role: file_digest(existing(run_dir, name)) for role, name in named.items()}
+    sources = {
+        role: model_files.file_digest(existing(run_dir, name)) for role, name in named.items()
+    }
     if (folder / "stage.json").exists():
         result = files.read_json(folder / "stage.json")
         before = result.get("sources", sources)  # runs of version 0.1 did not note them
@@ -212,19 +213,6 @@ def check_stage(experiment: Experiment, name: str) -> None:
     known = [stage.name for stage in experiment.stages]
     if name not in known:
         raise RunError(f"The run has no stage {name!r}; its stages: {', '.join(known)}.")
-
-
-def metadata(run_dir: pathlib.Path, experiment: Experiment, stage: str, data: ImageData) -> dict:
-    """What goes with an exported student: where it comes from and what is known of it."""
-    report = run_dir / "evaluation" / stage / "report.json"
-    return {
-        "stage": files.read_json(run_dir / stage / "stage.json"),
-        "dataset": data.name,
-        "label_names": list(data.label_names),
-        "images": {"dtype": "uint8", "shape": list(data.image_shape)},
-        "threat": {"norm": experiment.norm, "epsilon": experiment.epsilon},
-        "evaluation": files.read_json(report) if report.exists() else None,
-    }
 
 
 def _check_source(stage: str, source: str, earlier: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mtard_tf import files
+from mtard_tf import files, model_card
 
 TOLERANCE = 1e-5
 
@@ -68,7 +68,8 @@ def export(
       folder: parent of the versions.
       probe_images: uint8 `[n, height, width, channels]`; the exported logits on them must equal the
         student's.
-      metadata: kept as `assets.extra/metadata.json`.
+      metadata: from `model_card.metadata`; kept as `assets.extra/metadata.json`, and told in
+        `README.md`.
 
     Returns:
       The folder of the new version.
@@ -83,6 +84,7 @@ def export(
         _write(student, label_names, partial)
         if metadata is not None:
             files.write_json(partial / "assets.extra" / "metadata.json", metadata)
+            files.write_text(partial / "README.md", model_card.text(metadata))
         _prove(student, partial, probe_images)
     return target
 

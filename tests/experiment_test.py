@@ -11,7 +11,17 @@ import keras
 import numpy as np
 import pytest
 
-from mtard_tf import audit_flags, comparison_flags, config, experiment, export, files, run_directory
+from mtard_tf import (
+    audit_flags,
+    comparison_flags,
+    config,
+    experiment,
+    export,
+    files,
+    model_card,
+    model_files,
+    run_directory,
+)
 from mtard_tf.evaluation import EvaluationError, Evaluator
 from mtard_tf.measures import w_robust
 from mtard_tf.threat import ThreatModel
@@ -87,11 +97,17 @@ def test_report_and_export(finished, monkeypatch):
 
     data = described.dataset()
     model = run_directory.load_student(run_dir, "student")
-    metadata = experiment.metadata(run_dir, described, "student", data)
+    metadata = model_card.metadata(run_dir, described, "student", data, model)
     folder = run_dir / "export" / "student"
     first = export.export(model, data.label_names, folder, data.test.images[:5], metadata)
     assert first.name == "1"
     assert files.read_json(first / "assets.extra" / "metadata.json")["dataset"] == "tiny"
+    card = (first / "README.md").read_text()
+    assert "# student: small_cnn" in card and "trained with `BMTARD`" in card
+    robust = model_files.file_digest(run_dir / "robust_teacher" / "student.keras")
+    assert f"| robust | robust_teacher | {robust} |" in card
+    assert f"Clean accuracy {student['clean']:.2%}, on 24 images of the test split of tiny" in card
+    assert "PGD(num_steps=" in card
     import tensorflow as tf
 
     served = tf.saved_model.load(str(first)).signatures["serving_default"](

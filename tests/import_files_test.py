@@ -74,7 +74,11 @@ def test_training_checkpoints_of_data_parallel(write, tmp_path):
     _same(checkpoint.read(write(tmp_path / "net.th", value)))
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
+@pytest.mark.skipif(
+    not importlib.util.find_spec("torch"),
+    reason="torch is not installed (extra `torch`); files written opcode by opcode "
+    "(torch_writer.py) and PyTorch's answers in tests/reference/zoo_logits.npz stand in",
+)
 @pytest.mark.parametrize("legacy", [False, True])
 def test_pytorch_reads_and_writes_the_same(legacy, tmp_path):
     import torch

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import subprocess
 import sys
 import time
+import zipfile
 
 import keras
 import numpy as np
@@ -16,7 +18,7 @@ from torch_writer import write_legacy, write_zip
 
 from mtard_tf import audit_flags, registry
 from mtard_tf.data.image_data import ImageData, Split
-from mtard_tf.importing import importer, layouts, proving
+from mtard_tf.importing import importer, keras_files, layouts, proving
 from mtard_tf.importing.importer import Request
 from mtard_tf.importing.name_maps import of_model
 from mtard_tf.importing.tensors import CheckpointError
@@ -64,6 +66,22 @@ def test_a_data_parallel_th_file(channels_first, resnet20, tmp_path):
     assert "PyTorch file of before 1.6, 97 tensors" in said
     assert "akamaster" in said and "resnet20: 269,722 parameters" in said
     assert "Probe: logits equal to" in said and "on 2 images" in said
+
+
+def test_what_is_written_is_what_keras_writes(tmp_path):
+    """From disk to disk, without Keras' copy of all weights in memory."""
+    net = registry.get("models", "small_cnn")((8, 8, 3), 3, normalization="imagenet")
+    ours, theirs = tmp_path / "ours.keras", tmp_path / "theirs.keras"
+    keras_files.save(net, ours)
+    net.save(theirs)
+    with zipfile.ZipFile(ours) as one, zipfile.ZipFile(theirs) as other:
+        assert sorted(one.namelist()) == sorted(other.namelist())
+        assert one.read("config.json") == other.read("config.json")
+        assert json.loads(one.read("metadata.json")).keys() == {"keras_version", "date_saved"}
+    assert [path.name for path in tmp_path.iterdir() if path not in (ours, theirs)] == []
+    images = np.random.RandomState(0).uniform(size=(2, 8, 8, 3)).astype(np.float32)
+    again = keras.models.load_model(ours, compile=False)
+    np.testing.assert_array_equal(again(images), net(images))
 
 
 def test_a_probe_finds_the_wrong_normalisation(resnet20, tmp_path):
@@ -443,7 +461,7 @@ def test_the_command(resnet20, tmp_path):
 
 @pytest.mark.slow
 def test_a_wide_resnet_of_46_million_parameters_in_time_and_memory(tmp_path):
-    """Peak memory above that of TensorFlow alone, below three times the file; under 60 s."""
+    """Peak memory above that of TensorFlow alone, below twice the file; under 60 s."""
     source = write_zip(tmp_path / "trades.pt", zoo_weights.state("wide_resnet34_10"))
     size = source.stat().st_size
     measure = (
@@ -467,7 +485,7 @@ def test_a_wide_resnet_of_46_million_parameters_in_time_and_memory(tmp_path):
     taken = peak("-m", "mtard_tf.bin.import_", *flags)
     seconds = time.monotonic() - start
     print(f"{size / 1e6:.0f} MB: {seconds:.0f} s, {taken / 1e6:.0f} MB, idle {idle / 1e6:.0f} MB")
-    assert taken - idle < 3 * size
+    assert taken - idle < 2 * size
     assert seconds < 60
     model = keras.models.load_model(tmp_path / "t.keras", compile=False)
     np.testing.assert_allclose(

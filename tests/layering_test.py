@@ -55,6 +55,7 @@ ROWS = {
         "locking",
         "measurements",
         "measures",
+        "model_card",
         "model_files",
         "outcomes",
         "plan",

@@ -111,7 +111,11 @@ def test_logits_equal_pytorchs(name: str, size: int) -> None:
     np.testing.assert_allclose(FoldedInference(model)()(images), logits, atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.skipif(not TORCH, reason="torch is not installed (extra `torch`)")
+@pytest.mark.skipif(
+    not TORCH,
+    reason="torch is not installed (extra `torch`); its answers in tests/reference/zoo_logits.npz "
+    "stand in: test_logits_equal_pytorchs compares with them",
+)
 @pytest.mark.parametrize("name", FAST)
 def test_the_reference_is_what_pytorch_answers_here(name: str) -> None:
     import torch_zoo

@@ -27,17 +27,11 @@ _OUT = flags.DEFINE_string("out", None, "make-mini: the version folder to write.
 
 def main(argv: Sequence[str]) -> None:
     from mtard_tf.data import catalogue, importing
-    from mtard_tf.data import tiny_imagenet_folders as tiny
 
     if argv[1:] == ["list"]:
         print(catalogue.table(_DATA_DIR.value))
-    elif argv[1:] == ["import", tiny.NAME] and _SOURCE.value:
-        path = tiny.import_tiny_imagenet(_SOURCE.value, _DATA_DIR.value, progress=_bar)
-        print(f"{tiny.NAME} is in {path} (counts of classes and images are right).")
     elif len(argv) == 3 and argv[1] == "import" and _SOURCE.value:
-        source = importing.named_source(argv[2])
-        path = importing.import_idx(source, _SOURCE.value, _DATA_DIR.value, progress=_bar)
-        print(f"{source.name} is in {path} ({source.assurance}).")
+        print(importing.import_named(argv[2], _SOURCE.value, _DATA_DIR.value, progress=_bar))
     elif argv[1:] == ["make-mini"] and _SOURCE.value and _OUT.value:
         print(importing.make_fashion_mini(_SOURCE.value, _OUT.value, progress=_bar))
     else:

@@ -19,21 +19,23 @@ _STAGE = flags.DEFINE_string("stage", None, "Stage to export; default the last."
 
 
 def main(argv: Sequence[str]) -> None:
-    from mtard_tf import config, experiment, export, run_directory
+    from mtard_tf import config, experiment, export, model_card, run_directory
 
     run_dir = pathlib.Path(_RUN_DIR.value)
     described = config.of_run(run_dir)
     stage = _STAGE.value or described.stages[-1].name
     experiment.check_stage(described, stage)
     data = described.dataset()
+    student = run_directory.load_student(run_dir, stage)
     folder = export.export(
-        run_directory.load_student(run_dir, stage),
+        student,
         data.label_names,
         run_dir / "export" / stage,
         data.test.images[:32],
-        experiment.metadata(run_dir, described, stage, data),
+        model_card.metadata(run_dir, described, stage, data, student),
     )
     print(f"SavedModel: {folder} (loaded by a fresh process, logits equal)")
+    print(f"What to know of it: {folder / 'README.md'}")
     print(f"Look at it: {export.describe(folder)}")
 
 

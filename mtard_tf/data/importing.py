@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mtard_tf.data import catalogue, writing
+from mtard_tf.data import tiny_imagenet_folders as tiny
 from mtard_tf.data.idx import read_idx
 from mtard_tf.data.image_data import DataError, Split
 
@@ -87,6 +88,26 @@ SOURCES = {
 }
 
 
+def import_named(
+    name: str,
+    source_dir: str,
+    data_dir: str | None = None,
+    *,
+    progress: writing.Progress = lambda places, _: places,
+) -> str:
+    """Imports the set of that name and says where it is; arguments as in `import_idx`.
+
+    Raises:
+      DataError: there is no such set, or see `import_idx`.
+    """
+    if name == tiny.NAME:
+        path = tiny.import_tiny_imagenet(source_dir, data_dir, progress=progress)
+        return f"{name} is in {path} (counts of classes and images are right)."
+    source = named_source(name)
+    path = import_idx(source, source_dir, data_dir, progress=progress)
+    return f"{name} is in {path} ({source.assurance})."
+
+
 def named_source(name: str) -> IdxSource:
     """The IDX source of that name.
 
@@ -94,7 +115,7 @@ def named_source(name: str) -> IdxSource:
       DataError: there is none.
     """
     if name not in SOURCES:
-        known = ", ".join([*SOURCES, "tiny_imagenet"])
+        known = ", ".join([*SOURCES, tiny.NAME])
         raise DataError(f"{name!r} cannot be imported; use one of {known}.")
     return SOURCES[name]
 

@@ -1,0 +1,77 @@
+"""What a model card says, with and without figures."""
+
+from __future__ import annotations
+
+from mtard_tf import model_card
+
+REPORT = {
+    "verdict": "Worst case over 1 attack: 40.0% of 100 (95 %: 30.0% to 50.0%).",
+    "dataset": "cifar10",
+    "split": "test",
+    "examples": 100,
+    "threat": {"norm": "linf", "epsilon": 8 / 255},
+    "clean": 0.8,
+    "attacks": {
+        "pgd": {"robust_accuracy": 0.4, "robust_accuracy_interval": [0.3, 0.5], "w_robust": 0.6}
+    },
+    "worst_case": {
+        "robust_accuracy": 0.4,
+        "robust_accuracy_interval": [0.3, 0.5],
+        "w_robust": 0.6,
+    },
+    "suite": {"pgd": "PGD(num_steps=20)"},
+}
+METADATA = {
+    "version": "0.1.0",
+    "stage": {
+        "stage": "student",
+        "teachers": {"clean": "teachers/resnet56.keras"},
+        "sources": {"clean": "0123456789abcdef"},
+        "epochs": 300,
+        "steps": 117_300,
+        "seed": 5,
+        "selected": "best",
+    },
+    "distiller": "bmtard",
+    "net": {"name": "resnet18", "parameters": 11_173_962},
+    "dataset": "cifar10",
+    "label_names": ["cat", "dog"],
+    "images": {"dtype": "uint8", "shape": [32, 32, 3]},
+    "threat": {"norm": "linf", "epsilon": 8 / 255},
+    "evaluation": REPORT,
+}
+
+
+def test_a_card_has_all_of_it():
+    card = model_card.text(METADATA)
+    assert card.startswith(
+        "# student: resnet18\n\nAn image classifier, 11,173,962 parameters, train"
+    )
+    headings = [line[3:] for line in card.splitlines() if line.startswith("## ")]
+    assert headings == [
+        *("Data", "Teachers", "Training", "Threat model", "Figures", "Caveats"),
+        "How to load it",
+    ]
+    assert "cifar10: images of 32x32x3, 2 classes (cat, dog)." in card
+    assert "| clean | teachers/resnet56.keras | 0123456789abcdef |" in card
+    assert "300 epochs, 117,300 steps, seed 5; the weights are those of the best validation" in card
+    assert "norm linf up to 0.031373 = 8/255 in [0, 1] pixel units" in card
+    assert "Clean accuracy 80.00%, on 100 images of the test split of cifar10; linf, eps" in card
+    assert "| pgd | 40.00% | 30.00% to 50.00% | 60.00% | PGD(num_steps=20) |" in card
+    assert "| worst case | 40.00% | 30.00% to 50.00% | 60.00% |  |" in card
+    assert REPORT["verdict"] in card
+    assert "images = np.zeros((1, 32, 32, 3), np.uint8)" in card
+
+
+def test_what_is_not_known_is_said():
+    stage = METADATA["stage"] | {"teachers": {}, "sources": {}}
+    threat = {"norm": "l2", "epsilon": 0.123456}
+    card = model_card.text(
+        METADATA
+        | {"stage": stage, "evaluation": None, "threat": threat}
+        | {"label_names": [str(n) for n in range(200)]}
+    )
+    assert "None: trained on labels alone." in card
+    assert "Not measured: `mtard-eval` had not been run when this was exported." in card
+    assert "norm l2 up to 0.12346 in [0, 1]" in card
+    assert "18, 19 and 180 more)" in card
