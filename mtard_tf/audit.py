@@ -116,7 +116,8 @@ class Audit:
             looked = probes.gather(runner, suite, outcomes)
             report = self._report(name, model, outcomes, looked, split, surrogate)
             report |= measurements.entries(measured, outcomes, suite.measures, temperature)
-            report |= {**(origin or {}), "fingerprint": self._fingerprint(inputs)}
+            report |= {**(origin or {}), "settings": self.suite.settings()}
+            report |= {"fingerprint": self._fingerprint(inputs)}
             self._write(report, {**outcomes, **measured}, looked, out)
             finished = True
         finally:

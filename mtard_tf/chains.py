@@ -18,6 +18,7 @@ def chain(
     *,
     name: str = "chain",
     temperature: float | None = None,
+    first_temperature: float | None = None,
     first: Callable | str | None = None,
     models: Sequence[Callable] | Callable | None = None,
     widths: Sequence[Any] | None = None,
@@ -37,7 +38,9 @@ def chain(
       length: distillations, at least 1.
       distiller: of each of them, such as `@distillers.defensive`.
       name: begins the stages' names.
-      temperature: of every link whose distiller has one; None leaves it to bindings.
+      temperature: of every distillation whose distiller has one; None leaves it to bindings.
+      first_temperature: of the teacher's own training, which defensive distillation has at the
+        chain's temperature and other papers at 1 (None).
       first: distiller of the teacher, default `@distillers.natural`; or the name of an earlier
         stage, or a path, that is the teacher.
       models: factory of every student, or one for each, the teacher's first (none where `first` is
@@ -45,7 +48,7 @@ def chain(
       widths: the `widths` of every model, likewise; for chains of shrinking nets.
       role: what the distiller calls the link before.
       teachers: further teachers of every distillation: role -> stage or path.
-      all_ancestors: every link before teaches, under its stage's name (`densely_guided`).
+      all_ancestors: every link before teaches, as `link0`, `link1`, ... (`densely_guided`).
       initial: stage whose weights all start from.
       suffix: ends the stages' names.
 
@@ -71,7 +74,8 @@ def chain(
             settings["teachers"] = {role: ancestors[-1]}
         if not is_first:
             settings["teachers"] |= teachers or {}
-        settings["distiller"] = _at(settings["distiller"], temperature)
+        at = first_temperature if is_first else temperature
+        settings["distiller"] = _at(settings["distiller"], at)
         if models[place] is not None:
             settings["model"] = models[place]
         stage_name = f"{name}_{label}{suffix}"
@@ -118,6 +122,7 @@ def temperature_sweep(
                 distiller,
                 name=f"t{temperature:g}",
                 temperature=temperature,
+                first_temperature=temperature,
                 initial=initial,
                 suffix=f"_s{seed}",
             )

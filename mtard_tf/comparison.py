@@ -29,8 +29,8 @@ class Audited:
       stage: content of its `stage.json`.
       report: content of its `report.json`.
       outcomes: "clean" and each attack -> which examples stand, bool `[examples]`.
-      seconds: the median of its epochs, which neither a first nor a resumed one moves; None if no
-        epoch was timed.
+      seconds: the median of its epochs, which a first or a resumed one moves little if there are
+        many; None if no epoch was timed.
     """
 
     stage: Mapping[str, Any]
@@ -50,8 +50,9 @@ def row_of(stage: str) -> str:
 
 
 def sources(stages: Sequence[Mapping]) -> set[str]:
-    """What teaches one of these stages (contents of `stage.json`): other stages, or paths."""
-    return {source for stage in stages for source in stage["teachers"].values()}
+    """What these stages (contents of `stage.json`) learn or start from: other stages, or paths."""
+    taught = {source for stage in stages for source in stage["teachers"].values()}
+    return taught | {stage["initial"] for stage in stages if stage.get("initial")}
 
 
 def check_row(names: Sequence[str], baseline: str) -> None:
@@ -139,6 +140,7 @@ def _seconds(path: pathlib.Path) -> float | None:
 def _check(audited: Sequence[Audited]) -> None:
     if not audited:
         raise ComparisonError("No stage is both trained and audited; give --jobs=1 or more.")
+    _check_settings(audited)
     for key in ("dataset", "split", "examples", "threat"):
         found = {one.name: one.report[key] for one in audited}
         first, value = next(iter(found.items()))
@@ -147,6 +149,18 @@ def _check(audited: Sequence[Audited]) -> None:
                 raise ComparisonError(
                     f"The audits differ in {key}: {first} has {value}, {name} has {other}; audit "
                     "them alike, with mtard-compare --jobs=1 or more."
+                )
+
+
+def _check_settings(audited: Sequence[Audited]) -> None:
+    seen: dict[str, tuple[str, str]] = {}
+    for one in audited:
+        for key, value in one.report.get("settings", {}).items():
+            stage, other = seen.setdefault(key, (one.name, value))
+            if other != value:
+                raise ComparisonError(
+                    f"{key} was {other} for {stage} and {value} for {one.name}; audit them alike, "
+                    "with mtard-compare --jobs=1 or more."
                 )
 
 

@@ -17,8 +17,7 @@ from mtard_tf import experiment as experiments
 from mtard_tf.audit import Audit
 from mtard_tf.comparison import WORST, ComparisonError
 from mtard_tf.experiment import Experiment
-from mtard_tf.locking import locked
-from mtard_tf.run_directory import claim
+from mtard_tf.run_directory import claim, student_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,29 +60,30 @@ def run(request: Request) -> str:
     suite = config.suite(request.suite).without(request.skip)
     run_dir = pathlib.Path(request.run_dir)
     given = bool(request.config or request.gin)
-    experiment = (
-        config.begin_or_go_on(run_dir, request.config, request.gin)
-        if given
-        else config.of_run(run_dir)
-    )
+    experiment = config.begin_or_go_on(run_dir, request.config, request.gin)
     names = [stage.name for stage in experiment.stages]
     for stage in request.stages:
         experiments.check_stage(experiment, stage)
     if request.baseline is not None:
         comparison.check_row(names, request.baseline)
-    _check_attack(request.attack, [*suite.attacks, *suite.transfer, *suite.ensembles])
+    if experiment.strategy != "one_device":
+        raise ComparisonError(
+            f"Experiment.strategy is {experiment.strategy!r}; mtard-compare gives each stage one "
+            "device: train with mtard-train first, and compare without --config."
+        )
+    if given:
+        claim(run_dir, config.text())
     if request.jobs:
+        _check_attack(request.attack, [*suite.attacks, *suite.transfer, *suite.ensembles])
         data = experiment.dataset()
         if given:
             strategy = strategies.create("one_device")
             experiments.check(experiment, data, strategy, experiment.stages)
-            claim(run_dir, config.text())
         audit = Audit(data, suite, experiment.threat, examples=request.examples,
                       seed=experiment.seed)  # fmt: skip
-        training = side_by_side.training_jobs(experiment, run_dir) if given else []
+        training = side_by_side.training_jobs(experiment.stages, run_dir) if given else []
         auditing = _audit_jobs(run_dir, experiment, audit, request, {job.name for job in training})
-        with locked(run_dir, shared=True):
-            jobs.run([*training, *auditing], request.jobs, run_dir / "logs")
+        side_by_side.run_jobs(run_dir, [*training, *auditing], request.jobs)
         if auditing:
             report.write_report(run_dir, experiment)
     return "\n".join(write(run_dir, names, request.baseline, request.attack))
@@ -144,11 +144,11 @@ def _audit_jobs(
             continue
         source = report.surrogate_of(experiment, stage.name) if audit.suite.transfer else None
         needs = [stage.name, *([source] if source else [])]
-        if not to_train & set(needs):
-            if not (run_dir / stage.name / "stage.json").exists():
-                continue  # the run goes on elsewhere, or was cut off
-            if report.stands(run_dir, experiment, audit, stage.name):
-                continue
+        missing = [name for name in needs if not student_path(run_dir, name).exists()]
+        if set(missing) - to_train:
+            continue  # the run goes on elsewhere, or was cut off
+        if not to_train & set(needs) and report.stands(run_dir, experiment, audit, stage.name):
+            continue
         name = f"{stage.name}.audit"
         result.append(jobs.Job(name, [*command, f"--stage={stage.name}"], needs))
     keras.backend.clear_session()

@@ -47,7 +47,8 @@ def depths(stages: Sequence[Mapping]) -> dict[str, int | None]:
 def by_temperature(
     audited: Sequence[Audited], stages: Sequence[Mapping] | None = None
 ) -> list[dict]:
-    """One point per temperature and depth; none if there is but one temperature.
+    """One point per temperature and depth; none if there is but one temperature, or several rows
+    at one point: these are methods to compare, not chains of one.
 
     Stages of the same point are its replicates. Where they are of several rows, those that teach
     others, such as the assistants of a longer chain, do not count beside those that do not.
@@ -75,6 +76,8 @@ def by_temperature(
     points = []
     for (depth, temperature), group in sorted(groups.items(), key=lambda item: item[0]):
         last = [one for one in group if row_of(one.name) not in teaching] or group
+        if len({row_of(one.name) for one in last}) > 1:
+            return []  # several methods, no chains of one
         values = [_values(one) for one in last]
         points.append(
             {

@@ -131,26 +131,45 @@ def run(
         return [_stage(experiment, stage, run_dir, setting) for stage in stages]
 
 
-def _stage(experiment: Experiment, stage: Stage, run_dir: pathlib.Path, setting: Setting) -> dict:
+def finished(stage: Stage, run_dir: pathlib.Path) -> dict | None:
+    """The `stage.json` of a finished stage, None for one that is not.
+
+    Raises:
+      RunError: it learned from other files than those now there, or its student is gone.
+    """
     folder = run_dir / stage.name
+    if not (folder / "stage.json").exists():
+        return None
+    result = files.read_json(folder / "stage.json")
+    sources = fingerprints(stage, run_dir)
+    before = result.get("sources", sources)  # runs of version 0.1 did not note them
+    changed = sorted(role for role in sources if before.get(role) != sources[role])
+    if changed:
+        raise RunError(
+            f"{folder} was trained from other files than those now there for "
+            f"{', '.join(changed)}; remove {folder} to train it anew."
+        )
+    if not (folder / "student.keras").exists():
+        raise RunError(
+            f"{folder / 'student.keras'} of a finished stage is gone; put it back, or remove "
+            f"{folder} to train it anew."
+        )
+    return result
+
+
+def fingerprints(stage: Stage, run_dir: pathlib.Path) -> dict[str, str]:
+    """Role -> fingerprint of the teacher's file, and of what the student starts from.
+
+    Raises:
+      RunError: a file is missing.
+    """
     named = {**stage.teachers, **({"initial": stage.initial} if stage.initial else {})}
-    sources = {
-        role: model_files.file_digest(existing(run_dir, name)) for role, name in named.items()
-    }
-    if (folder / "stage.json").exists():
-        result = files.read_json(folder / "stage.json")
-        before = result.get("sources", sources)  # runs of version 0.1 did not note them
-        changed = sorted(role for role in sources if before.get(role) != sources[role])
-        if changed:
-            raise RunError(
-                f"{folder} was trained from other files than those now there for "
-                f"{', '.join(changed)}; remove {folder} to train it anew."
-            )
-        if not (folder / "student.keras").exists():
-            raise RunError(
-                f"{folder / 'student.keras'} of a finished stage is gone; put it back, or remove "
-                f"{folder} to train it anew."
-            )
+    return {role: model_files.file_digest(existing(run_dir, name)) for role, name in named.items()}
+
+
+def _stage(experiment: Experiment, stage: Stage, run_dir: pathlib.Path, setting: Setting) -> dict:
+    result = finished(stage, run_dir)
+    if result is not None:
         if strategies.is_chief(setting.strategy):
             print(f"{stage.name}: finished before, not run again.")
         return result
@@ -163,10 +182,10 @@ def _stage(experiment: Experiment, stage: Stage, run_dir: pathlib.Path, setting:
     result = train(
         stage,
         models,
-        folder,
+        run_dir / stage.name,
         setting,
         seed=stage_seed(experiment.seed, stage.name),
-        sources=sources,
+        sources=fingerprints(stage, run_dir),
         initial=initial,
     )
     keras.backend.clear_session()
@@ -205,7 +224,19 @@ def dry_run(experiment: Experiment, data: ImageData) -> None:
                 models[path] = load_teacher(pathlib.Path(), path, data)
         teachers = {role: models[name] for role, name in stage.teachers.items()}
         models[stage.name] = stage.build(data, teachers, experiment.threat, 0).student
+        if stage.initial:
+            start = models.get(stage.initial) or load_student(pathlib.Path(), stage.initial)
+            _check_start(stage, models[stage.name], start)
     keras.backend.clear_session()
+
+
+def _check_start(stage: Stage, student: keras.Model, start: keras.Model) -> None:
+    shapes, given = ([tuple(v.shape) for v in model.weights] for model in (student, start))
+    if shapes != given:
+        raise RunError(
+            f"Stage {stage.name!r} starts from {stage.initial!r}, whose {len(given)} weights are "
+            f"not of the shapes of its own {len(shapes)}; give both the same model."
+        )
 
 
 def check_stage(experiment: Experiment, name: str) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from mtard_tf.preemption import EXIT_CODE, Preempted, Preemption
 
 _POLL_SECONDS = 0.2
+_STOPPED = "its processes have written their state"
 
 
 class JobError(ValueError):
@@ -67,7 +68,7 @@ def run(
         try:
             while waiting or pool.running:
                 if preemption.told:
-                    raise Preempted
+                    raise Preempted(where=_STOPPED)
                 unmet = {job.name for job in jobs} - done
                 for job in [j for j in waiting if not unmet & set(j.needs)][: pool.free]:
                     waiting.remove(job)
@@ -116,8 +117,8 @@ class _Pool:
             if process.poll() is None:
                 continue
             del self.running[place]
-            if process.returncode == EXIT_CODE:
-                raise Preempted
+            if process.returncode in (EXIT_CODE, -signal.SIGTERM):
+                raise Preempted(where=_STOPPED)
             if process.returncode:
                 raise JobError(
                     f"{job.name} failed ({self._reason(job, process.returncode)}); its log is "

@@ -41,7 +41,8 @@ def locked(folder: pathlib.Path, name: str = "lock", shared: bool = False) -> It
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise LockedError(
-                f"{folder} is being trained by {holder}; wait for it, or choose another --run_dir."
+                f"{folder} is in use ({name} is held by {holder}); wait for it, or choose "
+                "another folder."
             ) from error
         except OSError as error:  # some network file systems have no locks
             print(f"{folder} is not locked ({error.strerror}).", file=sys.stderr, flush=True)

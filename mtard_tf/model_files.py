@@ -169,7 +169,9 @@ def fingerprint(model: Any) -> str:
         # What was given no name is numbered through the process.
         for place, layer in enumerate([model, *model.layers]):
             structure = structure.replace(f'"{layer.name}"', f'"{place}"')
-    return digest(structure, *[np.asarray(variable) for variable in model.variables])
+    # Not `variables`: those hold the seeds of Dropout, which no file keeps.
+    weights = model.weights if isinstance(model, keras.Model) else model.variables
+    return digest(structure, *[np.asarray(variable) for variable in weights])
 
 
 def file_digest(path: pathlib.Path) -> str:

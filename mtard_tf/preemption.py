@@ -14,8 +14,8 @@ EXIT_CODE = 75
 class Preempted(Exception):
     """Training stopped because the process was told to go; the same command goes on."""
 
-    def __init__(self, step: int | None = None) -> None:
-        where = "between two stages" if step is None else f"checkpointed at step {step:,}"
+    def __init__(self, step: int | None = None, where: str = "between two stages") -> None:
+        where = where if step is None else f"checkpointed at step {step:,}"
         super().__init__(f"Told to go (SIGTERM): {where}. The same command goes on.")
 
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from mtard_tf import files, jobs
-from mtard_tf.experiment import Experiment, check
+from mtard_tf.experiment import Experiment, check, check_stage, finished
 from mtard_tf.locking import locked
 from mtard_tf.run_directory import RunError, claim
+from mtard_tf.stage import Stage
 
 
 def run(
@@ -21,6 +22,7 @@ def run(
     count: int,
     strategy: tf.distribute.Strategy | None = None,
     options: Sequence[str] = (),
+    only: Sequence[str] = (),
 ) -> list[dict]:
     """The same as `experiment.run` in `count` processes, each with its share of the cores.
 
@@ -34,6 +36,7 @@ def run(
       count: processes at a time.
       strategy: must be one device: each process has its own.
       options: flags of `mtard-train` for each process.
+      only: see `experiment.run`.
 
     Returns:
       One `stage.json` per stage.
@@ -48,20 +51,38 @@ def run(
             f"--jobs is {count} and the strategy has {strategy.num_replicas_in_sync} replicas; "
             "use one device with --jobs, or one job with several devices."
         )
-    check(experiment, experiment.dataset(), strategy, experiment.stages)
+    stages = [stage for stage in experiment.stages if not only or stage.name in only]
+    for name in only:
+        check_stage(experiment, name)
+    check(experiment, experiment.dataset(), strategy, stages)
     claim(run_dir, config)
-    with locked(run_dir, shared=True):
-        jobs.run(training_jobs(experiment, run_dir, options), count, run_dir / "logs")
-    return [files.read_json(run_dir / stage.name / "stage.json") for stage in experiment.stages]
+    run_jobs(run_dir, training_jobs(stages, run_dir, options), count)
+    return [files.read_json(run_dir / stage.name / "stage.json") for stage in stages]
+
+
+def run_jobs(run_dir: pathlib.Path, todo: Sequence[jobs.Job], count: int) -> None:
+    """Runs the jobs of a claimed run, `count` at a time.
+
+    Raises:
+      LockedError: someone trains the run as a whole, or runs jobs in it.
+      JobError, Preempted: see `jobs.run`.
+    """
+    with locked(run_dir, shared=True), locked(run_dir, "jobs.lock"):
+        jobs.run(todo, count, run_dir / "logs")
 
 
 def training_jobs(
-    experiment: Experiment, run_dir: pathlib.Path, options: Sequence[str] = ()
+    stages: Sequence[Stage], run_dir: pathlib.Path, options: Sequence[str] = ()
 ) -> list[jobs.Job]:
-    """One job for each stage of a claimed run that is not finished, named as the stage."""
-    command = [sys.executable, "-m", "mtard_tf.bin.train", f"--run_dir={run_dir}", *options]
+    """One job for each stage of a claimed run that is not finished, named as the stage.
+
+    Raises:
+      RunError: a finished stage learned from other files than those now there.
+    """
+    command = [sys.executable, "-m", "mtard_tf.bin.train", f"--run_dir={run_dir}"]
+    command += ["--strategy=one_device", *options]
     return [
         jobs.Job(stage.name, [*command, f"--only={stage.name}"], stage.sources)
-        for stage in experiment.stages
-        if not (run_dir / stage.name / "stage.json").exists()
+        for stage in stages
+        if finished(stage, run_dir) is None
     ]

@@ -94,6 +94,14 @@ class Suite:
             measures={k: v for k, v in self.measures.items() if k not in names},
         )
 
+    def settings(self) -> dict[str, str]:
+        """Name -> what an attack or a measure was set to; audits that differ in it do not compare.
+
+        Not of attacks at the temperature of the training, which differ by their nature.
+        """
+        every = {**self.attacks, **self.transfer, **self.measures}
+        return {k: repr(v) for k, v in every.items() if not isinstance(v, AtTemperature)}
+
     def at_temperature(self, temperature: float) -> Suite:
         """The suite for a model that was trained at a temperature: `tempered` attacks take it."""
 

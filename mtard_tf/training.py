@@ -214,7 +214,8 @@ class _Run:
         for chief in (True, False):
             if chief == self._chief:
                 for role in distiller.cached_roles:
-                    key = digest(type(distiller).__name__, self._sources.get(role), split.images)
+                    made_by = type(distiller).__name__, distiller.table_settings
+                    key = digest(made_by, self._sources.get(role), split.images)
                     ask = partial(distiller.table, role, self._teachers[role], split)
                     path = self._folder / f"soft_labels_{role}.npz"
                     tables.append(soft_labels.kept(path, key, ask))
@@ -233,6 +234,7 @@ class _Run:
         result = {
             "stage": stage.name,
             "teachers": dict(stage.teachers),
+            "initial": stage.initial,
             "sources": dict(self._sources),
             "epochs": self._distiller.step // self._steps,
             "steps": self._distiller.step,

@@ -34,6 +34,8 @@ class Views:
     student_views: tuple[str, ...] = ("clean",)
     teacher_views: Mapping[str, str | tuple[str, ...]] = {}
     cached_roles: tuple[str, ...] = ()
+    # What `table` depends on beside the teacher and the images.
+    table_settings: tuple = ()
 
     student: keras.Model
     threat: ThreatModel

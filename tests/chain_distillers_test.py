@@ -164,7 +164,11 @@ def test_densely_guided_drops_some_ancestors_anew_in_each_step():
         ("defensive", {"temperature": 0}, "Defensive.temperature is 0; give a number above 0."),
         ("defensive", {"labels": "soft"}, "Defensive.labels is 'soft'; use 'cached' or 'online'."),
         ("teacher_assistant", {"alpha": 2}, "TeacherAssistant.alpha is 2; give a weight between 0"),
-        ("densely_guided", {"drop": 1}, "densely_guided.drop is 1 with 1 ancestors; give 0 to one"),
+        (
+            "densely_guided",
+            {"drop": -1},
+            "DenselyGuided.drop is -1; give a whole number",
+        ),
     ],
 )
 def test_what_means_nothing_is_refused(name, settings, message):

@@ -19,6 +19,7 @@ CHAIN = """
 Experiment.stages = (@chain(),)
 chain.distiller = @distillers.defensive
 chain.temperature = 5
+chain.first_temperature = 5
 teacher/Stage.validation_attack = None
 step/Stage.validation_attack = None
 """
@@ -127,7 +128,7 @@ def test_a_chain_that_means_nothing_is_refused(tiny_run_file, line, message):
         _experiment(tiny_run_file, CHAIN, line)
 
 
-def test_run_files_of_the_paper(monkeypatch):
+def test_run_files_of_the_paper():
     config.parse(["runs/defensive/mnist.gin"])
     stages = config.experiment().stages
     assert len(stages) == 3 * (1 + 9 * 7)  # seeds x (start + temperatures x (teacher + six steps))

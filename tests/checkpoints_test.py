@@ -158,7 +158,9 @@ def test_a_checkpoint_of_another_student(tiny_run_file, tmp_path, monkeypatch) -
 
 def test_two_trainers_in_one_directory(tmp_path) -> None:
     with locked(tmp_path):
-        with pytest.raises(LockedError, match=r"is being trained by process \d+ on .+; wait"):
+        with pytest.raises(
+            LockedError, match=r"in use \(lock is held by process \d+ on .+\); wait"
+        ):
             with locked(tmp_path):
                 pass
     with locked(tmp_path):  # freed again

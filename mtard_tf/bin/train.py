@@ -41,7 +41,13 @@ def main(argv: Sequence[str]) -> None:
     strategy = devices.strategy(described.strategy)
     if _JOBS.value > 1:
         stages = side_by_side.run(
-            described, run_dir, config.text(), _JOBS.value, strategy, devices.options()
+            described,
+            run_dir,
+            config.text(),
+            _JOBS.value,
+            strategy,
+            devices.options(),
+            _ONLY.value,
         )
     else:
         stages = experiment.run(described, run_dir, config.text(), strategy, _ONLY.value)

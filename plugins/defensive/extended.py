@@ -13,6 +13,7 @@ from mtard_tf.data.batches import evaluation_batches
 from mtard_tf.distiller import Distiller
 
 _BATCH = 500
+_SEED = "seed_generator_state"
 
 
 class ExtendedDefensiveExperimental(Distiller):
@@ -46,14 +47,18 @@ class ExtendedDefensiveExperimental(Distiller):
     ) -> None:
         if not 0 <= alpha <= 1 or passes < 2:
             raise ValueError(
-                f"extended_defensive_experimental has alpha {alpha} and {passes} passes; give an "
+                f"ExtendedDefensiveExperimental has alpha {alpha} and {passes} passes; give an "
                 "alpha between 0 and 1, and at least 2 passes."
             )
         super().__init__(student, teachers, **kwargs)
         self.alpha, self.passes = alpha, passes
+        self.table_settings = (passes, self.seed)
 
     def table(self, role, model, split):
         """sigma over its largest value for every image, float32 `[images, 1]`."""
+        # A loaded net's Dropout has seeds that no file keeps.
+        for i, variable in enumerate(v for v in model.variables if v.path.endswith(_SEED)):
+            variable.assign([self.seed, i])
         dropped = tf.function(lambda images: model(images, training=True))
         sigmas = []
         for images, _, _ in evaluation_batches(split, _BATCH):

@@ -18,12 +18,11 @@ class DenselyGuided(KnowledgeDistillation):
     Args:
       alpha: 0 as the official default, which leaves the hard labels out.
       temperature: 5 as the official default.
-      drop: ancestors that each step leaves out, drawn anew from (seed, step); at most all but one.
-        0 is the method without its stochastic part; the official default is 1.
-      official_quirks: the divergence is a mean over the classes as well.
+      drop: ancestors that each step leaves out, drawn anew from (seed, step); one always stays. 0
+        is the method without its stochastic part; the official default is 1.
 
     Raises:
-      ValueError: no ancestors, or a drop that leaves none.
+      ValueError: no ancestors, or a drop below 0.
 
     Source: `wonchulSon/DGKD`, `train.py:107-127`, which crashes as published (`args.TA_num`).
     """
@@ -36,20 +35,15 @@ class DenselyGuided(KnowledgeDistillation):
         alpha: float = 0.0,
         temperature: float = 5.0,
         drop: int = 0,
-        official_quirks: bool = False,
         **kwargs,
     ):
         self.teacher_views = {role: "clean" for role in sorted(teachers or {})}
-        if not 0 <= drop < max(len(self.teacher_views), 1):
-            raise ValueError(
-                f"densely_guided.drop is {drop} with {len(self.teacher_views)} ancestors; give 0 "
-                "to one less than there are."
-            )
+        if drop < 0:
+            raise ValueError(f"DenselyGuided.drop is {drop}; give a whole number, at least 0.")
         if not self.teacher_views:
-            raise ValueError("densely_guided has no teachers; name all earlier links of the chain.")
+            raise ValueError("DenselyGuided has no teachers; name all earlier links of the chain.")
         super().__init__(student, teachers, alpha=alpha, temperature=temperature, **kwargs)
-        self.drop = drop
-        self.official_quirks = official_quirks
+        self.drop = min(drop, len(self.teacher_views) - 1)
 
     def kept(self) -> tf.Tensor:
         """1 for the ancestors of this step, 0 for those left out, float32 `[ancestors]`."""
@@ -62,8 +56,6 @@ class DenselyGuided(KnowledgeDistillation):
     def weigh(self, means, teachers):
         weights, logs = super().weigh(means, teachers)
         kept = self.kept() if self.drop else tf.ones([len(self.teacher_views)])
-        if self.official_quirks:
-            kept /= self.student.output_shape[-1]
         for i, role in enumerate(self.teacher_views):
             weights[f"kl_{role}"] *= kept[i]
         return weights, logs

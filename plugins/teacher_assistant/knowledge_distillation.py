@@ -19,6 +19,9 @@ class KnowledgeDistillation(Distiller):
       temperature: T of both sides.
       labels: "online": the teacher sees each batch as it is, augmented; "cached": its logits on the
         plain training images, computed once.
+      official_quirks: the divergence is a mean over the batch *and* the classes, as in the code of
+        both papers that build on this one (`nn.KLDivLoss()`): the soft term is smaller by the
+        number of classes.
     """
 
     teacher_views = {"teacher": "clean"}
@@ -31,6 +34,7 @@ class KnowledgeDistillation(Distiller):
         alpha: float = 0.5,
         temperature: float = 4.0,
         labels: str = "online",
+        official_quirks: bool = False,
         **kwargs,
     ):
         super().__init__(student, teachers, **kwargs)
@@ -40,6 +44,7 @@ class KnowledgeDistillation(Distiller):
                 "only) and 1 (hard labels only)."
             )
         self.alpha = alpha
+        self.official_quirks = official_quirks
         self.set_temperature(temperature)
         self.set_labels(labels)
 
@@ -58,6 +63,8 @@ class KnowledgeDistillation(Distiller):
         }
 
     def weigh(self, means, teachers):
-        soft = tf.constant((1 - self.alpha) * self.temperature**2)
-        weights = {f"kl_{role}": soft for role in self.teacher_views}
+        soft = (1 - self.alpha) * self.temperature**2
+        if self.official_quirks:
+            soft /= self.student.output_shape[-1]
+        weights = {f"kl_{role}": tf.constant(float(soft)) for role in self.teacher_views}
         return {"cross_entropy": tf.constant(float(self.alpha)), **weights}, {}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from mtard_tf.plugins.teacher_assistant.knowledge_distillation import KnowledgeDistillation
 
 
@@ -15,22 +13,7 @@ class TeacherAssistant(KnowledgeDistillation):
     of the soft labels, alpha is 1 - lambda. The paper searches lambda and T for each pair; the
     defaults here are Hinton's form at alpha 0.5, T 4.
 
-    Args:
-      official_quirks: the divergence is a mean over the batch *and* the classes, as the code's
-        `nn.KLDivLoss()`: the soft term is smaller by the number of classes.
-
     Source: `imirzadeh/Teacher-Assistant-Knowledge-Distillation`, `train.py:92-97`. Its
     ResNets never train at their first learning rate (`train.py:152`); a schedule here does what it
     says.
     """
-
-    def __init__(self, student, teachers=None, *, official_quirks: bool = False, **kwargs):
-        super().__init__(student, teachers, **kwargs)
-        self.official_quirks = official_quirks
-
-    def weigh(self, means, teachers):
-        weights, logs = super().weigh(means, teachers)
-        if self.official_quirks:
-            classes = self.student.output_shape[-1]
-            weights["kl_teacher"] = tf.cast(weights["kl_teacher"] / classes, tf.float32)
-        return weights, logs
