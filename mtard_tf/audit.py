@@ -14,6 +14,7 @@ from mtard_tf import diagnostics, files, measurements, measures, model_files, pl
 from mtard_tf.audit_text import markdown, verdict
 from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.evaluation import EvaluationError, Evaluator
+from mtard_tf.locking import locked
 from mtard_tf.outcomes import BatchRunner, Record, digest
 from mtard_tf.suites import Suite
 from mtard_tf.threat import ThreatModel
@@ -90,32 +91,49 @@ class Audit:
 
         Returns:
           The content of `report.json`; of a share, only a `verdict` that says what to do next.
+
+        Raises:
+          LockedError: another process is at the same audit.
         """
-        suite, temperature = self.suite, self.temperature
         split = self.chosen
         model_files.check(model, split, self.data.label_names)
-        inputs = self._inputs(model, split, surrogate)
         before = self.before(model, out, surrogate)
         if before is not None:
             _say(f"{name}: audited before on the same inputs; {out / 'report.json'} stands.")
             return before
-        evaluator = Evaluator(model, self.threat, batch_size=self.batch_size, seed=self.seed)
         path = out / (PROGRESS if self.whole else SHARE.format(*self.share))
+        out.mkdir(parents=True, exist_ok=True)
+        with locked(out, f".{path.stem}.lock"):
+            return self._run(model, name, path, surrogate, origin)
+
+    def _run(
+        self,
+        model: Any,
+        name: str,
+        path: pathlib.Path,
+        surrogate: Any,
+        origin: Mapping[str, str] | None,
+    ) -> dict:
+        split, out = self.chosen, path.parent
+        inputs = self._inputs(model, split, surrogate)
+        evaluator = Evaluator(model, self.threat, batch_size=self.batch_size, seed=self.seed)
         shares = sorted(out.glob(SHARE.format("*", "*"))) if self.whole else []
         record = Record(path, inputs, lambda line: _say(f"{name}: {line}"), shares)
         finished = False
         try:
             runner = BatchRunner(evaluator, split, len(split), record, name, self.share)
             outcomes = self._attack(runner, surrogate)
-            measured = measurements.gather(runner, suite.measures, temperature)
+            measured = measurements.gather(runner, self.suite.measures, self.temperature)
             if not self.whole:
                 return {
                     "model": name,
                     "verdict": "this share is done; once all are, run the same without --share.",
                 }
-            looked = probes.gather(runner, suite, outcomes)
+            looked = probes.gather(runner, self.suite, outcomes)
             report = self._report(name, model, outcomes, looked, split, surrogate)
-            report |= measurements.entries(measured, outcomes, suite.measures, temperature)
+            report |= measurements.entries(
+                measured, outcomes, self.suite.measures, self.temperature
+            )
             report |= {**(origin or {}), "settings": self.suite.settings()}
             report |= {"fingerprint": self._fingerprint(inputs)}
             self._write(report, {**outcomes, **measured}, looked, out)
