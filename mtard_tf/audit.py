@@ -224,7 +224,7 @@ class Audit:
             "left_out": [] if surrogate is not None else list(self.suite.transfer),
             **numbers,
             "findings": [dataclasses.asdict(finding) for finding in found],
-            "epsilon_curve": _curve(looked),
+            "epsilon_curve": looked.points(),
         }
         return report | measures.by_class(outcomes, split.labels, self.data.label_names)
 
@@ -242,16 +242,6 @@ class Audit:
         )
         files.write_text(out / "report.md", markdown(report))
         files.write_json(out / "report.json", report)  # last: it marks the audit as finished
-
-
-def _curve(looked: probes.Probes) -> list[dict[str, float]]:
-    """One point by epsilon; its worst case counts what a smaller epsilon has broken as well."""
-    points, standing = [], looked.clean
-    for epsilon, outcome in sorted(looked.curve.items()):
-        standing = standing & outcome
-        point = {"epsilon": float(epsilon), "robust_accuracy": float(outcome.mean())}
-        points.append(point | {"worst_case": float(standing.mean())})
-    return points
 
 
 def _say(line: str) -> None:

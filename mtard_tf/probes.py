@@ -51,6 +51,15 @@ class Probes:
         """How many images were looked at."""
         return len(self.clean)
 
+    def points(self) -> list[dict[str, float]]:
+        """One by epsilon; its worst case counts what a smaller epsilon has broken as well."""
+        points, standing = [], self.clean
+        for epsilon, outcome in sorted(self.curve.items()):
+            standing = standing & outcome
+            point = {"epsilon": float(epsilon), "robust_accuracy": float(outcome.mean())}
+            points.append(point | {"worst_case": float(standing.mean())})
+        return points
+
 
 def gather(runner: BatchRunner, suite: Suite, outcomes: Mapping[str, np.ndarray]) -> Probes:
     """Runs what the checks need, on the first `suite.probe_examples` images.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
 
-from mtard_tf import config, experiment, registry, soft_labels
+from mtard_tf import config, experiment, model_files, registry, side_by_side, soft_labels
 from mtard_tf.jobs import Job, JobError
 from mtard_tf.jobs import run as run_jobs
 from mtard_tf.models.defensive_cnn import defensive_cnn
 from mtard_tf.models.small_cnn import small_cnn
+from mtard_tf.run_directory import RunError
 from mtard_tf.stage_lists import flat
 
 CHAIN = """
@@ -216,11 +218,62 @@ def test_a_failed_job_ends_the_others_and_names_its_log(tmp_path):
 
 @pytest.mark.slow
 def test_side_by_side_equals_one_after_the_other(tiny_run_file, tmp_path):
-    described = _experiment(tiny_run_file, CHAIN, "chain.length = 2")
-    alone = _run(described, tmp_path / "alone")
-    _experiment(tiny_run_file, CHAIN, "chain.length = 2")
-    for name in ("chain_teacher", "chain_step1", "chain_step2"):
-        experiment.run(config.experiment(), tmp_path / "parts", config.text(), only=[name])
-    parts = keras.models.load_model(tmp_path / "parts/chain_step2/student.keras", compile=False)
-    for ours, expected in zip(parts.get_weights(), alone, strict=True):
+    lines = [
+        *("--gin=" + line for line in CHAIN.split("\n") if line),
+        "--gin=chain.length = 2",
+        "--gin=Experiment.dataset = @datasets.fashion_mini",
+        "--gin=Stage.batch_size = 512",
+        "--gin=Stage.epochs = 1",
+    ]
+    # Other processes do not know the tests' own data set.
+    run_file = [f"--config={tiny_run_file}", *lines]
+    weights = []
+    for name, jobs in (("alone", 1), ("parts", 2)):
+        command = [sys.executable, "-m", "mtard_tf.bin.train", f"--run_dir={tmp_path / name}"]
+        done = subprocess.run([*command, *run_file, f"--jobs={jobs}"], capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        net = keras.models.load_model(tmp_path / name / "chain_step2/student.keras", compile=False)
+        weights.append(net.get_weights())
+    for ours, expected in zip(*weights, strict=True):
         np.testing.assert_array_equal(ours, expected)
+    again = subprocess.run([*command, "--jobs=2"], capture_output=True, text=True)
+    assert again.returncode == 0 and "started" not in again.stderr
+
+
+def test_only_defensive_distillation_trains_the_first_teacher_at_the_temperature(tiny_run_file):
+    lines = (
+        "Experiment.stages = (@chain(),)\nchain.length = 1\nchain.temperature = 5\n"
+        "chain.distiller = @distillers.knowledge_distillation"
+    )
+    teacher, student = _experiment(tiny_run_file, lines).stages
+    net = small_cnn((8, 8, 3), 3)
+    assert teacher.distiller(net).temperature == 1.0
+    assert student.distiller(net, {"teacher": net}).temperature == 5.0
+
+
+def test_a_start_of_another_size_is_refused_before_anything_is_trained(tiny_run_file, tmp_path):
+    lines = "student/Stage.initial = 'clean_teacher'"
+    described = _experiment(tiny_run_file, lines)
+    with pytest.raises(RunError, match="Stage 'student' starts from 'clean_teacher', whose 8 wei"):
+        experiment.run(described, tmp_path / "run", config.text())
+    assert not (tmp_path / "run").exists()
+
+
+def test_finished_stages_are_checked_side_by_side_too(tiny_run_file, tmp_path):
+    described = _experiment(tiny_run_file, CHAIN, "chain.length = 1")
+    run_dir = tmp_path / "run"
+    experiment.run(described, run_dir, config.text())
+    assert side_by_side.training_jobs(described.stages, run_dir) == []
+    student = run_dir / "chain_teacher" / "student.keras"
+    small_cnn((8, 8, 3), 3).save(student)
+    with pytest.raises(RunError, match="chain_step1 was trained from other files .* teacher; rem"):
+        side_by_side.training_jobs(described.stages, run_dir)
+    student.unlink()
+    with pytest.raises(RunError, match="student.keras of a finished stage is gone"):
+        side_by_side.training_jobs(described.stages, run_dir)
+
+
+def test_a_net_with_dropout_has_one_fingerprint(tmp_path):
+    defensive_cnn((28, 28, 1), 10, widths=(2, 2), dense=4).save(tmp_path / "net.keras")
+    first, second = (model_files.load(tmp_path / "net.keras") for _ in range(2))
+    assert model_files.fingerprint(first) == model_files.fingerprint(second)
