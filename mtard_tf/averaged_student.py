@@ -38,7 +38,7 @@ class AveragedStudent:
     Args:
       distiller: one that averages.
       data: its training split is read.
-      batch_size: images at a time; what is left of a whole number of batches is not read.
+      batch_size: images at a time; only whole batches of the images asked for are read.
       seed: of the stage.
       strategy: under whose scope `model` is made.
     """
@@ -68,7 +68,9 @@ class AveragedStudent:
         others = [np.asarray(v.numpy()) for v in self._distiller.student.non_trainable_variables]
         batches = training_batches(self._data, batch_size=self._size, epochs=1, seed=self._seed)
         images = (batch[0] for batch in batches.take(self._batches))
-        found = self._statistics.over(images, averages, others)
+        # Before averaging begins it is the student itself, statistics and all.
+        begun = int(self._distiller.averages.taken.numpy()) > 0
+        found = self._statistics.over(images, averages, others) if begun else {}
         for variable, value in zip(self.model.trainable_variables, averages, strict=True):
             variable.assign(value)
         for i, variable in enumerate(self.model.non_trainable_variables):

@@ -120,6 +120,11 @@ def check(model: Any, split: Split, label_names: tuple[str, ...]) -> None:
             f"{model.name} takes batches of {taken[0]} images only; save it with a batch size of "
             "None, which takes any."
         )
+    if returned[-1] is None:
+        raise EvaluationError(
+            f"{model.name} does not say how many classes it has; export it with logits of a known "
+            "shape [batch, classes]."
+        )
     wanted, given = tuple(taken[1:]), split.images.shape[1:]
     if len(wanted) != 3 or any(w not in (None, g) for w, g in zip(wanted, given, strict=True)):
         raise EvaluationError(

@@ -192,4 +192,7 @@ def _weight_bytes(distiller: Distiller, teachers: Mapping[str, keras.Model]) -> 
 
 
 def _bytes(variables: list[keras.Variable]) -> int:
-    return sum(v.value.shape.num_elements() * tf.as_dtype(v.dtype).size for v in variables)
+    # Of Keras, or of TensorFlow where a teacher is a SavedModel.
+    return sum(
+        tf.TensorShape(v.shape).num_elements() * tf.as_dtype(v.dtype).size for v in variables
+    )

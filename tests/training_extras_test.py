@@ -367,7 +367,7 @@ def test_smoothing_is_of_the_terms_and_not_of_the_attack(data):
     keras.utils.set_random_seed(3)
     net = _net()
     hard, smooth = Trades(net), Trades(net, label_smoothing=0.3)
-    _equal(smooth.perturb(images, labels, seeds), hard.perturb(images, labels, seeds))
+    _equal(smooth.perturb(images, labels, seeds, {}), hard.perturb(images, labels, seeds, {}))
     logits = tf.random.stateless_normal([4, 3], [0, 1])
     views = {"clean": logits, "adversarial": logits}
     np.testing.assert_allclose(
@@ -397,7 +397,9 @@ def test_a_scheduled_step_size(data):
     scheduled = Trades(net, attack=whole, step_size_schedule=Warmup(2), threat=THREAT)
     scheduled.steps_done.assign(1)
     plain = Trades(net, attack=half, step_size_schedule=Constant(), threat=THREAT)
-    _equal([scheduled.perturb(images, labels, seeds)], [plain.perturb(images, labels, seeds)])
+    _equal(
+        [scheduled.perturb(images, labels, seeds, {})], [plain.perturb(images, labels, seeds, {})]
+    )
 
 
 @pytest.mark.parametrize(

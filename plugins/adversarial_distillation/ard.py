@@ -5,10 +5,11 @@ from __future__ import annotations
 import tensorflow as tf
 
 from mtard_tf.distiller import Distiller, default_attack
-from mtard_tf.losses import cross_entropy, kl_divergence
+from mtard_tf.label_smoothing import HardLabels
+from mtard_tf.losses import kl_divergence
 
 
-class ARD(Distiller):
+class ARD(HardLabels, Distiller):
     """The robust teacher's answer on the clean image is the target on the adversarial one.
 
         loss = alpha t^2 KL(softmax(T(x) / t) || softmax(S(x') / t)) + (1 - alpha) CE(S(x), y)
@@ -23,7 +24,7 @@ class ARD(Distiller):
     * with alpha = 1 the clean batch still passes through the student, for its BatchNorm alone.
 
     Its learning-rate schedule drops once: at its second epoch it sets the first value again. That
-    is `schedules.StepDecay(epochs=(100,))`, where the paper's is `epochs=(100, 150)`.
+    is `schedules.StepDecay(epochs=(100,))`, where the script's arguments ask for `(100, 150)`.
 
     Args:
       alpha: weight of the distillation.
@@ -67,7 +68,7 @@ class ARD(Distiller):
         )
         terms = {"kl_robust": self.kl_scale * divergence}
         if self.alpha != 1:
-            terms["cross_entropy"] = cross_entropy(student["clean"], labels)
+            terms["cross_entropy"] = self.cross_entropy(student["clean"], labels)
         return terms
 
     def weigh(self, means, teachers):

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from mtard_tf.distiller import Distiller, default_attack
+from mtard_tf.label_smoothing import HardLabels
 from mtard_tf.losses import cross_entropy, kl_divergence
 
 
-class IAD(Distiller):
+class IAD(HardLabels, Distiller):
     """Where the teacher fails on the adversarial image, the student trusts itself.
 
         loss = alpha t^2 KL(softmax(T(x) / t) || softmax(S(x') / t))
@@ -24,8 +25,8 @@ class IAD(Distiller):
     Departures of the official code from this, with `official_quirks`: the attack runs with
     BatchNorm in training mode, so its ten passes move the running statistics. The code of IAD-I
     leaves the teacher's term at weight 1, and that of IAD-II weighs it by `trust`: choose with
-    `weigh_teacher`. The code passes the clean batch through the student twice, here once: the same
-    loss and gradient; BatchNorm's statistics move once less. Its learning rate drops once, as in
+    `weigh_teacher`. From `begin` on the code passes the clean batch through the student twice, here
+    once: the same loss and gradient; BatchNorm's statistics move once less. Its learning rate drops once, as in
     `ard`.
 
     Args:
@@ -70,7 +71,7 @@ class IAD(Distiller):
         self.weigh_teacher = weigh_teacher
 
     def terms(self, labels, student, teachers):
-        distrust = self_trust(self, labels, teachers["robust_adversarial"])
+        doubt = distrust(self, labels, teachers["robust_adversarial"])
         divergence = self.temperature**2 * kl_divergence(
             teachers[self.taught_on],
             student["adversarial"],
@@ -78,11 +79,11 @@ class IAD(Distiller):
             student_temperature=self.temperature,
         )
         terms = {
-            "kl_robust": divergence * (1 - distrust) if self.weigh_teacher else divergence,
-            "kl_self": distrust * kl_divergence(student["clean"], student["adversarial"]),
+            "kl_robust": divergence * (1 - doubt) if self.weigh_teacher else divergence,
+            "kl_self": doubt * kl_divergence(student["clean"], student["adversarial"]),
         }
         if self.alpha != 1:
-            terms["cross_entropy"] = cross_entropy(student["clean"], labels)
+            terms["cross_entropy"] = self.cross_entropy(student["clean"], labels)
         return terms
 
     def weigh(self, means, teachers):
@@ -90,7 +91,7 @@ class IAD(Distiller):
         return {name: tf.constant(float(weights[name])) for name in means}, {}
 
 
-def self_trust(distiller: Distiller, labels: tf.Tensor, teacher_logits: tf.Tensor) -> tf.Tensor:
+def distrust(distiller: Distiller, labels: tf.Tensor, teacher_logits: tf.Tensor) -> tf.Tensor:
     """1 - p_T(y)^beta from epoch `begin` on, 0 before.
 
     Args:

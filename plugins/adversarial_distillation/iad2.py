@@ -5,11 +5,12 @@ from __future__ import annotations
 import tensorflow as tf
 
 from mtard_tf.distiller import Distiller, default_attack
-from mtard_tf.losses import cross_entropy, kl_divergence
-from mtard_tf.plugins.adversarial_distillation.iad import self_trust
+from mtard_tf.label_smoothing import HardLabels
+from mtard_tf.losses import kl_divergence
+from mtard_tf.plugins.adversarial_distillation.iad import distrust
 
 
-class IAD2(Distiller):
+class IAD2(HardLabels, Distiller):
     """Labels, a robust teacher as far as it can be trusted, the student itself, a clean teacher.
 
         loss = (1 - a - b) CE(S(x'), y)
@@ -67,7 +68,7 @@ class IAD2(Distiller):
 
     def terms(self, labels, student, teachers):
         t = self.temperature
-        distrust = self_trust(self, labels, teachers["robust"])
+        doubt = distrust(self, labels, teachers["robust"])
         divergences = {
             role: t**2
             * kl_divergence(
@@ -77,9 +78,9 @@ class IAD2(Distiller):
         }
         own = kl_divergence(student["clean"], student["adversarial"])
         return {
-            "cross_entropy": cross_entropy(student["adversarial"], labels),
-            "kl_robust": (1 - distrust) * divergences["robust"],
-            "kl_self": distrust * t**2 * own,
+            "cross_entropy": self.cross_entropy(student["adversarial"], labels),
+            "kl_robust": (1 - doubt) * divergences["robust"],
+            "kl_self": doubt * t**2 * own,
             "kl_clean": divergences["clean"],
         }
 

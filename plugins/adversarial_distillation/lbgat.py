@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from mtard_tf.distiller import Distiller, default_attack
+from mtard_tf.label_smoothing import HardLabels
 from mtard_tf.losses import cross_entropy, kl_divergence
 from mtard_tf.models.compatibility import check_fit
 from mtard_tf.models.fused import FusedTraining
@@ -15,7 +16,7 @@ from mtard_tf.models.precision import with_precision
 from mtard_tf.views import as_float32
 
 
-class LBGAT(Distiller):
+class LBGAT(HardLabels, Distiller):
     """A natural net G is trained beside the student, whose logits it guides; both learn from both.
 
         loss = mean_c (S(x')_c - G(x)_c)^2 + CE(G(x), y) + beta KL(S(x) || S(x'))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import tensorflow as tf
 
 from mtard_tf.distiller import Distiller, default_attack
+from mtard_tf.label_smoothing import HardLabels
 from mtard_tf.losses import cross_entropy, kl_divergence
 
 
-class MART(Distiller):
+class MART(HardLabels, Distiller):
     """Images that the net gets wrong even when clean weigh more in the robust term.
 
         loss = CE(f(x'), y) - log(1.0001 - max_{c != y} p_c(x'))
@@ -39,7 +40,7 @@ class MART(Distiller):
         largest_wrong = tf.reduce_max(tf.nn.softmax(adversarial) * (1 - own), axis=1)
         own_clean = tf.exp(-cross_entropy(clean, labels))
         return {
-            "cross_entropy": cross_entropy(adversarial, labels),
+            "cross_entropy": self.cross_entropy(adversarial, labels),
             "margin": -tf.math.log(1.0001 - largest_wrong),
             "kl": kl_divergence(clean, adversarial) * (1.0000001 - own_clean),
         }

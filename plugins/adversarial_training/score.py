@@ -22,7 +22,8 @@ class SCORE(Distiller):
 
     Args:
       beta: weight of the robust term; 4 in the README's commands, 3 for the released nets.
-      label_smoothing: s: the true class has 1 - s; 0 in the README's commands.
+      label_smoothing: s: the true class has 1 - s and each other s / (classes - 1), as the code has
+        it (elsewhere s is shared by all classes); 0 in the README's commands.
       attack: default PGD-10, step epsilon / 4, uniform start.
       official_quirks: what the code does.
 
@@ -45,6 +46,10 @@ class SCORE(Distiller):
         if official_quirks:
             kwargs.setdefault("attack_batch_norm", "batch")
         super().__init__(student, teachers, attack=attack or default_attack("uniform"), **kwargs)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(
+                f"label_smoothing is {label_smoothing!r}; give a number from 0 to below 1."
+            )
         self.beta = beta
         self.label_smoothing = label_smoothing
 

@@ -12,7 +12,9 @@ from mtard_tf.losses import kl_divergence
 class Trades(HardLabels, Distiller):
     """loss = CE(f(x), y) + beta KL(f(x) || f(x')), x' maximising that KL.
 
-    The gradient flows through both sides of the KL, and the attack's target is f(x) in inference
+    The official code passes the clean batch through the net once more in training mode, for its
+    BatchNorm alone; here its statistics move twice a step, not three times. The gradient flows
+    through both sides of the KL, and the attack's target is f(x) in inference
     mode (`yaodongyu/TRADES:trades.py:17-84`). The official step is 0.007 at epsilon 0.031.
 
     Args:

@@ -49,10 +49,11 @@ class BMTARD(MTARD):
         self.maximum_temperature = maximum_temperature
         self.entropy_log_offset = entropy_log_offset
         start = dict(initial_temperatures or {})
-        if set(start) - set(self.roles) or any(not value > 0 for value in start.values()):
+        inside = all(minimum_temperature <= t <= maximum_temperature for t in start.values())
+        if set(start) - set(self.roles) or not inside:
             raise ValueError(
-                f"initial_temperatures is {start}; give numbers above 0 for "
-                f"{', '.join(self.roles)}."
+                f"initial_temperatures is {start}; give numbers from {minimum_temperature:g} to "
+                f"{maximum_temperature:g} (the bounds) for {', '.join(self.roles)}."
             )
         self.temperatures = self.balance_state(
             "temperatures", [float(start.get(role, 1.0)) for role in self.roles]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import tensorflow as tf
 
 from mtard_tf.distiller import Distiller
-from mtard_tf.losses import cross_entropy, kl_divergence
+from mtard_tf.label_smoothing import HardLabels
+from mtard_tf.losses import kl_divergence
 
 
-class KnowledgeDistillation(Distiller):
+class KnowledgeDistillation(HardLabels, Distiller):
     """loss = alpha CE(s, y) + (1 - alpha) T^2 KL(softmax(t / T) || softmax(s / T)).
 
     T^2 keeps the soft term's gradient, which falls as 1 / T^2, on one scale with the hard term's.
@@ -50,7 +51,7 @@ class KnowledgeDistillation(Distiller):
 
     def terms(self, labels, student, teachers):
         return {
-            "cross_entropy": cross_entropy(student["clean"], labels),
+            "cross_entropy": self.cross_entropy(student["clean"], labels),
             **{
                 f"kl_{role}": kl_divergence(
                     teachers[role],
