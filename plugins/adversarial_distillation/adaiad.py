@@ -15,8 +15,8 @@ class AdaIAD(IAD):
         x' = PGD-10 on KL(T(x') || S(x')), both in inference mode, from x + 0.001 N(0, 1)
 
     with `trust` as in `iad`. The official code attacks in inference mode, so `official_quirks`
-    changes nothing here. The code passes the clean batch through the student once more than here, and
-    twice more from `begin` on: the same loss and gradient; BatchNorm's statistics move less.
+    changes nothing here. The code passes the clean batch through the student once more than here,
+    and twice more from `begin` on: the same loss and gradient; BatchNorm's statistics move less.
 
     Args:
       temperature: t; the code's default, 30.

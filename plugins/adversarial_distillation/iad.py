@@ -26,8 +26,8 @@ class IAD(HardLabels, Distiller):
     BatchNorm in training mode, so its ten passes move the running statistics. The code of IAD-I
     leaves the teacher's term at weight 1, and that of IAD-II weighs it by `trust`: choose with
     `weigh_teacher`. From `begin` on the code passes the clean batch through the student twice, here
-    once: the same loss and gradient; BatchNorm's statistics move once less. Its learning rate drops once, as in
-    `ard`.
+    once: the same loss and gradient; BatchNorm's statistics move once less. Its learning rate drops
+    once, as in `ard`.
 
     Args:
       alpha: weight of the two distillation terms.

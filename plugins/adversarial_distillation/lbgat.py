@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from mtard_tf.distiller import Distiller, default_attack
 from mtard_tf.label_smoothing import HardLabels
-from mtard_tf.losses import cross_entropy, kl_divergence
+from mtard_tf.losses import kl_divergence
 from mtard_tf.models.compatibility import check_fit
 from mtard_tf.models.fused import FusedTraining
 from mtard_tf.models.precision import with_precision
@@ -83,7 +83,7 @@ class LBGAT(HardLabels, Distiller):
         error = tf.math.squared_difference(student["adversarial"], student["guide"])
         return {
             "logit_error": tf.reduce_mean(error, axis=1),
-            "guide_cross_entropy": cross_entropy(student["guide"], labels),
+            "guide_cross_entropy": self.cross_entropy(student["guide"], labels),
             "kl": kl_divergence(student["clean"], student["adversarial"]),
         }
 

@@ -12,10 +12,10 @@ from mtard_tf.losses import kl_divergence
 class Trades(HardLabels, Distiller):
     """loss = CE(f(x), y) + beta KL(f(x) || f(x')), x' maximising that KL.
 
-    The official code passes the clean batch through the net once more in training mode, for its
-    BatchNorm alone; here its statistics move twice a step, not three times. The gradient flows
-    through both sides of the KL, and the attack's target is f(x) in inference
-    mode (`yaodongyu/TRADES:trades.py:17-84`). The official step is 0.007 at epsilon 0.031.
+    The gradient flows through both sides of the KL, and the attack's target is f(x) in inference
+    mode (`yaodongyu/TRADES:trades.py:17-84`). The official step is 0.007 at epsilon 0.031. The code
+    passes the clean batch through the net once for each term, here once in all: the same loss and
+    gradient; BatchNorm's statistics move once less.
 
     Args:
       beta: weight of the robust term ("1/lambda" in the paper); 6 in the official run.
