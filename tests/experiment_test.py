@@ -138,7 +138,11 @@ def test_missing_and_broken_teachers(tmp_path):
     ):
         run_directory.load_student(tmp_path, "x")
     (tmp_path / "broken.keras").write_text("not a model")
-    with pytest.raises(run_directory.RunError, match="is not a readable .keras file"):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "student.keras").write_text("not a model")
+    with pytest.raises(run_directory.RunError, match=f"Or remove {tmp_path}/x to train the stage"):
+        run_directory.load_student(tmp_path, "x")
+    with pytest.raises(model_files.ModelFileError, match="broken.keras cannot be read as a model"):
         run_directory.load_student(tmp_path, str(tmp_path / "broken.keras"))
 
 
