@@ -73,8 +73,11 @@ class Experiment:
                     f"Experiment.stages has {name!r}; a stage's name is a folder of the run: no "
                     f"'/', and none of {', '.join(FOLDERS)}."
                 )
-        if len(set(names)) < len(names):
-            raise ValueError(f"Experiment.stages names a stage twice: {', '.join(names)}.")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"Experiment.stages has {', '.join(twice)} twice; give each stage a name of its own."
+            )
         for place, stage in enumerate(self.stages):
             for source in stage.sources:
                 _check_source(stage.name, source, names[:place])

@@ -91,7 +91,7 @@ def test_the_text_of_a_configuration_parses_to_itself(tiny_run_file, tmp_path):
         ("Stage.epochs = 0", "clean_teacher/Stage.epochs is 0; give a whole number, at least 1."),
         ("student/Stage.select = 'worst'", "student/Stage.select is 'worst'; use 'best' or 'last'."),
         ("student/Stage.teachers = {'clean': 'claen_teacher'}", "Stage 'student' names 'claen_teacher', which is neither an earlier stage nor a path (that ends in .keras or has a '/'); did you mean 'clean_teacher'?"),
-        ("Experiment.stages = ('student', 'student')", "Experiment.stages names a stage twice: student, student."),
+        ("Experiment.stages = ('student', 'student')", "Experiment.stages has student twice; give each stage a name of its own."),
         ("Experiment.stages = ()", "Experiment.stages is empty; name at least one stage."),
         ("Stage.epochs = [1", "A value does not end: EOF in multi-line statement, line 2."),
     ],

@@ -20,9 +20,7 @@ ModelFn = Callable[[tf.Tensor], tf.Tensor]
 _REACHED = "share of the targets that were reached"
 
 
-def every_target(
-    images: tf.Tensor, labels: tf.Tensor, classes: int
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def every_target(images: tf.Tensor, labels: tf.Tensor, classes: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Each image once for every class but its own, in the order of the classes.
 
     Args:
@@ -31,13 +29,12 @@ def every_target(
       classes: how many there are.
 
     Returns:
-      Images `[batch * (classes - 1), ...]`, their labels and their targets, int32.
+      Images `[batch * (classes - 1), ...]`, and their targets, int32.
     """
     labels = tf.cast(labels, tf.int32)
     targets = tf.range(classes - 1)[None]
     targets = targets + tf.cast(targets >= labels[:, None], tf.int32)
-    repeated = (tf.repeat(tensor, classes - 1, axis=0) for tensor in (images, labels))
-    return *repeated, tf.reshape(targets, [-1])
+    return tf.repeat(images, classes - 1, axis=0), tf.reshape(targets, [-1])
 
 
 def smallest_constants(model_fn: ModelFn, images: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
@@ -116,7 +113,7 @@ class CWDistortion:
     ) -> dict[str, tf.Tensor]:
         """See the package docstring."""
         classes = model_fn(images).shape[-1]
-        tiled, _, targets = every_target(images, labels, classes)
+        tiled, targets = every_target(images, labels, classes)
         constants = None
         if self.initial_constant is None:
             constants = 2 * smallest_constants(model_fn, tiled, targets)
@@ -170,7 +167,7 @@ class JSMAFeatures:
     ) -> dict[str, tf.Tensor]:
         """See the package docstring."""
         classes = model_fn(images).shape[-1]
-        tiled, _, targets = every_target(images, labels, classes)
+        tiled, targets = every_target(images, labels, classes)
         found = self.attack().minimal(model_fn, tiled, targets, threat=threat)
         reached = _predicted(model_fn, found, targets)
         pixels = images.shape[1:].num_elements()
