@@ -76,7 +76,8 @@ class Experiment:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(
-                f"Experiment.stages has {', '.join(twice)} twice; give each stage a name of its own."
+                f"Experiment.stages has {', '.join(twice)} twice; give each stage a name of its "
+                "own."
             )
         for place, stage in enumerate(self.stages):
             for source in stage.sources:

@@ -4,8 +4,8 @@
     mtard-eval --run_dir=runs/quickstart --stage=student --suite=autoattack --examples=500
     mtard-eval --model=student.keras --dataset=fashion_mini --suite=paper --epsilon=0.1 --out=audit
 
-Suites: quick, paper, autoattack, defensive, defensive_brief, or a .gin file. Killed, it goes on where it was, given
-the same flags. Also `python -m mtard_tf.bin.eval ...`.
+Suites: quick, paper, autoattack, defensive, defensive_brief, or a .gin file. Killed, it goes on
+where it was, given the same flags. Also `python -m mtard_tf.bin.eval ...`.
 """
 
 from __future__ import annotations
