@@ -134,8 +134,7 @@ class Audit:
             report |= measurements.entries(
                 measured, outcomes, self.suite.measures, self.temperature
             )
-            report |= {**(origin or {}), "settings": self.suite.settings()}
-            report |= {"fingerprint": self._fingerprint(inputs)}
+            report |= {**(origin or {}), "fingerprint": self._fingerprint(inputs)}
             self._write(report, {**outcomes, **measured}, looked, out)
             finished = True
         finally:
@@ -217,10 +216,7 @@ class Audit:
             "parameters": model_files.parameters(model),
             "threat": {"norm": self.threat.norm, "epsilon": float(self.threat.epsilon)},
             "seed": self.seed,
-            "suite": {
-                name: repr(attack)
-                for name, attack in {**self.suite.attacks, **self.suite.transfer}.items()
-            },
+            "suite": self.suite.settings(),
             "left_out": [] if surrogate is not None else list(self.suite.transfer),
             **numbers,
             "findings": [dataclasses.asdict(finding) for finding in found],

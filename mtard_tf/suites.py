@@ -95,12 +95,9 @@ class Suite:
         )
 
     def settings(self) -> dict[str, str]:
-        """Name -> what an attack or a measure was set to; audits that differ in it do not compare.
-
-        Not of attacks at the temperature of the training, which differ by their nature.
-        """
+        """Name -> what an attack or a measure is set to, as a report shows it."""
         every = {**self.attacks, **self.transfer, **self.measures}
-        return {k: repr(v) for k, v in every.items() if not isinstance(v, AtTemperature)}
+        return {name: repr(setting) for name, setting in every.items()}
 
     def at_temperature(self, temperature: float) -> Suite:
         """The suite for a model that was trained at a temperature: `tempered` attacks take it."""
