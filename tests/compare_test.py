@@ -422,3 +422,19 @@ def test_a_comparison_that_is_killed_goes_on(tmp_path):
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "started" not in done.stderr, done.stderr
     assert (run_dir / "comparison" / "table.csv").read_bytes() == before
+
+
+def test_methods_of_other_temperatures_are_no_chain(tmp_path):
+    """ARD trains at 30, others at 1: two rows at one point are no replicates."""
+    for name, temperature in (("ard", 30.0), ("rslad", 1.0), ("mtard", 1.0)):
+        _fabricate(tmp_path, name, OUTCOMES["c"], ("robust.keras",), temperature=temperature)
+    audited = comparison.load(tmp_path, ["ard", "rslad", "mtard"])
+    assert temperatures.by_temperature(audited) == []
+
+
+def test_audits_with_other_settings_do_not_compare(tmp_path):
+    for name, steps in (("a", 100), ("b", 150)):
+        suite = {"cw": f"CW(num_steps={steps})", "soft": f"At(temperature={steps})"}
+        _fabricate(tmp_path, name, OUTCOMES["c"], report={"suite": suite})
+    with pytest.raises(ComparisonError, match=r"cw was CW\(num_steps=100\) for a and CW\(num_ste"):
+        comparison.compare(comparison.load(tmp_path, ["a", "b"]), ["a", "b"])
