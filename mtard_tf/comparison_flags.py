@@ -71,14 +71,15 @@ def run(request: Request) -> str:
             f"Experiment.strategy is {experiment.strategy!r}; mtard-compare gives each stage one "
             "device: train with mtard-train first, and compare without --config."
         )
-    if given:
-        claim(run_dir, config.text())
     if request.jobs:
         _check_attack(request.attack, [*suite.attacks, *suite.transfer, *suite.ensembles])
         data = experiment.dataset()
         if given:
             strategy = strategies.create("one_device")
             experiments.check(experiment, data, strategy, experiment.stages)
+    if given:
+        claim(run_dir, config.text())
+    if request.jobs:
         audit = Audit(data, suite, experiment.threat, examples=request.examples,
                       seed=experiment.seed)  # fmt: skip
         training = side_by_side.training_jobs(experiment.stages, run_dir) if given else []

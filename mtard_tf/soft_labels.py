@@ -30,7 +30,7 @@ def kept(path: pathlib.Path, key: str, compute: Callable[[], np.ndarray]) -> np.
 
 def _read(path: pathlib.Path, key: str) -> np.ndarray | None:
     try:
-        with np.load(path) as file:
+        with path.open("rb") as raw, np.load(raw) as file:
             return file["table"] if str(file["key"]) == key else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None  # not there, or damaged: computed anew

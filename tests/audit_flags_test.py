@@ -153,7 +153,7 @@ def test_a_model_by_path(model_path, tmp_path) -> None:
     request = _request(model_path, tmp_path, skip=["pgd_sat", "pgd_trades"], examples=4)
     printed = audit_flags.run(request)
     assert printed.splitlines()[-1] == f"Report: {tmp_path / 'out' / 'report.md'}"
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".lock"}
     assert names == {"report.json", "report.md", "examples.npz", "epsilon_curve.png"}
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from mtard_tf import registry
 from mtard_tf.models.precision import with_precision
 from mtard_tf.plugins.adversarial_distillation.absld import class_temperatures
-from mtard_tf.plugins.adversarial_distillation.iad import self_trust
+from mtard_tf.plugins.adversarial_distillation.iad import distrust
 
 
 def _linear(classes: int = 3) -> keras.Model:
@@ -41,10 +41,10 @@ def test_class_temperatures_worked_example():
 
 
 @pytest.mark.parametrize(("epoch", "expected"), [(1.99, 0.0), (2.0, 0.5)])
-def test_self_trust_worked_example(epoch, expected):
+def test_distrust_worked_example(epoch, expected):
     # Logits 0 and log 3: p_T(y) = 1/4, whose root is 1/2, so half the trust is the student's own.
     settings = types.SimpleNamespace(beta=0.5, begin=2, epoch=tf.constant(epoch))
-    trust = self_trust(settings, tf.constant([0]), tf.constant([[0.0, math.log(3.0)]]))
+    trust = distrust(settings, tf.constant([0]), tf.constant([[0.0, math.log(3.0)]]))
     np.testing.assert_allclose(trust, [expected], rtol=1e-6)
 
 

@@ -173,7 +173,10 @@ def test_attack_shards_change_nothing_but_speed(batch):
     [
         ({"initial_weights": {"robust": 0.9, "clean": 0.9}}, "summing to 1"),
         ({"initial_temperatures": {"clan": 2.0}}, "initial_temperatures is .*clan"),
-        ({"initial_temperatures": {"clean": 0.0}}, "numbers above 0"),
+        (
+            {"initial_temperatures": {"clean": 0.0}},
+            "numbers from 1 to 10 .the bounds. for robust, clean",
+        ),
     ],
 )
 def test_bad_values(kwargs, message):

@@ -139,8 +139,7 @@ def test_a_vanished_teacher(tiny_run_file, tmp_path) -> None:
     with pytest.raises(run_directory.RunError, match="cannot|missing") as caught:
         config.parse([str(run_dir / "config.gin")])
         described = config.experiment()
-        described.__dict__["stages"] = described.stages[2:]
-        experiment.run(described, run_dir, config.text())
+        experiment.run(described, run_dir, config.text(), only=["student"])
     assert "\n" not in str(caught.value)
 
 

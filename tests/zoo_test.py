@@ -91,7 +91,7 @@ def _slow(name: str, size: str) -> bool:
 def test_the_reference_holds_every_net() -> None:
     assert {case.values[0] for case in _cases()} == NETS.keys()
     zoo = {name for name in registry.names("models") if "mtard_tf.models" in _home(name)}
-    assert zoo == {model for model, _, _ in NETS.values()} | {"wide_resnet"}
+    assert zoo == {model for model, _, _ in NETS.values()} | {"wide_resnet", "defensive_cnn"}
 
 
 def _home(name: str) -> str:

@@ -40,15 +40,8 @@ def main(argv: Sequence[str]) -> None:
     described = config.begin_or_go_on(run_dir, _CONFIG.value, _GIN.value)
     strategy = devices.strategy(described.strategy)
     if _JOBS.value > 1:
-        stages = side_by_side.run(
-            described,
-            run_dir,
-            config.text(),
-            _JOBS.value,
-            strategy,
-            devices.options(),
-            _ONLY.value,
-        )
+        how = _JOBS.value, strategy, devices.options(), _ONLY.value
+        stages = side_by_side.run(described, run_dir, config.text(), *how)
     else:
         stages = experiment.run(described, run_dir, config.text(), strategy, _ONLY.value)
     if not strategies.is_chief(strategy):
