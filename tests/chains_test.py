@@ -221,11 +221,12 @@ def test_side_by_side_equals_one_after_the_other(tiny_run_file, tmp_path):
     lines = [
         *("--gin=" + line for line in CHAIN.split("\n") if line),
         "--gin=chain.length = 2",
-        "--gin=Experiment.dataset = @datasets.fashion_mini",
         "--gin=Stage.batch_size = 512",
         "--gin=Stage.epochs = 1",
     ]
     # Other processes do not know the tests' own data set.
+    text = tiny_run_file.read_text().replace("@datasets.tiny", "@datasets.fashion_mini")
+    tiny_run_file.write_text(text)
     run_file = [f"--config={tiny_run_file}", *lines]
     weights = []
     for name, jobs in (("alone", 1), ("parts", 2)):
