@@ -144,8 +144,13 @@ def _at(distiller: Callable, temperature: float | None) -> Callable:
     takes = "temperature" in inspect.signature(distiller).parameters
     if temperature is None or not takes:
         return distiller
-    return functools.partial(distiller, temperature=float(temperature))
+    return _bound(distiller, temperature=float(temperature))
 
 
 def _with_widths(stage: Stage, widths: Any) -> Stage:
-    return dataclasses.replace(stage, model=functools.partial(stage.model, widths=tuple(widths)))
+    return dataclasses.replace(stage, model=_bound(stage.model, widths=tuple(widths)))
+
+
+def _bound(factory: Callable, **settings: Any) -> Callable:
+    """The factory with settings of its own, under its name, which model cards show."""
+    return functools.update_wrapper(functools.partial(factory, **settings), factory)

@@ -18,6 +18,7 @@ from mtard_tf.audit import Audit
 from mtard_tf.comparison import WORST, ComparisonError
 from mtard_tf.experiment import Experiment
 from mtard_tf.run_directory import claim, student_path
+from mtard_tf.suites import Suite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,28 +67,33 @@ def run(request: Request) -> str:
         experiments.check_stage(experiment, stage)
     if request.baseline is not None:
         comparison.check_row(names, request.baseline)
-    if experiment.strategy != "one_device":
-        raise ComparisonError(
-            f"Experiment.strategy is {experiment.strategy!r}; mtard-compare gives each stage one "
-            "device: train with mtard-train first, and compare without --config."
-        )
     if request.jobs:
-        _check_attack(request.attack, [*suite.attacks, *suite.transfer, *suite.ensembles])
-        data = experiment.dataset()
-        if given:
-            strategy = strategies.create("one_device")
-            experiments.check(experiment, data, strategy, experiment.stages)
-    if given:
+        _train_and_audit(request, experiment, suite)
+    elif given:
         claim(run_dir, config.text())
-    if request.jobs:
-        audit = Audit(data, suite, experiment.threat, examples=request.examples,
-                      seed=experiment.seed)  # fmt: skip
-        training = side_by_side.training_jobs(experiment.stages, run_dir) if given else []
-        auditing = _audit_jobs(run_dir, experiment, audit, request, {job.name for job in training})
-        side_by_side.run_jobs(run_dir, [*training, *auditing], request.jobs)
-        if auditing:
-            report.write_report(run_dir, experiment)
     return "\n".join(write(run_dir, names, request.baseline, request.attack))
+
+
+def _train_and_audit(request: Request, experiment: Experiment, suite: Suite) -> None:
+    run_dir = pathlib.Path(request.run_dir)
+    _check_attack(request.attack, [*suite.attacks, *suite.transfer, *suite.ensembles])
+    data = experiment.dataset()
+    training: list[jobs.Job] = []
+    if request.config or request.gin:
+        if experiment.strategy != "one_device":
+            raise ComparisonError(
+                f"Experiment.strategy is {experiment.strategy!r}; mtard-compare gives each stage "
+                "one device: train with mtard-train first, and compare without --config."
+            )
+        experiments.check(experiment, data, strategies.create("one_device"), experiment.stages)
+        claim(run_dir, config.text())
+        training = side_by_side.training_jobs(experiment.stages, run_dir)
+    threat, seed = experiment.threat, experiment.seed
+    audit = Audit(data, suite, threat, examples=request.examples, seed=seed)
+    auditing = _audit_jobs(run_dir, experiment, audit, request, {job.name for job in training})
+    side_by_side.run_jobs(run_dir, [*training, *auditing], request.jobs)
+    if auditing:
+        report.write_report(run_dir, experiment)
 
 
 def write(

@@ -39,7 +39,8 @@ class Distiller(Views, DistributedFit, keras.Model):
     * `trained_models`, `run_student`: nets that are trained beside the student, and their passes
       (default: none);
     * `terms`: named per-example losses;
-    * `weigh`: the weight of each term, and what state moves (default: 1 each, no state);
+    * `term_weights`: fixed weights of terms (default: 1 each), or `weigh`: weights that change, and
+      what state moves;
     * `cached_roles`: teachers whose word on the plain training images may come with the batch
       instead of being computed (default: none), and `table`, what that word is (default: logits).
 
@@ -173,14 +174,20 @@ class Distiller(Views, DistributedFit, keras.Model):
         """
         raise NotImplementedError(f"{type(self).__name__} must define terms().")
 
+    @property
+    def term_weights(self) -> Mapping[str, float]:
+        """The weights of terms that are not 1, where they are fixed."""
+        return {}
+
     def weigh(self, means: Tensors, teachers: Tensors) -> tuple[Tensors, Tensors]:
-        """The weights of this step's terms, and scalars to log.
+        """The weights of this step's terms (default: `term_weights`), and scalars to log.
 
         Args:
           means: name -> mean over the global batch, no gradient.
           teachers: role -> logits on this replica, `[batch, classes]`.
         """
-        return {name: tf.ones([]) for name in means}, {}
+        fixed = self.term_weights
+        return {name: tf.constant(float(fixed.get(name, 1.0))) for name in means}, {}
 
     # What families share.
 

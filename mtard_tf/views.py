@@ -14,6 +14,7 @@ from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.attacks.step_size import with_step_scaled
 from mtard_tf.data.batches import evaluation_batches
 from mtard_tf.data.image_data import Split
+from mtard_tf.losses import kl_divergence
 from mtard_tf.models.empty_batches import never_empty
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
@@ -127,6 +128,14 @@ class Views:
             # Statistics of the batch are those of the whole batch.
             parts=self.attack_shards if self.attack_batch_norm == "inference" else 1,
         )
+
+    def attack_divergence(self, images, labels, seeds, target) -> tf.Tensor:
+        """`run_attack` on KL(target || student), of the target's logits `[batch, classes]`."""
+
+        def objective(_, logits, rows):
+            return kl_divergence(target[rows], logits)
+
+        return self.run_attack(images, labels, seeds, objective)
 
     # What a step does, under the scopes that name its parts in a profile and for `mtard-plan`.
 

@@ -94,6 +94,7 @@ chain.widths = ((4, 4), (2, 2))
         s.model((8, 8, 3), 3).get_layer("conv1").kernel.shape[-1] for s in (assistant, student)
     ]
     assert sizes == [4, 2]
+    assert student.model.__name__ == "small_cnn"  # what a model card shows
 
 
 def test_a_sweep_trains_shared_stages_once(tiny_run_file):
@@ -250,6 +251,7 @@ def test_only_defensive_distillation_trains_the_first_teacher_at_the_temperature
     net = small_cnn((8, 8, 3), 3)
     assert teacher.distiller(net).temperature == 1.0
     assert student.distiller(net, {"teacher": net}).temperature == 5.0
+    assert student.distiller.__name__ == "KnowledgeDistillation"
 
 
 def test_a_start_of_another_size_is_refused_before_anything_is_trained(tiny_run_file, tmp_path):

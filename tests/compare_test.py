@@ -359,6 +359,10 @@ def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_pa
     [
         ({"baseline": "studnet"}, "Unknown row 'studnet'; did you mean 'student'?"),
         ({"attack": "pdg_sat"}, "There is no attack 'pdg_sat' to plot; the suite has fgsm"),
+        (
+            {"gin": ["Experiment.strategy = 'mirrored'"]},
+            "Experiment.strategy is 'mirrored'; mtard-compare gives each stage one device: train",
+        ),
         ({"suite": "pepar"}, "Unknown suite 'pepar'; did you mean 'paper'?"),
         ({"skip": ["cw"]}, "There is no attack 'cw' to leave out; the suite has fgsm, "),
     ],

@@ -62,9 +62,9 @@ class AdaAD(Distiller):
             for view in self.teacher_views["robust"]
         }
 
-    def weigh(self, means, teachers):
-        weights = {"kl_adversarial": self.alpha, "kl_clean": 1 - self.alpha}
-        return {name: tf.constant(float(weights[name])) for name in means}, {}
+    @property
+    def term_weights(self):
+        return {"kl_adversarial": self.alpha, "kl_clean": 1 - self.alpha}
 
 
 def adaptive_attack(distiller: Distiller, images, labels, seeds) -> tf.Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from mtard_tf.distiller import Distiller, default_attack
 from mtard_tf.label_smoothing import HardLabels
 from mtard_tf.losses import kl_divergence
@@ -71,6 +69,6 @@ class ARD(HardLabels, Distiller):
             terms["cross_entropy"] = self.cross_entropy(student["clean"], labels)
         return terms
 
-    def weigh(self, means, teachers):
-        weights = {"kl_robust": self.alpha, "cross_entropy": 1 - self.alpha}
-        return {name: tf.constant(float(weights[name])) for name in means}, {}
+    @property
+    def term_weights(self):
+        return {"kl_robust": self.alpha, "cross_entropy": 1 - self.alpha}

@@ -86,9 +86,9 @@ class IAD(HardLabels, Distiller):
             terms["cross_entropy"] = self.cross_entropy(student["clean"], labels)
         return terms
 
-    def weigh(self, means, teachers):
-        weights = {"kl_robust": self.alpha, "kl_self": self.alpha, "cross_entropy": 1 - self.alpha}
-        return {name: tf.constant(float(weights[name])) for name in means}, {}
+    @property
+    def term_weights(self):
+        return {"kl_robust": self.alpha, "kl_self": self.alpha, "cross_entropy": 1 - self.alpha}
 
 
 def distrust(distiller: Distiller, labels: tf.Tensor, teacher_logits: tf.Tensor) -> tf.Tensor:

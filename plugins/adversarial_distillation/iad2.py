@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from mtard_tf.distiller import Distiller, default_attack
 from mtard_tf.label_smoothing import HardLabels
 from mtard_tf.losses import kl_divergence
@@ -84,11 +82,11 @@ class IAD2(HardLabels, Distiller):
             "kl_clean": divergences["clean"],
         }
 
-    def weigh(self, means, teachers):
-        weights = {
+    @property
+    def term_weights(self):
+        return {
             "cross_entropy": 1 - self.robust_weight - self.clean_weight,
             "kl_robust": self.robust_weight,
             "kl_self": self.robust_weight,
             "kl_clean": self.clean_weight,
         }
-        return {name: tf.constant(float(weight)) for name, weight in weights.items()}, {}

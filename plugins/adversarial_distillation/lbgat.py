@@ -73,11 +73,7 @@ class LBGAT(HardLabels, Distiller):
 
     def perturb(self, images, labels, seeds, teachers):
         clean = tf.stop_gradient(self.attacked_fn()(images))
-
-        def objective(_, logits, rows):
-            return kl_divergence(clean[rows], logits)
-
-        return self.run_attack(images, labels, seeds, objective)
+        return self.attack_divergence(images, labels, seeds, clean)
 
     def terms(self, labels, student, teachers):
         error = tf.math.squared_difference(student["adversarial"], student["guide"])
@@ -87,6 +83,6 @@ class LBGAT(HardLabels, Distiller):
             "kl": kl_divergence(student["clean"], student["adversarial"]),
         }
 
-    def weigh(self, means, teachers):
-        weights, logs = super().weigh(means, teachers)
-        return {**weights, "kl": tf.constant(float(self.beta))}, logs
+    @property
+    def term_weights(self):
+        return {"kl": self.beta}

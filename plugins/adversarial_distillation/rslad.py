@@ -52,11 +52,7 @@ class RSLAD(Distiller):
 
     def perturb(self, images, labels, seeds, teachers):
         target = self.target(labels, teachers, "adversarial")
-
-        def objective(_, logits, rows):
-            return kl_divergence(target[rows], logits)
-
-        return self.run_attack(images, labels, seeds, objective)
+        return self.attack_divergence(images, labels, seeds, target)
 
     def terms(self, labels, student, teachers):
         return {
@@ -67,6 +63,6 @@ class RSLAD(Distiller):
             for view in self.student_views
         }
 
-    def weigh(self, means, teachers):
-        weights = {"kl_adversarial": 1 - self.clean_weight, "kl_clean": self.clean_weight}
-        return {name: tf.constant(float(weight)) for name, weight in weights.items()}, {}
+    @property
+    def term_weights(self):
+        return {"kl_adversarial": 1 - self.clean_weight, "kl_clean": self.clean_weight}

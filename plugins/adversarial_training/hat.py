@@ -54,6 +54,6 @@ class HAT(Trades):
         helper = cross_entropy(student["helper"], helper_labels)
         return {**super().terms(labels, student, teachers), "helper": helper}
 
-    def weigh(self, means, teachers):
-        weights, logs = super().weigh(means, teachers)
-        return {**weights, "helper": tf.constant(float(self.gamma))}, logs
+    @property
+    def term_weights(self):
+        return {**super().term_weights, "helper": self.gamma}

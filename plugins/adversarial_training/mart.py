@@ -45,6 +45,6 @@ class MART(HardLabels, Distiller):
             "kl": kl_divergence(clean, adversarial) * (1.0000001 - own_clean),
         }
 
-    def weigh(self, means, teachers):
-        weights, logs = super().weigh(means, teachers)
-        return {**weights, "kl": tf.constant(float(self.beta))}, logs
+    @property
+    def term_weights(self):
+        return {"kl": self.beta}

@@ -70,9 +70,9 @@ class SCORE(Distiller):
             "consistency": _squared_distance(tf.nn.softmax(student["adversarial"]), clean),
         }
 
-    def weigh(self, means, teachers):
-        weights, logs = super().weigh(means, teachers)
-        return {**weights, "consistency": tf.constant(float(self.beta))}, logs
+    @property
+    def term_weights(self):
+        return {"consistency": self.beta}
 
 
 def _squared_distance(ours: tf.Tensor, theirs: tf.Tensor) -> tf.Tensor:

@@ -31,11 +31,7 @@ class Trades(HardLabels, Distiller):
 
     def perturb(self, images, labels, seeds, teachers):
         clean = tf.stop_gradient(self.attacked_fn()(images))
-
-        def objective(_, logits, rows):
-            return kl_divergence(clean[rows], logits)
-
-        return self.run_attack(images, labels, seeds, objective)
+        return self.attack_divergence(images, labels, seeds, clean)
 
     def terms(self, labels, student, teachers):
         return {
@@ -43,5 +39,6 @@ class Trades(HardLabels, Distiller):
             "kl": kl_divergence(student["clean"], student["adversarial"]),
         }
 
-    def weigh(self, means, teachers):
-        return {"cross_entropy": tf.ones([]), "kl": tf.constant(float(self.beta))}, {}
+    @property
+    def term_weights(self):
+        return {"kl": self.beta}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from mtard_tf.distiller import Distiller
 from mtard_tf.label_smoothing import HardLabels
 from mtard_tf.losses import kl_divergence
@@ -63,9 +61,15 @@ class KnowledgeDistillation(HardLabels, Distiller):
             },
         }
 
-    def weigh(self, means, teachers):
-        soft = (1 - self.alpha) * self.temperature**2
-        if self.official_quirks:
-            soft /= self.student.output_shape[-1]
-        weights = {f"kl_{role}": tf.constant(float(soft)) for role in self.teacher_views}
-        return {"cross_entropy": tf.constant(float(self.alpha)), **weights}, {}
+    @property
+    def soft_weight(self) -> float:
+        """Of each divergence."""
+        classes = self.student.output_shape[-1] if self.official_quirks else 1
+        return (1 - self.alpha) * self.temperature**2 / classes
+
+    @property
+    def term_weights(self):
+        return {
+            "cross_entropy": self.alpha,
+            **{f"kl_{role}": self.soft_weight for role in self.teacher_views},
+        }
