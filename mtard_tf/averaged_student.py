@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mtard_tf.averaging import EMA, SWA
 from mtard_tf.data.batches import training_batches
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.distiller import Distiller
@@ -54,9 +55,7 @@ class AveragedStudent:
     ) -> None:
         assert distiller.averages is not None
         self._distiller, self._data, self._seed = distiller, data, seed
-        count = min(distiller.averages.rule.batch_norm_examples or len(data.train), len(data.train))
-        self._size = min(batch_size, count)
-        self._batches = count // self._size
+        self._size, self._batches = statistics_batches(distiller.averages.rule, data, batch_size)
         with strategy.scope():
             self.model = keras.models.clone_model(distiller.student)
         self._statistics = BatchStatistics(distiller.student)
@@ -75,6 +74,13 @@ class AveragedStudent:
             variable.assign(value)
         for i, variable in enumerate(self.model.non_trainable_variables):
             variable.assign(found.get(i, others[i]))
+
+
+def statistics_batches(rule: EMA | SWA, data: ImageData, batch_size: int) -> tuple[int, int]:
+    """Images in a batch that BatchNorm's statistics are taken of, and the number of batches."""
+    count = min(rule.batch_norm_examples or len(data.train), len(data.train))
+    size = min(batch_size, count)
+    return size, count // size
 
 
 class BatchStatistics:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import pathlib
 import zlib
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mtard_tf import files, model_files, strategies
+from mtard_tf import strategies
 from mtard_tf.data.batches import check_batches
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.locking import locked
@@ -21,14 +20,15 @@ from mtard_tf.preemption import Preempted, Preemption
 from mtard_tf.run_directory import (
     RunError,
     claim,
-    existing,
     is_path,
     load_student,
     load_teacher,
 )
+from mtard_tf.setting import Setting
 from mtard_tf.stage import Stage
+from mtard_tf.stage_sources import check_initial, check_source, check_start, fingerprints, finished
 from mtard_tf.threat import ThreatModel
-from mtard_tf.training import Setting, train
+from mtard_tf.training import train
 
 # Of a run, besides those of its stages.
 FOLDERS = ("evaluation", "report", "export", "comparison", "logs")
@@ -81,8 +81,8 @@ class Experiment:
             )
         for place, stage in enumerate(self.stages):
             for source in stage.sources:
-                _check_source(stage.name, source, names[:place])
-            _check_initial(stage.name, stage.initial or "")
+                check_source(stage.name, source, names[:place])
+            check_initial(stage.name, stage.initial or "")
 
     @property
     def threat(self) -> ThreatModel:
@@ -133,42 +133,6 @@ def run(
         preemption = stack.enter_context(Preemption().listening())
         setting = Setting(data, experiment.threat, strategy, preemption)
         return [_stage(experiment, stage, run_dir, setting) for stage in stages]
-
-
-def finished(stage: Stage, run_dir: pathlib.Path) -> dict | None:
-    """The `stage.json` of a finished stage, None for one that is not.
-
-    Raises:
-      RunError: it learned from other files than those now there, or its student is gone.
-    """
-    folder = run_dir / stage.name
-    if not (folder / "stage.json").exists():
-        return None
-    result = files.read_json(folder / "stage.json")
-    sources = fingerprints(stage, run_dir)
-    before = result.get("sources", sources)  # runs of version 0.1 did not note them
-    changed = sorted(role for role in sources if before.get(role) != sources[role])
-    if changed:
-        raise RunError(
-            f"{folder} was trained from other files than those now there for "
-            f"{', '.join(changed)}; remove {folder} to train it anew."
-        )
-    if not (folder / "student.keras").exists():
-        raise RunError(
-            f"{folder / 'student.keras'} of a finished stage is gone; put it back, or remove "
-            f"{folder} to train it anew."
-        )
-    return result
-
-
-def fingerprints(stage: Stage, run_dir: pathlib.Path) -> dict[str, str]:
-    """Role -> fingerprint of the teacher's file, and of what the student starts from.
-
-    Raises:
-      RunError: a file is missing.
-    """
-    named = {**stage.teachers, **({"initial": stage.initial} if stage.initial else {})}
-    return {role: model_files.file_digest(existing(run_dir, name)) for role, name in named.items()}
 
 
 def _stage(experiment: Experiment, stage: Stage, run_dir: pathlib.Path, setting: Setting) -> dict:
@@ -230,17 +194,8 @@ def dry_run(experiment: Experiment, data: ImageData) -> None:
         models[stage.name] = stage.build(data, teachers, experiment.threat, 0).student
         if stage.initial:
             start = models.get(stage.initial) or load_student(pathlib.Path(), stage.initial)
-            _check_start(stage, models[stage.name], start)
+            check_start(stage, models[stage.name], start)
     keras.backend.clear_session()
-
-
-def _check_start(stage: Stage, student: keras.Model, start: keras.Model) -> None:
-    shapes, given = ([tuple(v.shape) for v in model.weights] for model in (student, start))
-    if shapes != given:
-        raise RunError(
-            f"Stage {stage.name!r} starts from {stage.initial!r}, whose {len(given)} weights are "
-            f"not of the shapes of its own {len(shapes)}; give both the same model."
-        )
 
 
 def check_stage(experiment: Experiment, name: str) -> None:
@@ -248,22 +203,3 @@ def check_stage(experiment: Experiment, name: str) -> None:
     known = [stage.name for stage in experiment.stages]
     if name not in known:
         raise RunError(f"The run has no stage {name!r}; its stages: {', '.join(known)}.")
-
-
-def _check_source(stage: str, source: str, earlier: Sequence[str]) -> None:
-    if source in earlier or is_path(source):
-        return
-    near = difflib.get_close_matches(source, earlier, 1, 0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(
-        f"Stage {stage!r} names {source!r}, which is neither an earlier stage nor a path (that "
-        f"ends in .keras or has a '/'); {hint}earlier stages: {', '.join(earlier) or 'none'}."
-    )
-
-
-def _check_initial(stage: str, source: str) -> None:
-    if is_path(source) and not source.endswith(".keras"):
-        raise ValueError(
-            f"Stage {stage!r} starts from {source!r}; only a stage or a .keras file has weights to "
-            "start from."
-        )

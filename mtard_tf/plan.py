@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mtard_tf import model_files
 from mtard_tf.attacks.seeds import image_seeds
+from mtard_tf.averaged_student import statistics_batches
 from mtard_tf.data.batches import steps_per_epoch
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.distiller import Distiller
@@ -17,6 +18,7 @@ from mtard_tf.evaluation import Evaluator
 from mtard_tf.experiment import Experiment
 from mtard_tf.flops import Cost, PlanError, count
 from mtard_tf.models.folding import FoldedInference
+from mtard_tf.models.fused import FusedTraining
 from mtard_tf.stage import Stage
 from mtard_tf.threat import ThreatModel
 
@@ -40,7 +42,7 @@ class StagePlan:
       step: cost of a full step, by the parts `PARTS`.
       validations: how often the student is validated.
       validation_flops: of one validation, as if the student got every image right: it attacks no
-        others, so this is an upper bound.
+        others, so this is an upper bound. BatchNorm's statistics of an averaged student included.
       memory_bytes: weights, gradients, optimizer slots, and the activations that the gradients of
         a step (or of a validation, if those are more) read; a lower bound.
     """
@@ -143,10 +145,23 @@ def of_stage(
         batch_size=batch_size,
         step=step,
         validations=-(-stage.epochs // stage.validate_every),
-        validation_flops=sum(validation.flops.values()) * validated / at_a_time,
+        validation_flops=sum(validation.flops.values()) * validated / at_a_time
+        + _statistics_flops(distiller, data, batch_size),
         memory_bytes=_weight_bytes(distiller, teachers)
         + max(*step.kept_bytes.values(), *validation.kept_bytes.values()),
     )
+
+
+def _statistics_flops(distiller: Distiller, data: ImageData, batch_size: int) -> float:
+    """Work of BatchNorm's statistics for an averaged student, before each validation."""
+    student, averages = distiller.student, distiller.averages
+    norms = keras.layers.BatchNormalization
+    if averages is None or not any(isinstance(layer, norms) for layer in student.layers):
+        return 0.0
+    size, batches = statistics_batches(averages.rule, data, batch_size)
+    forward = FusedTraining(student)
+    cost = count(lambda images, labels, ids: forward(images), *batch_signature(data, size))
+    return batches * sum(cost.flops.values())
 
 
 def batch_signature(data: ImageData, batch_size: int, cached: int = 0) -> tuple[tf.TensorSpec, ...]:

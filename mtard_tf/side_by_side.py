@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from mtard_tf import files, jobs
-from mtard_tf.experiment import Experiment, check, check_stage, finished
+from mtard_tf.experiment import Experiment, check, check_stage
 from mtard_tf.locking import locked
 from mtard_tf.run_directory import RunError, claim
 from mtard_tf.stage import Stage
+from mtard_tf.stage_sources import finished
 
 
 def run(

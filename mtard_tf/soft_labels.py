@@ -4,11 +4,54 @@ from __future__ import annotations
 
 import pathlib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
+import keras
 import numpy as np
+import tensorflow as tf
 
-from mtard_tf import files
+from mtard_tf import files, strategies
+from mtard_tf.distiller import Distiller
+from mtard_tf.outcomes import digest
+from mtard_tf.setting import Setting
+
+_NAME = "soft_labels_{}.npz"
+
+
+def tables(
+    distiller: Distiller,
+    teachers: Mapping[str, keras.Model],
+    sources: Mapping[str, str],
+    folder: pathlib.Path,
+    setting: Setting,
+) -> list[tf.Tensor]:
+    """What a distiller asks its teachers only once, in the order of its `cached_roles`.
+
+    Args:
+      distiller: of the stage.
+      teachers: role -> model.
+      sources: role -> fingerprint of the teacher's file.
+      folder: of the stage; the tables lie there until `remove`. Other workers find the chief's.
+      setting: with the training images.
+    """
+    split = setting.data.train
+    result: list[np.ndarray] = []
+    for chief in (True, False):
+        if chief == strategies.is_chief(setting.strategy):
+            for role in distiller.cached_roles:
+                made_by = type(distiller).__name__, distiller.table_settings
+                key = digest(made_by, sources.get(role), split.images)
+                ask = partial(distiller.table, role, teachers[role], split)
+                result.append(kept(folder / _NAME.format(role), key, ask))
+        strategies.wait_for_all(setting.strategy)
+    return [tf.constant(table) for table in result]
+
+
+def remove(folder: pathlib.Path) -> None:
+    """Removes the tables of a stage that is finished."""
+    for path in folder.glob(_NAME.format("*")):
+        files.remove(path)
 
 
 def kept(path: pathlib.Path, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:

@@ -14,7 +14,7 @@ from mtard_tf.attacks.pgd import PGD
 from mtard_tf.averaging import EMA, SWA
 from mtard_tf.data.batches import steps_per_epoch
 from mtard_tf.data.image_data import ImageData
-from mtard_tf.models.precision import with_precision
+from mtard_tf.models.precision import synchronize_batch_norm, with_precision
 from mtard_tf.optimizers import sgd
 from mtard_tf.schedules import CONSTANT, Schedule, ScheduledRate, StepDecay
 from mtard_tf.stage_checks import check
@@ -183,7 +183,5 @@ class Stage:
 
     def _prepared(self, student: keras.Model) -> keras.Model:
         if self.synchronized_batch_norm:
-            for layer in getattr(student, "layers", []):
-                if isinstance(layer, keras.layers.BatchNormalization):
-                    layer.synchronized = True
+            synchronize_batch_norm(student)
         return with_precision(student, self.precision)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import sys
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import gin
@@ -19,36 +17,11 @@ from mtard_tf.averaged_student import judged_student
 from mtard_tf.callbacks import Guard, Saver, Validation
 from mtard_tf.checkpoints import Checkpoints
 from mtard_tf.data.batches import steps_per_epoch, training_tensors
-from mtard_tf.data.image_data import ImageData
 from mtard_tf.evaluation import Evaluator
 from mtard_tf.models.precision import with_precision
-from mtard_tf.outcomes import digest
-from mtard_tf.preemption import Preemption
 from mtard_tf.records import Progress, Recorder
+from mtard_tf.setting import Setting
 from mtard_tf.stage import Stage
-from mtard_tf.threat import ThreatModel
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What the stages of a run share while they train.
-
-    Attributes:
-      data: the set.
-      threat: of the experiment.
-      strategy: what they train on.
-      preemption: whether the process was told to go.
-    """
-
-    data: ImageData
-    threat: ThreatModel
-    strategy: tf.distribute.Strategy = dataclasses.field(default_factory=tf.distribute.get_strategy)
-    preemption: Preemption = dataclasses.field(default_factory=Preemption)
-
-    def told(self) -> bool:
-        """Whether any worker was told to go; all of them must ask."""
-        flags = strategies.total_over_workers(self.strategy, np.array([self.preemption.told], int))
-        return bool(flags[0])
 
 
 def train(
@@ -183,7 +156,7 @@ class _Run:
                 ask_every=10 if strategies.is_multi_worker(self._setting.strategy) else 1,
             )
         )
-        tensors = [*training_tensors(self._setting.data), *self._soft_labels()]
+        tensors = [*training_tensors(self._setting.data), *self._tables()]
         for epoch in range(distiller.step // self._steps, stage.epochs):
             if self._validation.exhausted:
                 break
@@ -207,20 +180,10 @@ class _Run:
                 callbacks=list(callbacks),
             )
 
-    def _soft_labels(self) -> list[tf.Tensor]:
-        """What the distiller asks teachers only once; other workers find the chief's tables."""
-        split, distiller = self._setting.data.train, self._distiller
-        tables: list[np.ndarray] = []
-        for chief in (True, False):
-            if chief == self._chief:
-                for role in distiller.cached_roles:
-                    made_by = type(distiller).__name__, distiller.table_settings
-                    key = digest(made_by, self._sources.get(role), split.images)
-                    ask = partial(distiller.table, role, self._teachers[role], split)
-                    path = self._folder / f"soft_labels_{role}.npz"
-                    tables.append(soft_labels.kept(path, key, ask))
-            strategies.wait_for_all(self._setting.strategy)
-        return [tf.constant(table) for table in tables]
+    def _tables(self) -> list[tf.Tensor]:
+        return soft_labels.tables(
+            self._distiller, self._teachers, self._sources, self._folder, self._setting
+        )
 
     def finish(self) -> None:
         """Writes what marks the stage as finished, and removes what only a resumption needs."""
@@ -248,8 +211,7 @@ class _Run:
             result["stopped_early"] = {"planned_epochs": stage.epochs, "patience": stage.patience}
         files.write_json(folder / "stage.json", result)
         self._checkpoints.clear()
-        for path in folder.glob("soft_labels_*.npz"):
-            files.remove(path)
+        soft_labels.remove(folder)
 
     def close(self) -> None:
         """Closes the files that a training keeps open."""

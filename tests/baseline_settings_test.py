@@ -11,7 +11,9 @@ import pytest
 import tensorflow as tf
 
 from mtard_tf import registry
+from mtard_tf.attacks.pgd import FGSM
 from mtard_tf.models.precision import with_precision
+from mtard_tf.optimizers import sgd
 from mtard_tf.plugins.adversarial_distillation.absld import class_temperatures
 from mtard_tf.plugins.adversarial_distillation.iad import distrust
 
@@ -76,6 +78,27 @@ def test_absld_divides_twice_in_the_official_code():
             np.testing.assert_allclose(target, logits / np.array(divisors)[:, None], rtol=1e-6)
 
 
+def test_absld_ends_an_epoch_whose_last_step_was_skipped():
+    random = np.random.RandomState(0)
+    distiller = _make("absld", steps_per_epoch=2, skip_non_finite=True, attack=FGSM())
+    distiller.compile(optimizer=sgd(0.1), jit_compile=False)
+    ended, temperatures = [], []
+    for step in range(4):
+        images = random.rand(4, 2, 2, 1).astype(np.float32)
+        if step == 1:
+            images[0] = np.nan
+        ids = np.arange(4, dtype=np.int64)
+        logs = distiller.train_step((images, np.array([0, 1, 2, 0], np.int32), ids))
+        assert logs["skipped"] == (step == 1)
+        ended.append(int(distiller.epochs_ended.numpy()))
+        temperatures.append(distiller.class_temperatures.numpy())
+    assert ended == [0, 0, 1, 2]
+    np.testing.assert_array_equal(temperatures[1], np.ones((2, 3)))
+    # The class that differs most moves by the whole rate, once for each epoch.
+    for before, after in zip(temperatures[1:], temperatures[2:], strict=False):
+        np.testing.assert_allclose(np.abs(after - before).max(axis=1), [0.1, 0.1], atol=1e-6)
+
+
 def test_a_guide_has_weights_and_if_asked_an_architecture_of_its_own():
     student = with_precision(_linear(), "mixed_bfloat16")
     cls = registry.target("distillers", "lbgat")
@@ -92,6 +115,18 @@ def test_a_guide_has_weights_and_if_asked_an_architecture_of_its_own():
                 keras.layers.Dense(num_classes),
             ]
         )
+
+    def normalised(image_shape, num_classes):
+        net = wide(image_shape, 5)
+        net.add(keras.layers.BatchNormalization())
+        net.add(keras.layers.Dense(num_classes))
+        return net
+
+    for synchronized in (False, True):
+        over_replicas = normalised((2, 2, 1), 3)
+        over_replicas.layers[-2].synchronized = synchronized
+        guide = cls(over_replicas, guide=normalised).guide
+        assert guide.layers[-2].synchronized == synchronized
 
     other = cls(student, guide=wide).guide
     assert other.count_params() == 5 * 7 + 8 * 3

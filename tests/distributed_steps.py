@@ -66,8 +66,8 @@ def main() -> None:
 
 
 def steps(strategy, variant: str) -> dict[str, np.ndarray]:
-    """20 steps of a variant: plain, uneven, extras, batch_norm or synchronized."""
-    batch_norm = variant in ("batch_norm", "synchronized")
+    """20 steps of a variant, of those that `distribution_test.ALL` names."""
+    batch_norm = variant in ("batch_norm", "synchronized", "extras_synchronized")
     # 5 steps an epoch; uneven: the last batch of an epoch does not divide by the replicas.
     images = tiny_data(75 if variant == "uneven" else 80, 14, 6)
     stage = Stage(
@@ -82,9 +82,9 @@ def steps(strategy, variant: str) -> dict[str, np.ndarray]:
         optimizer=sgd,
         learning_rate=0.05,
         learning_rate_schedule=CONSTANT,
-        synchronized_batch_norm=variant == "synchronized",
+        synchronized_batch_norm=variant.endswith("synchronized"),
     )
-    if variant == "extras":
+    if variant.startswith("extras"):
         stage = dataclasses.replace(
             stage, weight_perturbation=0.02, weight_perturbation_start=1, averaging=EMA(decay=0.9)
         )

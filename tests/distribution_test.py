@@ -17,7 +17,7 @@ SCRIPT = pathlib.Path(__file__).with_name("distributed_steps.py")
 BALANCE = ("balance_weights", "temperatures", "first_losses")
 
 
-ALL = "plain,uneven,extras,batch_norm,synchronized"
+ALL = "plain,uneven,extras,batch_norm,synchronized,extras_synchronized"
 
 
 def _start(out: pathlib.Path, variants: str, *arguments: str) -> subprocess.Popen:
@@ -123,8 +123,9 @@ def test_workers_take_the_steps_of_one_device_and_of_replicas(tmp_path) -> None:
             _assert_equal_balance(clusters[0][0], worker, variant)
     # Statistics per replica are others than those of the whole batch; synchronised ones are not,
     # so that the losses of the first batch are met again (later ones are not, to 1e-3).
-    first = [rows["synchronized/first_losses"][0, 0] for rows in (one, replicas)]
-    np.testing.assert_allclose(*first, rtol=0, atol=1e-6)
+    for variant in ("synchronized", "extras_synchronized"):
+        first = [rows[f"{variant}/first_losses"][0, 0] for rows in (one, replicas)]
+        np.testing.assert_allclose(*first, rtol=0, atol=1e-6)
     first = [rows["batch_norm/first_losses"][0, 0] for rows in (one, replicas)]
     assert np.abs(first[0] - first[1]).max() > 1e-4
 

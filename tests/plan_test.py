@@ -199,6 +199,23 @@ def test_a_stage_has_its_steps_and_validations(tiny):
     assert tiny["clean_teacher"].plan.validation_flops == 12 * forward
 
 
+def test_an_averaged_students_statistics_cost_a_pass_before_each_validation(tiny_run_file):
+    flops = []
+    for averaging in (
+        (),
+        ("student/Stage.averaging = @averaging.EMA()",),
+        ("student/Stage.averaging = @averaging.EMA()", "averaging.EMA.batch_norm_examples = 20"),
+    ):
+        normalised = "student/models.small_cnn.batch_normalization = True"
+        config.parse([str(tiny_run_file)], [normalised, *averaging])
+        experiment = config.experiment()
+        *_, built = plan.stages(experiment, experiment.dataset(), {})
+        flops.append(built.plan.validation_flops)
+    forward, _ = _forward(built.distiller.student)
+    # Whole batches of 16: two of the 40 images, one of 20.
+    assert [flops[1] - flops[0], flops[2] - flops[0]] == [32 * forward, 16 * forward]
+
+
 def test_memory_holds_the_weights_and_grows_with_the_batch(tiny, tiny_run_file):
     before = tiny["student"].plan.memory_bytes
     # Three copies, gradients and Adam's two slots; two copies of each teacher.

@@ -25,9 +25,10 @@ from mtard_tf.plugins.adversarial_training.trades import Trades
 from mtard_tf.plugins.multi_teacher.bmtard import BMTARD
 from mtard_tf.preemption import Preempted, Preemption
 from mtard_tf.schedules import CONSTANT, Constant, Warmup
+from mtard_tf.setting import Setting
 from mtard_tf.stage import Stage
 from mtard_tf.threat import ThreatModel
-from mtard_tf.training import Setting, train
+from mtard_tf.training import train
 from mtard_tf.weight_perturbation import WeightPerturbation, perturbed
 
 THREAT = ThreatModel("linf", 0.1)
@@ -276,7 +277,7 @@ def test_the_judged_student_has_averages_and_their_statistics(data):
     assert judged_student(plain, data, **setting)[0] is plain.student
 
 
-# Whole stages: resuming and patience.
+# Whole stages: what is saved, resuming and patience.
 
 
 class _Told(Preemption):
@@ -298,6 +299,23 @@ class _Told(Preemption):
 def _train(stage, folder, data, preemption=None):
     setting = Setting(data, THREAT, preemption=preemption or Preemption())
     return train(stage, {}, folder, setting, seed=7)
+
+
+@pytest.mark.parametrize("select", ["best", "last"])
+def test_the_averaged_student_is_what_is_saved(data, tmp_path, select):
+    changes = {"averaging": EMA(decay=0.5), "epochs": 1, "select": select}
+    _train(dataclasses.replace(STAGE, **changes), tmp_path, data)
+    saved = keras.models.load_model(tmp_path / "student.keras", compile=False).get_weights()
+    distiller = _fit(data, epochs=1, averaging=EMA(decay=0.5))
+    model, refresh = judged_student(
+        distiller, data, batch_size=16, seed=7, strategy=tf.distribute.get_strategy()
+    )
+    refresh()
+    _equal(saved, model.get_weights())
+    assert any(
+        np.abs(ours - theirs).max() > 1e-2
+        for ours, theirs in zip(saved, distiller.student.get_weights(), strict=True)
+    )
 
 
 def test_a_stage_that_is_cut_off_ends_in_the_same_average(data, tmp_path):

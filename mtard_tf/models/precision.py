@@ -1,4 +1,4 @@
-"""The same net computing in another precision; its variables are float32 in each."""
+"""The same net computing in another precision, or with statistics over all replicas."""
 
 from __future__ import annotations
 
@@ -29,3 +29,19 @@ def with_precision(model: Any, policy: str) -> Any:
     copy = keras.models.clone_model(model, clone_function=clone)
     copy.set_weights(model.get_weights())
     return copy
+
+
+def synchronize_batch_norm(model: Any) -> None:
+    """Lets the model's BatchNorm take its statistics over all replicas."""
+    for layer in _batch_norms(model):
+        layer.synchronized = True
+
+
+def is_synchronized(model: Any) -> bool:
+    """Whether any BatchNorm of the model takes its statistics over all replicas."""
+    return any(layer.synchronized for layer in _batch_norms(model))
+
+
+def _batch_norms(model: Any) -> list[keras.layers.BatchNormalization]:
+    layers = getattr(model, "layers", [])
+    return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]

@@ -54,6 +54,16 @@ class ABSLD(RSLAD):
         # Rows in the order of `student_views`.
         self.class_temperatures = self._class_state("class_temperatures", "ones")
         self.class_losses = self._class_state("class_losses", "zeros")
+        # Not told from the number of steps: where the last step of an epoch is skipped, and all of
+        # its state with it, the next step ends the epoch.
+        self.epochs_ended = self.add_weight(
+            name="epochs_ended",
+            shape=(),
+            initializer="zeros",
+            dtype="int64",
+            trainable=False,
+            aggregation="only_first_replica",
+        )
 
     def _class_state(self, name: str, initializer: str):
         return self.add_weight(
@@ -89,7 +99,9 @@ class ABSLD(RSLAD):
 
     def weigh(self, means, teachers):
         done = self.steps_done.value + 1  # with this step
-        ends = tf.equal(done % self.steps_per_epoch, 0)
+        epochs = done // self.steps_per_epoch
+        ends = epochs > self.epochs_ended.value
+        self.epochs_ended.assign(epochs)
         # The code lowers the rate before the update at the end of the epoch.
         rate = self.temperature_rate * self.rate_schedule(epoch_of(done, self.steps_per_epoch))
         losses = tf.convert_to_tensor(self.class_losses.value)

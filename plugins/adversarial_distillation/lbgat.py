@@ -12,7 +12,11 @@ from mtard_tf.label_smoothing import HardLabels
 from mtard_tf.losses import kl_divergence
 from mtard_tf.models.compatibility import check_fit
 from mtard_tf.models.fused import FusedTraining
-from mtard_tf.models.precision import with_precision
+from mtard_tf.models.precision import (
+    is_synchronized,
+    synchronize_batch_norm,
+    with_precision,
+)
 from mtard_tf.views import as_float32
 
 
@@ -59,6 +63,8 @@ class LBGAT(HardLabels, Distiller):
             self.guide = keras.models.clone_model(student)
         else:
             net = guide(student.input_shape[1:], student.output_shape[-1])
+            if is_synchronized(student):
+                synchronize_batch_norm(net)
             self.guide = with_precision(net, student.layers[-1].dtype_policy.name)
         check_fit(type(self).__name__, student, {"guide": self.guide}, ["guide"])
         self._guide_training = FusedTraining(self.guide)
