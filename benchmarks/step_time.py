@@ -40,6 +40,11 @@ from mtard_tf.optimizers import sgd
 
 ATTACK_STEPS = 10
 YARDSTICK = "pgd_at"
+# Their attack climbs on the student alone, and each teacher is asked about one view.
+WITH_FLOOR = (
+    *("natural", "pgd_at", "trades", "mart", "score"),
+    *("ard", "rslad", "absld", "mtard", "bmtard"),
+)
 
 
 def median_seconds(function, arguments, steps: int) -> float:
@@ -161,6 +166,11 @@ def main() -> None:
         names = registry.names("distillers")
         compare(names, args.model, args.batch, args.steps, args.rounds)
         return
+    if args.distiller not in WITH_FLOOR:
+        parser.error(
+            f"--distiller={args.distiller} has passes that the floor does not know; its work is in "
+            f"the table of --distiller all. A floor have {', '.join(WITH_FLOOR)}."
+        )
     step, arguments, distiller = make_step(args.distiller, args.model, args.batch)
     (images, labels, *_), *_ = arguments
     ours, floors, theirs = [], [], {"default": [], "channels_last": []}
