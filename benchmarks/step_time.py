@@ -34,9 +34,9 @@ from tables import table
 
 from mtard_tf import losses, registry
 from mtard_tf.attacks.pgd import input_gradient
-from mtard_tf.flops import count
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.optimizers import sgd
+from mtard_tf.planning.flops import count
 
 ATTACK_STEPS = 10
 YARDSTICK = "pgd_at"

@@ -16,10 +16,10 @@ import time
 import numpy as np
 import pytest
 
-from mtard_tf import comparison, comparison_flags, comparison_text, files
-from mtard_tf import comparison_temperatures as temperatures
-from mtard_tf.comparison import ComparisonError
-from mtard_tf.comparison_measures import over_seeds, paired_difference, w_robust_by_example
+from mtard_tf import files
+from mtard_tf.comparing import command, comparison, temperatures, text
+from mtard_tf.comparing.comparison import ComparisonError
+from mtard_tf.comparing.statistics import over_seeds, paired_difference, w_robust_by_example
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -110,8 +110,8 @@ def test_the_worst_case_is_over_attacks_that_all_rows_share(made_up):
     assert "fgsm" not in compared["rows"][0]["w_robust"]
     assert set(compared["rows"][0]["against_baseline"]) == {"pgd", "worst_case"}
     assert compared["rows"][2]["robust"]["worst_case"]["mean"] == 0.25  # pgd of c: 2 of 8
-    text = comparison_text.markdown(compared, [])
-    assert "| teacher (teacher) | 1 | 1,200 | 87.50 | 62.50 |  | 62.50 | 4.0 |" in text
+    written = text.markdown(compared, [])
+    assert "| teacher (teacher) | 1 | 1,200 | 87.50 | 62.50 |  | 62.50 | 4.0 |" in written
 
 
 def test_paired_difference_of_examples():
@@ -171,7 +171,7 @@ def test_parts_and_spread():
 
 
 def test_writes_markdown_csv_latex_json_and_a_figure(made_up):
-    lines = comparison_flags.write(made_up, STAGES, "c", "pgd")
+    lines = command.write(made_up, STAGES, "c", "pgd")
     folder = made_up / "comparison"
     # c: clean 1, worst case 0, so 50 %; a_b has 37.5 %, and a teacher does not count.
     assert lines[0] == ("Best W-Robust in the worst case: c, 50.00%; it is the baseline itself.")
@@ -207,13 +207,13 @@ def test_the_summary_says_how_far_the_leader_is_from_the_baseline(made_up):
     assert re.fullmatch(
         r"Best W-Robust in the worst case: c, 50\.00%, \+12\.50 points against a_b "
         r"\(95 %: -[\d.]+ to \+[\d.]+, which does not exclude zero\)\.",
-        comparison_text.summary(compared)[0],
+        text.summary(compared)[0],
     )
-    assert comparison_text.summary(_compare(made_up))[0].endswith("case: c, 50.00%.")
+    assert text.summary(_compare(made_up))[0].endswith("case: c, 50.00%.")
 
 
 def test_latex_escapes():
-    assert comparison_text.escape("a_b 50% & #1 ${x}^~\\ ±") == (
+    assert text.escape("a_b 50% & #1 ${x}^~\\ ±") == (
         r"a\_b 50\% \& \#1 \$\{x\}\textasciicircum{}\textasciitilde{}\textbackslash{} $\pm$"
     )
 
@@ -226,7 +226,7 @@ def test_mistakes_give_one_line(made_up, tmp_path):
     with pytest.raises(
         ComparisonError, match="^There is no attack 'pdg' to plot; the suite has fg"
     ):
-        comparison_flags.write(made_up, STAGES, None, "pdg")
+        command.write(made_up, STAGES, None, "pdg")
     _fabricate(made_up, "c", ("111", "110", "100"))
     with pytest.raises(
         ComparisonError, match="^The audits differ in examples: teacher has 8, c has 3; audit them"
@@ -282,7 +282,7 @@ def test_chains_over_temperatures(tmp_path):
         if name == "direct_t1_s0":
             more = {"report": {"measures": measured}}  # no temperature: 1
         _fabricate(tmp_path, name, outcomes, teachers, **more)
-    comparison_flags.write(tmp_path, list(CHAINS))
+    command.write(tmp_path, list(CHAINS))
     points = files.read_json(tmp_path / "comparison" / "comparison.json")["temperatures"]
     assert [(p["temperature"], p["depth"], p["stages"]) for p in points] == [
         (1.0, 0, ["direct_t1_s0", "direct_t1_s1"]),  # the assistant teaches, so it does not count
@@ -314,9 +314,9 @@ def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_pa
         seen.extend([*listed, count, logs])
         raise _Stop
 
-    monkeypatch.setattr(comparison_flags.jobs, "run", listen)
-    monkeypatch.setattr(comparison_flags.experiments, "check", lambda *_: None)  # builds all nets
-    request = comparison_flags.Request(
+    monkeypatch.setattr(command.jobs, "run", listen)
+    monkeypatch.setattr(command.experiments, "check", lambda *_: None)  # builds all nets
+    request = command.Request(
         run_dir=str(tmp_path / "run"),
         config=[str(tiny_run_file)],
         jobs=2,
@@ -326,7 +326,7 @@ def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_pa
         baseline="robust_teacher",
     )
     with pytest.raises(_Stop):
-        comparison_flags.run(request)
+        command.run(request)
     *listed, count, logs = seen
     assert (count, logs) == (2, tmp_path / "run" / "logs")
     assert [(job.name, tuple(job.needs)) for job in listed] == [
@@ -350,7 +350,7 @@ def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_pa
     # Without --config nothing is trained, and what is not trained is not audited.
     seen.clear()
     with pytest.raises(_Stop):
-        comparison_flags.run(dataclasses.replace(request, config=[]))
+        command.run(dataclasses.replace(request, config=[]))
     assert seen[:-2] == []
 
 
@@ -368,9 +368,9 @@ def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_pa
     ],
 )  # fmt: skip
 def test_mistakes_are_found_before_anything_is_trained(tiny_run_file, tmp_path, flags, message):
-    request = comparison_flags.Request(str(tmp_path / "run"), [str(tiny_run_file)], **flags)
+    request = command.Request(str(tmp_path / "run"), [str(tiny_run_file)], **flags)
     with pytest.raises(ValueError) as caught:
-        comparison_flags.run(request)
+        command.run(request)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 

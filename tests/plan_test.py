@@ -6,11 +6,12 @@ import keras
 import pytest
 import tensorflow as tf
 
-from mtard_tf import config, losses, plan, plan_flags, plan_rates
+from mtard_tf import config, losses
 from mtard_tf.attacks.pgd import input_gradient
-from mtard_tf.flops import PlanError, count
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.resnet_cifar import resnet20
+from mtard_tf.planning import command, plan, rates
+from mtard_tf.planning.flops import PlanError, count
 
 
 def _images(*shape):
@@ -232,16 +233,16 @@ def test_memory_holds_the_weights_and_grows_with_the_batch(tiny, tiny_run_file):
 def test_hours_are_work_over_throughput(tiny):
     built = tiny["student"].plan
     total = built.full_steps * sum(built.step.flops.values()) + 2 * built.validation_flops
-    assert plan_rates.given(2.0).hours(built) == pytest.approx(total / 2e12 / 3600)
-    rates = plan_rates.Rates({"student": 1e9, "attack": 2e9, "teachers": 4e9}, update_seconds=0.5)
+    assert rates.given(2.0).hours(built) == pytest.approx(total / 2e12 / 3600)
+    fast = rates.Rates({"student": 1e9, "attack": 2e9, "teachers": 4e9}, update_seconds=0.5)
     student, attack, teachers = (built.step.flops[part] for part in plan.PARTS)
     expected = student / 1e9 + attack / 2e9 + teachers / 4e9 + 0.5
-    assert rates.step_seconds(built) == pytest.approx(expected)
+    assert fast.step_seconds(built) == pytest.approx(expected)
 
 
 def _run(tiny_run_file, *bindings, **flags):
     config.parse([str(tiny_run_file)], bindings)
-    return plan_flags.run(config.experiment(), plan_flags.Request(**flags))
+    return command.run(config.experiment(), command.Request(**flags))
 
 
 def test_the_table_has_a_row_for_each_stage_and_a_total(tiny_run_file):
@@ -257,7 +258,7 @@ def test_the_table_has_a_row_for_each_stage_and_a_total(tiny_run_file):
 
 def test_a_check_times_whole_steps(tiny_run_file, monkeypatch):
     for name in ("_MOST_TURNS", "_FEWEST_TURNS", "_SECONDS_PER_CALL"):
-        monkeypatch.setattr(plan_rates, name, 1 if "TURNS" in name else 0.0)
+        monkeypatch.setattr(rates, name, 1 if "TURNS" in name else 0.0)
     text = _run(tiny_run_file, check=True)
     assert "| stage | s/step, measured | predicted over measured |" in text
     assert "Measured here, " in text
@@ -277,7 +278,7 @@ def test_a_model_stands_in_for_a_file_and_flags_for_a_set(tiny_run_file):
 def test_a_set_that_is_not_prepared_has_its_known_size(tiny_run_file, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     config.parse([str(tiny_run_file)], ["Experiment.dataset = @datasets.cifar100"])
-    data = plan_flags.sizes(config.experiment(), plan_flags.Request())
+    data = command.sizes(config.experiment(), command.Request())
     assert (data.image_shape, data.num_classes) == ((32, 32, 3), 100)
     assert (len(data.train), len(data.validation)) == (45_000, 5_000)
 
@@ -345,6 +346,6 @@ def test_a_predicted_step_takes_as_long_as_a_real_one():
     for built in plan.stages(experiment, data, {}):
         ratios = []
         while len(ratios) < 3 and not any(0.6 <= ratio <= 1.6 for ratio in ratios):
-            _, check = plan_rates.measure(built, data, check=True)
+            _, check = rates.measure(built, data, check=True)
             ratios.append(check.ratio)
         assert 0.6 <= ratios[-1] <= 1.6, f"{built.plan.name}: {ratios}"

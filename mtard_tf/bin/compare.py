@@ -38,10 +38,10 @@ _FLAGS = {
 
 
 def main(argv: Sequence[str]) -> None:
-    from mtard_tf import comparison_flags
+    from mtard_tf.comparing import command
 
     values: dict[str, Any] = {name: flag.value for name, flag in _FLAGS.items()}
-    print(comparison_flags.run(comparison_flags.Request(**values)))
+    print(command.run(command.Request(**values)))
 
 
 def run() -> None:

@@ -35,11 +35,12 @@ _FLAGS = {
 
 
 def main(argv: Sequence[str]) -> None:
-    from mtard_tf import config, plan_flags
+    from mtard_tf import config
+    from mtard_tf.planning import command
 
     config.parse(_CONFIG.value, _GIN.value)
     values: dict[str, Any] = {name: flag.value for name, flag in _FLAGS.items()}
-    print(plan_flags.run(config.experiment(), plan_flags.Request(**values)))
+    print(command.run(config.experiment(), command.Request(**values)))
 
 
 def run() -> None:

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mtard_tf import plan, plan_rates, plan_text, registry
+from mtard_tf import registry
 from mtard_tf.data.image_data import (
     DEFAULT_VALIDATION_FRACTION,
     MAX_DEFAULT_VALIDATION,
@@ -23,7 +23,8 @@ from mtard_tf.data.image_data import (
     Split,
 )
 from mtard_tf.experiment import Experiment
-from mtard_tf.flops import PlanError
+from mtard_tf.planning import plan, rates, text
+from mtard_tf.planning.flops import PlanError
 from mtard_tf.run_directory import load_student
 
 # Sets whose size is known where they are not prepared: image shape, classes, training images.
@@ -73,11 +74,11 @@ def run(experiment: Experiment, request: Request) -> str:
     rows = []
     for built in plan.stages(experiment, data, _teacher_files(experiment, request, data)):
         if request.throughput is not None:
-            rows.append(plan_text.Row(built.plan, plan_rates.given(request.throughput)))
+            rows.append(text.Row(built.plan, rates.given(request.throughput)))
             continue
         print(f"{built.plan.name}: timing its passes", file=sys.stderr, flush=True)
-        rows.append(plan_text.Row(built.plan, *plan_rates.measure(built, data, request.check)))
-    return plan_text.markdown(rows, _device(request, rows))
+        rows.append(text.Row(built.plan, *rates.measure(built, data, request.check)))
+    return text.markdown(rows, _device(request, rows))
 
 
 def sizes(experiment: Experiment, request: Request) -> ImageData:
@@ -155,7 +156,7 @@ def _teacher_files(
     return models
 
 
-def _device(request: Request, rows: Sequence[plan_text.Row]) -> str:
+def _device(request: Request, rows: Sequence[text.Row]) -> str:
     if request.throughput is not None:
         return f"At {request.throughput:g} TFLOP/s, as given."
     devices = tf.config.list_logical_devices()

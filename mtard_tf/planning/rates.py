@@ -13,10 +13,10 @@ import tensorflow as tf
 from mtard_tf import losses
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.data.image_data import ImageData
-from mtard_tf.flops import PlanError, count
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
-from mtard_tf.plan import PARTS, VALIDATION, Built, StagePlan, batch_signature
+from mtard_tf.planning.flops import PlanError, count
+from mtard_tf.planning.plan import PARTS, VALIDATION, Built, StagePlan, batch_signature
 
 # Batches are halved until a pass is below this; above it a larger one is hardly faster.
 _LARGEST_PASS = 3e11

@@ -10,12 +10,11 @@ from typing import Any
 
 import keras
 
-from mtard_tf import comparison, config, files, jobs, plots, report, side_by_side, strategies
-from mtard_tf import comparison_temperatures as temperatures
-from mtard_tf import comparison_text as text
+from mtard_tf import config, files, jobs, plots, report, side_by_side, strategies
 from mtard_tf import experiment as experiments
 from mtard_tf.audit import Audit
-from mtard_tf.comparison import WORST, ComparisonError
+from mtard_tf.comparing import comparison, temperatures, text
+from mtard_tf.comparing.comparison import WORST, ComparisonError
 from mtard_tf.experiment import Experiment
 from mtard_tf.run_directory import claim, student_path
 from mtard_tf.suites import Suite

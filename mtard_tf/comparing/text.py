@@ -8,7 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mtard_tf.comparison import WORST, leading
+from mtard_tf.comparing.comparison import WORST, leading
 
 _LATEX = {
     "\\": r"\textbackslash{}",

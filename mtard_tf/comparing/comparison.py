@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mtard_tf import files, measures, registry
-from mtard_tf.comparison_measures import over_seeds, paired_difference, w_robust_by_example
+from mtard_tf.comparing.statistics import over_seeds, paired_difference, w_robust_by_example
 
 WORST = "worst_case"
 

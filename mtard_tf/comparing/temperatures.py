@@ -6,9 +6,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from mtard_tf import files, plots
-from mtard_tf.comparison import WORST, Audited, row_of, sources
-from mtard_tf.comparison_measures import over_seeds
-from mtard_tf.comparison_text import Table, markdown_table, spread
+from mtard_tf.comparing.comparison import WORST, Audited, row_of, sources
+from mtard_tf.comparing.statistics import over_seeds
+from mtard_tf.comparing.text import Table, markdown_table, spread
 
 STRONGEST = "autoattack"
 # Figure -> what its panels show: measure -> label of the axis.

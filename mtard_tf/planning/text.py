@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from mtard_tf.plan import PARTS, StagePlan
-from mtard_tf.plan_rates import Check, Rates
+from mtard_tf.planning.plan import PARTS, StagePlan
+from mtard_tf.planning.rates import Check, Rates
 
 _NOTES = """\
 A FLOP is one of the two of a multiply-add in a convolution or matrix product, forward or backward.

@@ -16,9 +16,9 @@ from mtard_tf.data.image_data import ImageData
 from mtard_tf.distiller import Distiller
 from mtard_tf.evaluation import Evaluator
 from mtard_tf.experiment import Experiment
-from mtard_tf.flops import Cost, PlanError, count
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
+from mtard_tf.planning.flops import Cost, PlanError, count
 from mtard_tf.stage import Stage
 from mtard_tf.threat import ThreatModel
 
