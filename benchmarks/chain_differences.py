@@ -32,11 +32,14 @@ def main() -> None:
             with np.load(path) as file:
                 found.setdefault((temperature, step), {})[seed] = file[args.measure]
     points = sorted(found)
+    coolest = min((t for t, step in points if step == 1), default=0)
     pairs = [(point, (point[0], 1)) for point in points if point[1] > 1]
-    pairs += [(point, (points[0][0], 1)) for point in points[1:] if point[1] == 1]
+    pairs += [(point, (coolest, 1)) for point in points if point[1] == 1 and point[0] > coolest]
     rows = []
     for point, base in pairs:
-        seeds = sorted(found[point].keys() & found[base].keys())
+        seeds = sorted(found[point].keys() & found.get(base, {}).keys())
+        if not seeds:
+            continue  # audited in part
         gaps = np.stack([found[point][seed] - found[base][seed] for seed in seeds])
         images = gaps.mean(axis=0)
         error = 1.96 * images.std(ddof=1) / np.sqrt(len(images))

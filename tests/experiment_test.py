@@ -13,7 +13,6 @@ import pytest
 
 from mtard_tf import (
     audit_flags,
-    comparison_flags,
     config,
     experiment,
     export,
@@ -22,6 +21,7 @@ from mtard_tf import (
     model_files,
     run_directory,
 )
+from mtard_tf.comparing import command
 from mtard_tf.evaluation import EvaluationError, Evaluator
 from mtard_tf.measures import w_robust
 from mtard_tf.threat import ThreatModel
@@ -86,7 +86,7 @@ def test_report_and_export(finished, monkeypatch):
         assert (run_dir / "report" / f"{png}.png").read_bytes()[:4] == b"\x89PNG"
 
     # All audits stand, so a comparison has nothing to run; its table says what the audits say.
-    lines = comparison_flags.run(comparison_flags.Request(str(run_dir), baseline="robust_teacher"))
+    lines = command.run(command.Request(str(run_dir), baseline="robust_teacher"))
     assert lines.startswith("Best W-Robust in the worst case: student, ")
     assert not list((run_dir / "logs").iterdir())
     rows = files.read_json(run_dir / "comparison" / "comparison.json")["rows"]

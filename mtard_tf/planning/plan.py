@@ -25,7 +25,8 @@ from mtard_tf.threat import ThreatModel
 # Of a training step: the student's passes (and whatever is in no other part), the inner attack, the
 # teachers' passes.
 PARTS = ("student", "attack", "teachers")
-# Where validation is counted: its passes are the attack's, forward and input gradient.
+# Where validation is counted: nearly all of its passes are the attack's, forward and input
+# gradient.
 VALIDATION = "attack"
 
 
@@ -42,7 +43,8 @@ class StagePlan:
       step: cost of a full step, by the parts `PARTS`.
       validations: how often the student is validated.
       validation_flops: of one validation, as if the student got every image right: it attacks no
-        others, so this is an upper bound. BatchNorm's statistics of an averaged student included.
+        others, so this is an upper bound. With BatchNorm's statistics of an averaged student, as
+        if averaging began at once.
       memory_bytes: weights, gradients, optimizer slots, and the activations that the gradients of
         a step (or of a validation, if those are more) read; a lower bound.
     """
@@ -156,7 +158,7 @@ def _statistics_flops(distiller: Distiller, data: ImageData, batch_size: int) ->
     """Work of BatchNorm's statistics for an averaged student, before each validation."""
     student, averages = distiller.student, distiller.averages
     norms = keras.layers.BatchNormalization
-    if averages is None or not any(isinstance(layer, norms) for layer in student.layers):
+    if averages is None or not any(isinstance(layer, norms) for layer in student._flatten_layers()):
         return 0.0
     size, batches = statistics_batches(averages.rule, data, batch_size)
     forward = FusedTraining(student)

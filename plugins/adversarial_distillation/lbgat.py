@@ -37,7 +37,8 @@ class LBGAT(HardLabels, Distiller):
     Args:
       beta: weight of the TRADES term; the official runs have 0 and 6.
       guide: makes G from (image shape, number of classes), such as `@models.resnet18`; None for the
-        student's architecture with weights of its own.
+        student's architecture with weights of its own. Its BatchNorm takes statistics over all
+        replicas if the student's does.
       attack: default PGD-10 from 0.001 Gaussian noise.
 
     Source: arXiv 2011.11164; `dvlab-research/LBGAT:lbgat.py:16-79`,
