@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from mtard_tf.preemption import EXIT_CODE, Preempted, Preemption
+from mtard_tf.preemption import EXIT_CODE, PARENT, Preempted, Preemption
 
 _POLL_SECONDS = 0.2
 _STOPPED = "its processes have written their state"
@@ -104,7 +104,11 @@ class _Pool:
         cores = self._places[place]
         with self._log(job).open("ab") as log:
             process = subprocess.Popen(
-                job.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                job.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {PARENT: str(os.getpid())},
             )
         if cores:
             os.sched_setaffinity(process.pid, cores)  # long before TensorFlow counts them

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
 # sysexits.h, EX_TEMPFAIL: the same command may work later. Schedulers can requeue on it.
 EXIT_CODE = 75
+# Set for a process by the one that started it and waits for it.
+PARENT = "MTARD_PARENT"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Preempted(Exception):
@@ -36,3 +42,13 @@ class Preemption:
             yield self
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+def go_with_parent() -> None:
+    """Gets SIGTERM when the process that `PARENT` names ends, however it ends. Linux only."""
+    parent = os.environ.pop(PARENT, None)  # not for what this process may start
+    if parent is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(parent):  # it was quicker
+        os.kill(os.getpid(), signal.SIGTERM)

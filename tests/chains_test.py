@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pathlib
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -204,6 +206,34 @@ def test_jobs_wait_for_what_they_need_and_run_side_by_side(tmp_path):
     assert [line for line in lines if line.startswith("last")][0] == "last: started"
     assert lines.index("last: started") > 2 and lines[-1].endswith("(3 of 3)")
     assert (tmp_path / "logs" / "last.log").read_text() == "ok\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere jobs outlive a killed parent")
+def test_jobs_go_when_who_started_them_is_killed(tmp_path):
+    ready, told = tmp_path / "ready", tmp_path / "told"
+    job = (
+        "import pathlib, signal, time\n"
+        "from mtard_tf.preemption import go_with_parent\n"
+        f"def go(*_): pathlib.Path({str(told)!r}).touch(); raise SystemExit\n"
+        "signal.signal(signal.SIGTERM, go)\n"
+        f"go_with_parent(); pathlib.Path({str(ready)!r}).touch(); time.sleep(100)"
+    )
+    driver = (
+        "import pathlib\n"
+        "from mtard_tf.jobs import Job, run\n"
+        f"job = Job('long', [{sys.executable!r}, '-c', {job!r}])\n"
+        f"run([job], 1, pathlib.Path({str(tmp_path)!r}))"
+    )
+    root = pathlib.Path(__file__).parent.parent
+    with subprocess.Popen([sys.executable, "-c", driver], cwd=root) as process:
+        while not ready.exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    end = time.monotonic() + 30
+    while not told.exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_failed_job_ends_the_others_and_names_its_log(tmp_path):
