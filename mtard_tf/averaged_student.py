@@ -14,6 +14,7 @@ from mtard_tf.data.batches import training_batches
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.distiller import Distiller
 from mtard_tf.models.fused import FusedTraining
+from mtard_tf.models.layers import batch_norms
 
 
 def judged_student(
@@ -92,9 +93,8 @@ class BatchStatistics:
 
     def __init__(self, model: keras.Model) -> None:
         self._twin = keras.models.clone_model(model)
-        for layer in self._twin._flatten_layers():
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.momentum = 0.0  # what it keeps is then the last batch's
+        for layer in batch_norms(self._twin):
+            layer.momentum = 0.0  # what it keeps is then the last batch's
         # Place among the non-trainable variables -> variable.
         self._moving = {
             i: variable

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from mtard_tf.distribution import replicated_state
+
 
 @dataclasses.dataclass(frozen=True)
 class EMA:
@@ -92,19 +94,12 @@ class Averages:
     """
 
     def __init__(self, rule: EMA | SWA, owner: keras.Model, weights: Sequence) -> None:
-        def variable(name: str, shape: Sequence[int], dtype: str):
-            return owner.add_weight(
-                name=name,
-                shape=shape,
-                initializer="zeros",
-                dtype=dtype,
-                trainable=False,
-                aggregation="only_first_replica",
-            )
-
         self.rule, self._weights = rule, list(weights)
-        self.values = [variable(f"average_{i}", w.shape, w.dtype) for i, w in enumerate(weights)]
-        self.taken = variable("averages_taken", (), "int64")
+        self.values = [
+            replicated_state(owner, f"average_{i}", w.shape, dtype=w.dtype)
+            for i, w in enumerate(weights)
+        ]
+        self.taken = replicated_state(owner, "averages_taken", dtype="int64")
 
     @property
     def variables(self) -> list:

@@ -11,7 +11,12 @@ from mtard_tf.attacks import sharding
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.step_size import check_attack
 from mtard_tf.averaging import EMA, SWA, Averages
-from mtard_tf.distribution import average_replicas, mean_shares, replica_sums
+from mtard_tf.distribution import (
+    average_replicas,
+    mean_shares,
+    replica_sums,
+    replicated_state,
+)
 from mtard_tf.keras_shims import DistributedFit
 from mtard_tf.models.compatibility import check_fit
 from mtard_tf.models.folding import FoldedInference
@@ -107,14 +112,7 @@ class Distiller(Views, DistributedFit, keras.Model):
         super().__init__(**kwargs)
         self.skip_non_finite = skip_non_finite
         # Not the optimizer's own count: that leaves out skipped and accumulated steps.
-        self.steps_done = self.add_weight(
-            name="steps_done",
-            shape=(),
-            initializer="zeros",
-            dtype="int64",
-            trainable=False,
-            aggregation="only_first_replica",
-        )
+        self.steps_done = replicated_state(self, "steps_done", dtype="int64")
         self.attack_shards = attack_shards or sharding.default_shards()
         self.student = student
         self.threat = threat or ThreatModel()

@@ -9,11 +9,30 @@ taken of the global means, or replicas drift apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import keras
 import tensorflow as tf
 from keras import Variable
 from keras.optimizers import Optimizer
+
+
+def replicated_state(
+    owner: keras.Model,
+    name: str,
+    shape: Sequence[int] = (),
+    initializer: str | Callable = "zeros",
+    dtype: str = "float32",
+) -> Variable:
+    """A variable of `owner` that no optimizer moves and all replicas hold with the same value."""
+    return owner.add_weight(
+        name=name,
+        shape=shape,
+        initializer=initializer,
+        dtype=dtype,
+        trainable=False,
+        aggregation="only_first_replica",
+    )
 
 
 def replica_sum(value: tf.Tensor) -> tf.Tensor:

@@ -39,11 +39,11 @@ def main(argv: Sequence[str]) -> None:
     run_dir = pathlib.Path(_RUN_DIR.value)
     described = config.begin_or_go_on(run_dir, _CONFIG.value, _GIN.value)
     strategy = devices.strategy(described.strategy)
-    if _JOBS.value > 1:
-        how = _JOBS.value, strategy, devices.options(), _ONLY.value
-        stages = side_by_side.run(described, run_dir, config.text(), *how)
+    text, jobs, only = config.text(), _JOBS.value, _ONLY.value
+    if jobs > 1:
+        stages = side_by_side.run(described, run_dir, text, jobs, strategy, devices.options(), only)
     else:
-        stages = experiment.run(described, run_dir, config.text(), strategy, _ONLY.value)
+        stages = experiment.run(described, run_dir, text, strategy, only)
     if not strategies.is_chief(strategy):
         return
     for stage in stages:

@@ -131,6 +131,12 @@ def batch_norm(x, *, name: str):
     return _L.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 
+def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """The model's BatchNorm layers, those of nets within it as well."""
+    norms = keras.layers.BatchNormalization
+    return [layer for layer in model._flatten_layers() if isinstance(layer, norms)]
+
+
 def activate(x, activation: str, *, name: str):
     """ "relu" or "swish" (x times its sigmoid, which Keras calls silu)."""
     if activation == "relu":

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from mtard_tf.models.layers import batch_norms
 from mtard_tf.models.plain import is_plain
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -33,15 +34,10 @@ def with_precision(model: Any, policy: str) -> Any:
 
 def synchronize_batch_norm(model: Any) -> None:
     """Lets the model's BatchNorm take its statistics over all replicas."""
-    for layer in _batch_norms(model):
+    for layer in batch_norms(model):
         layer.synchronized = True
 
 
 def is_synchronized(model: Any) -> bool:
     """Whether any BatchNorm of the model takes its statistics over all replicas."""
-    return any(layer.synchronized for layer in _batch_norms(model))
-
-
-def _batch_norms(model: Any) -> list[keras.layers.BatchNormalization]:
-    layers = getattr(model, "layers", [])
-    return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+    return any(layer.synchronized for layer in batch_norms(model))

@@ -18,6 +18,7 @@ from mtard_tf.evaluation import Evaluator
 from mtard_tf.experiment import Experiment
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
+from mtard_tf.models.layers import batch_norms
 from mtard_tf.planning.flops import Cost, PlanError, count
 from mtard_tf.stage import Stage
 from mtard_tf.threat import ThreatModel
@@ -157,8 +158,7 @@ def of_stage(
 def _statistics_flops(distiller: Distiller, data: ImageData, batch_size: int) -> float:
     """Work of BatchNorm's statistics for an averaged student, before each validation."""
     student, averages = distiller.student, distiller.averages
-    norms = keras.layers.BatchNormalization
-    if averages is None or not any(isinstance(layer, norms) for layer in student._flatten_layers()):
+    if averages is None or not batch_norms(student):
         return 0.0
     size, batches = statistics_batches(averages.rule, data, batch_size)
     forward = FusedTraining(student)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mtard_tf.distribution import replica_sum
+from mtard_tf.distribution import replica_sum, replicated_state
 from mtard_tf.losses import cross_entropy
 from mtard_tf.plugins.adversarial_distillation.rslad import RSLAD
 from mtard_tf.schedules import epoch_of
@@ -52,28 +52,12 @@ class ABSLD(RSLAD):
         self.maximum_temperature = maximum_temperature
         self.official_quirks = official_quirks
         # Rows in the order of `student_views`.
-        self.class_temperatures = self._class_state("class_temperatures", "ones")
-        self.class_losses = self._class_state("class_losses", "zeros")
+        rows = len(self.student_views), student.output_shape[-1]
+        self.class_temperatures = replicated_state(self, "class_temperatures", rows, "ones")
+        self.class_losses = replicated_state(self, "class_losses", rows)
         # Not told from the number of steps: where the last step of an epoch is skipped, and all of
         # its state with it, the next step ends the epoch.
-        self.epochs_ended = self.add_weight(
-            name="epochs_ended",
-            shape=(),
-            initializer="zeros",
-            dtype="int64",
-            trainable=False,
-            aggregation="only_first_replica",
-        )
-
-    def _class_state(self, name: str, initializer: str):
-        return self.add_weight(
-            name=name,
-            shape=(len(self.student_views), self.student.output_shape[-1]),
-            initializer=initializer,
-            dtype="float32",
-            trainable=False,
-            aggregation="only_first_replica",
-        )
+        self.epochs_ended = replicated_state(self, "epochs_ended", dtype="int64")
 
     def target(self, labels, teachers, view):
         temperatures = tf.convert_to_tensor(self.class_temperatures.value)

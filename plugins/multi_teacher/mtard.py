@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from mtard_tf.distiller import Distiller, default_attack
+from mtard_tf.distribution import replicated_state
 from mtard_tf.losses import kl_divergence
 from mtard_tf.plugins.multi_teacher.balance import balanced_weights
 
@@ -79,15 +80,12 @@ class MTARD(Distiller):
         self.first_losses = self.balance_state("first_losses", [float("nan")] * len(self.roles))
 
     def balance_state(self, name: str, values: list[float]):
-        """A variable per teacher that all replicas hold with the same value."""
-        return self.add_weight(
-            name=name,
-            shape=(len(values),),
-            initializer=lambda shape, dtype: tf.constant(values, dtype),
-            dtype="float32",
-            trainable=False,
-            aggregation="only_first_replica",
-        )
+        """A value per teacher, the same on all replicas."""
+
+        def initial(shape, dtype):
+            return tf.constant(values, dtype)
+
+        return replicated_state(self, name, (len(values),), initial)
 
     def teacher_temperatures(self) -> tf.Tensor:
         """`[teachers]`, those of this step's losses."""

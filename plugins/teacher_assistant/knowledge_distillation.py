@@ -62,14 +62,7 @@ class KnowledgeDistillation(HardLabels, Distiller):
         }
 
     @property
-    def soft_weight(self) -> float:
-        """Of each divergence."""
-        classes = self.student.output_shape[-1] if self.official_quirks else 1
-        return (1 - self.alpha) * self.temperature**2 / classes
-
-    @property
     def term_weights(self):
-        return {
-            "cross_entropy": self.alpha,
-            **{f"kl_{role}": self.soft_weight for role in self.teacher_views},
-        }
+        classes = self.student.output_shape[-1] if self.official_quirks else 1
+        soft = (1 - self.alpha) * self.temperature**2 / classes
+        return {"cross_entropy": self.alpha} | {f"kl_{role}": soft for role in self.teacher_views}
