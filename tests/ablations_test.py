@@ -1,8 +1,6 @@
-"""The run files of `gin/runs/ablations`: each parses, builds and steps; neutral ones are equal."""
+"""The rows of `runs/compare/ablations.gin`: each builds and steps; neutral ones are equal."""
 
 from __future__ import annotations
-
-import pathlib
 
 import keras
 import numpy as np
@@ -11,15 +9,24 @@ import tensorflow as tf
 
 from mtard_tf import config
 
-FOLDER = pathlib.Path(config.config_folder()) / "runs" / "ablations"
-FILES = sorted({path.stem for path in FOLDER.glob("*.gin")} - {"common", "small"})
+ROWS = (
+    "mtard",
+    "bmtard",
+    "fixed_weights",
+    "entropy_balance",
+    "fixed_temperatures",
+    "one_teacher",
+    "three_teachers",
+)
 # Small nets and one step of the attack: what is tested is the balance.
 TINY = (
     "models.small_cnn.widths = (4,)",
-    "student/models.small_cnn.widths = (4,)",
-    "student/models.small_cnn.dense = 4",
-    "student/distillers.mtard.attack = @attacks.fgsm()",
-    "student/distillers.bmtard.attack = @attacks.fgsm()",
+    "models.small_cnn.dense = 4",
+    *(
+        f"{row}/distillers.{kind}.attack = @attacks.fgsm()"
+        for row in ROWS
+        for kind in ("mtard", "bmtard")
+    ),
 )
 
 
@@ -31,10 +38,10 @@ def data():
 
 
 def _steps(data, name, *bindings):
-    """Two steps of a file's student, from untrained teachers: weights, and logs of both."""
-    config.parse([f"runs/ablations/{name}.gin"], [*TINY, *bindings])
+    """Two steps of a row's student, from untrained teachers: weights, and logs of both."""
+    config.parse(["runs/compare/ablations.gin"], [*TINY, *bindings])
     stages = {stage.name: stage for stage in config.experiment().stages}
-    student = stages["student"]
+    student = stages[f"{name}_s0"]
     teachers = {}
     for role, source in sorted(student.teachers.items()):
         keras.utils.set_random_seed(len(role))
@@ -56,28 +63,17 @@ def _equal(ours, theirs):
 
 @pytest.fixture(scope="module")
 def stepped(data):
-    return {name: _steps(data, name) for name in FILES}
+    return {name: _steps(data, name) for name in ROWS}
 
 
-def test_there_is_a_file_for_each_ablation():
-    assert FILES == [
-        "both",
-        "entropy_balance",
-        "fixed_temperatures",
-        "fixed_weights",
-        "loss_balance",
-        "one_teacher",
-        "three_teachers",
-    ]
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_each_parses_with_small_after_it(name):
-    config.parse([f"runs/ablations/{name}.gin", "runs/ablations/small.gin"])
+def test_all_rows_share_set_epsilon_and_student():
+    config.parse(["runs/compare/ablations.gin"])
     described = config.experiment()
-    assert "Experiment.dataset = @datasets.fashion_mini" in config.text()
     assert described.epsilon == 0.1
-    assert described.stages[-1].name == "student" and described.stages[-1].epochs == 9
+    students = described.stages[3:]
+    assert [stage.name for stage in students] == [f"{row}_s{i}" for i in (0, 1) for row in ROWS]
+    assert {stage.model((28, 28, 1), 10).count_params() for stage in students} == {29_602}
+    assert {stage.epochs for stage in students} == {6}
 
 
 def test_what_each_balances(stepped):
@@ -88,12 +84,12 @@ def test_what_each_balances(stepped):
         moved = any(w != pytest.approx(1 / len(weights), abs=1e-7) for w in weights)
         assert moved == (name not in ("fixed_weights", "entropy_balance", "one_teacher")), name
     # The surer of two teachers is softened, from 1 upwards by two steps.
-    for name in ("both", "entropy_balance"):
+    for name in ("bmtard", "entropy_balance"):
         row = second[name]
         assert max(row["temperature_clean"], row["temperature_robust"]) == pytest.approx(1.004)
     assert second["fixed_temperatures"]["temperature_clean"] == 2.0
     assert second["fixed_temperatures"]["temperature_robust"] == 1.0
-    assert "temperature_clean" not in second["loss_balance"]
+    assert "temperature_clean" not in second["mtard"]
     assert {k for k in second["three_teachers"] if k.startswith("kl_")} == {
         "kl_robust",
         "kl_half",
@@ -107,21 +103,25 @@ def test_one_teacher_is_its_own_term(stepped):
         assert "kl_clean" not in row
 
 
-def test_a_balance_of_rate_0_is_the_file_without_it(data, stepped):
-    still = "student/distillers.bmtard.temperature_rate = 0.0"
-    unweighed = "student/distillers.mtard.weight_rate = 0.0"
-    _equal(_steps(data, "both", still), stepped["loss_balance"])
-    _equal(_steps(data, "entropy_balance", still), stepped["fixed_weights"])
-    _equal(_steps(data, "loss_balance", unweighed), stepped["fixed_weights"])
-    at_one = "student/distillers.bmtard.initial_temperatures = {'clean': 1.0, 'robust': 1.0}"
-    _equal(_steps(data, "fixed_temperatures", at_one), stepped["loss_balance"])
+def test_a_balance_of_rate_0_is_the_row_without_it(data, stepped):
+    still = _steps(data, "bmtard", "bmtard/distillers.bmtard.temperature_rate = 0.0")
+    _equal(still, stepped["mtard"])
+    neither = _steps(
+        data, "entropy_balance", "entropy_balance/distillers.bmtard.temperature_rate = 0.0"
+    )
+    _equal(neither, stepped["fixed_weights"])
+    unweighed = _steps(data, "mtard", "mtard/distillers.mtard.weight_rate = 0.0")
+    _equal(unweighed, stepped["fixed_weights"])
+    at_one = "{'clean': 1.0, 'robust': 1.0}"
+    by_hand = f"fixed_temperatures/distillers.bmtard.initial_temperatures = {at_one}"
+    _equal(_steps(data, "fixed_temperatures", by_hand), stepped["mtard"])
 
 
 def test_one_teacher_keeps_its_temperature(data):
     alone = (
-        "student/Stage.distiller = @distillers.bmtard",
-        "student/distillers.bmtard.teacher_views = {'robust': 'adversarial'}",
-        "student/distillers.bmtard.initial_temperatures = {'robust': 3.0}",
+        "one_teacher/Stage.distiller = @distillers.bmtard",
+        "one_teacher/distillers.bmtard.teacher_views = {'robust': 'adversarial'}",
+        "one_teacher/distillers.bmtard.initial_temperatures = {'robust': 3.0}",
     )
     _, logs = _steps(data, "one_teacher", *alone)
     assert logs[1]["temperature_robust"] == 3.0 and logs[1]["weight_robust"] == 1.0
@@ -129,4 +129,4 @@ def test_one_teacher_keeps_its_temperature(data):
 
 def test_a_view_without_a_role_is_refused(data):
     with pytest.raises(ValueError, match=r"teacher_views is \{\}; give at least one role, each"):
-        _steps(data, "one_teacher", "student/distillers.mtard.teacher_views = {}")
+        _steps(data, "one_teacher", "one_teacher/distillers.mtard.teacher_views = {}")
