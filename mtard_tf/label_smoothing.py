@@ -27,6 +27,19 @@ class HardLabels:
             )
         self.label_smoothing = label_smoothing
 
+    def check_smoothing(self, label_weight: float, because: str) -> None:
+        """Raises ValueError if labels are smoothed that the loss does not have.
+
+        Args:
+          label_weight: of the cross-entropy in the loss.
+          because: the argument that makes it so, such as "alpha = 1".
+        """
+        if self.label_smoothing and not label_weight:
+            raise ValueError(
+                f"label_smoothing is {self.label_smoothing!r}, but {because} leaves no term with "
+                "labels; change one of the two."
+            )
+
     def cross_entropy(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """Cross-entropy with the smoothed labels, `[batch]`."""
         return losses.cross_entropy(logits, labels, smoothing=self.label_smoothing)

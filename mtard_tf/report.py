@@ -14,7 +14,8 @@ from mtard_tf.audit import Audit
 from mtard_tf.data.batches import to_float
 from mtard_tf.evaluation import Evaluator
 from mtard_tf.experiment import Experiment, check_stage
-from mtard_tf.run_directory import load_student
+from mtard_tf.model_files import file_digest
+from mtard_tf.run_directory import load_student, student_path
 
 # What the trade-off figure shows, if all stages have it.
 HEADLINE = "pgd_sat"
@@ -57,7 +58,7 @@ def evaluate_run(
             stage,
             (out or run_dir / "evaluation") / stage,
             _surrogate(run_dir, experiment, stage, surrogate) if audit.suite.transfer else None,
-            {"stage": stage},
+            {"stage": stage, "student": file_digest(student_path(run_dir, stage))},
         )
         reports.append(report)
         if audit.whole:

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from mtard_tf import registry
-from mtard_tf.attacks.pgd import FGSM
+from mtard_tf.attacks.pgd import FGSM, PGD
 from mtard_tf.models.precision import with_precision
 from mtard_tf.optimizers import sgd
 from mtard_tf.plugins.adversarial_distillation.absld import class_temperatures
@@ -53,6 +53,7 @@ def test_distrust_worked_example(epoch, expected):
 @pytest.mark.parametrize(
     ("name", "batch_norm", "views"),
     [
+        ("pgd_at", "batch", ("adversarial",)),
         ("ard", "training", ("adversarial", "clean")),
         ("iad", "training", ("adversarial", "clean")),
         ("iad2", "training", ("adversarial", "clean")),
@@ -66,6 +67,36 @@ def test_official_quirks(name, batch_norm, views):
     quirky = _make(name, official_quirks=True)
     assert quirky.attack_batch_norm == batch_norm
     assert quirky.student_views == views
+
+
+# What the attack's passes do to BatchNorm is checked against Keras, eagerly, in
+# distiller_step_test.py: here that a compiled step with the quirks does the same.
+@pytest.mark.parametrize("name", ["pgd_at", "ard", "iad2", "score", "adaad"])
+def test_a_compiled_step_with_official_quirks_is_the_eager_one(name):
+    random = np.random.RandomState(0)
+    images = tf.constant(random.rand(6, 2, 2, 1), tf.float32)
+    batch = images, tf.constant([0, 1, 2, 0, 1, 2]), tf.range(6, dtype=tf.int64)
+    results = []
+    for compiled in (False, True):
+        keras.utils.set_random_seed(5)
+        cls = registry.target("distillers", name)
+        layers = [keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(4)]
+        student = keras.Sequential(
+            [*layers, keras.layers.BatchNormalization(momentum=0.5), keras.layers.Dense(3)]
+        )
+        distiller = cls(
+            student,
+            {role: _linear() for role in cls.teacher_views},
+            attack=PGD(num_steps=2, start="none"),
+            official_quirks=True,
+        )
+        distiller.compile(optimizer=sgd(0.1), jit_compile=False)
+        step = tf.function(distiller.train_step) if compiled else distiller.train_step
+        results.append([float(step(batch)["loss"]) for _ in range(2)])
+        results[-1] += [w for weights in student.get_weights() for w in weights.ravel()]
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-4, atol=1e-5)
+    moving_mean = student.layers[2].moving_mean.numpy()
+    assert np.abs(moving_mean).max() > 1e-2
 
 
 def test_absld_divides_twice_in_the_official_code():

@@ -91,6 +91,14 @@ def climb_class_teacher(n, v, x, y, state):
 # The losses, per image: of the nets n, adversarial images a, clean images x, labels y.
 
 
+def pgd_at(n, a, x, y, state):
+    return ce(n["student"](a), y)
+
+
+def trades(n, a, x, y, state):
+    return ce(n["student"](x), y) + 6 * kl(n["student"](x), n["student"](a))
+
+
 def mart(n, a, x, y, state):
     p = softmax(n["student"](a))
     wrong = np.where(np.eye(CLASSES)[y] > 0, 0, p).max(1)
@@ -174,6 +182,8 @@ def lbgat(n, a, x, y, state):
 INTROSPECTIVE = {"alpha": 0.8, "beta": 0.5, "temperature": 2.0, "begin": 1.0}
 # Distiller, its settings, what is climbed, in which steps from which start, and its loss.
 CASES = {
+    "pgd_at": ("pgd_at", {}, climb_labels, 0.25, "uniform", pgd_at),
+    "trades": ("trades", {}, climb_own, TRADES_STEP, "gaussian", trades),
     "mart": ("mart", {}, climb_labels, TRADES_STEP, "gaussian", mart),
     "hat": ("hat", {}, climb_own, 0.25, "gaussian", hat),
     "score": ("score", {"label_smoothing": 0.2}, climb_squares, 0.25, "uniform", score),

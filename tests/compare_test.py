@@ -20,6 +20,7 @@ from mtard_tf import files
 from mtard_tf.comparing import command, comparison, temperatures, text
 from mtard_tf.comparing.comparison import ComparisonError
 from mtard_tf.comparing.statistics import over_seeds, paired_difference, w_robust_by_example
+from mtard_tf.model_files import file_digest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -227,11 +228,28 @@ def test_mistakes_give_one_line(made_up, tmp_path):
         ComparisonError, match="^There is no attack 'pdg' to plot; the suite has fg"
     ):
         command.write(made_up, STAGES, None, "pdg")
+    with pytest.raises(ComparisonError, match="^The baseline d has no audit yet; audit its stages"):
+        comparison.compare(comparison.load(made_up, STAGES), [*STAGES, "d_s0"], "d")
+    partly = {"report": {"attacks": {"pgd": {"robust_accuracy": 0.25}}}}
+    _fabricate(tmp_path / "partly", "a_s0", OUTCOMES["c"])
+    _fabricate(tmp_path / "partly", "a_s1", OUTCOMES["c"], **partly)
+    with pytest.raises(ComparisonError, match="^No row has all its replicates attacked with fgsm;"):
+        command.write(tmp_path / "partly", ["a_s0", "a_s1"], None, "fgsm")
     _fabricate(made_up, "c", ("111", "110", "100"))
     with pytest.raises(
         ComparisonError, match="^The audits differ in examples: teacher has 8, c has 3; audit them"
     ):
         _compare(made_up)
+
+
+def test_an_audit_of_a_student_that_was_trained_again_is_none(tmp_path):
+    student = tmp_path / "c" / "student.keras"
+    student.parent.mkdir()
+    student.write_bytes(b"as it was audited")
+    _fabricate(tmp_path, "c", OUTCOMES["c"], report={"student": file_digest(student)})
+    assert [one.name for one in comparison.load(tmp_path, ["c"])] == ["c"]
+    student.write_bytes(b"trained again")
+    assert comparison.load(tmp_path, ["c"]) == []
 
 
 CHAINS = {

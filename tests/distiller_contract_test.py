@@ -35,6 +35,7 @@ TINY = (
     "Stage.learning_rate = 0.01",
     "Stage.epsilon_schedule = @schedules.Constant()",
 )
+INTROSPECTIVE = ("iad", "iad2", "adaiad")
 NAMES = registry.names("distillers")
 
 
@@ -70,7 +71,9 @@ def build(name: str, classes: int, *bindings: str) -> tuple[Distiller, dict[str,
             "of its neighbours, with the teachers and settings that it needs."
         )
     one_shard = f"distillers.{name}.attack_shards = 1"  # two make the graph twice as large
-    config.parse([file], [*TINY, one_shard, *bindings])
+    # Else these few steps would end before the student trusts itself.
+    begin = [f"student/distillers.{name}.begin = 0"] if name in INTROSPECTIVE else []
+    config.parse([file], [*TINY, one_shard, *begin, *bindings])
     experiment = config.experiment()
     *_, stage = experiment.stages
     teachers = {

@@ -20,6 +20,7 @@ from mtard_tf.data.batches import training_batches
 from mtard_tf.losses import cross_entropy
 from mtard_tf.models.small_cnn import small_cnn
 from mtard_tf.optimizers import CoupledSGD, sgd
+from mtard_tf.plugins.adversarial_distillation.ard import ARD
 from mtard_tf.plugins.adversarial_training.natural import Natural
 from mtard_tf.plugins.adversarial_training.trades import Trades
 from mtard_tf.plugins.multi_teacher.bmtard import BMTARD
@@ -433,6 +434,7 @@ def test_a_scheduled_step_size(data):
         (lambda: SWA(start=-1), "SWA.start is -1; give a whole number of epochs."),
         (lambda: EMA(batch_norm_examples=0), "EMA.batch_norm_examples is 0; give a whole number"),
         (lambda: Natural(_net(), label_smoothing=1.0), "label_smoothing is 1.0; give a number"),
+        (lambda: ARD(_net(), {"robust": _net()}, label_smoothing=0.1), "label_smoothing is 0.1, b"),
         (
             lambda: Trades(_net(), attack=AutoAttack(), step_size_schedule=Warmup(2)),
             "Trades's attack has no relative_step_size for Stage.step_size_schedule to scale; take",

@@ -118,7 +118,12 @@ def write(
         audited, [files.read_json(path) for path in stages if path.exists()]
     )
     figures = ["trade_off.png"]
-    plots.trade_off(_points(compared, attack), attack, folder / figures[0])
+    shown = _points(compared, attack)
+    if not shown:
+        raise ComparisonError(
+            f"No row has all its replicates attacked with {attack}; plot another."
+        )
+    plots.trade_off(shown, attack, folder / figures[0])
     if points:
         figures += temperatures.write(points, folder)
     files.write_text(folder / "table.md", text.markdown(compared, figures))

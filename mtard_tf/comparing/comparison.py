@@ -13,6 +13,8 @@ import numpy as np
 
 from mtard_tf import files, measures, registry
 from mtard_tf.comparing.statistics import over_seeds, paired_difference, w_robust_by_example
+from mtard_tf.model_files import file_digest
+from mtard_tf.run_directory import student_path
 
 WORST = "worst_case"
 
@@ -63,7 +65,10 @@ def check_row(names: Sequence[str], baseline: str) -> None:
 
 
 def load(run_dir: pathlib.Path, names: Sequence[str]) -> list[Audited]:
-    """What is finished and audited of these stages, in their order."""
+    """What is finished and audited of these stages, in their order.
+
+    An audit of another student than the one that is there, which was trained again, is none.
+    """
     return [found for name in names if (found := _load(run_dir, name)) is not None]
 
 
@@ -80,7 +85,7 @@ def compare(
 
     Raises:
       ComparisonError: nothing to compare, audits of different images or threat models, or a
-        baseline that is no row.
+        baseline that is no row or without an audit.
     """
     _check(audited)
     rows: dict[str, list[Audited]] = {}
@@ -91,7 +96,12 @@ def compare(
     taught_by = sources([one.stage for one in audited])
     entries = [_row(name, rows[name], taught_by, attacks, shared) for name in rows]
     if baseline is not None:
-        check_row([one.name for one in audited], baseline)
+        check_row(names, baseline)
+        if baseline not in rows:
+            raise ComparisonError(
+                f"The baseline {baseline} has no audit yet; audit its stages too, with "
+                "mtard-compare --jobs=1 or more."
+            )
         for entry in entries:
             if entry["row"] != baseline:
                 entry["against_baseline"] = _against(
@@ -125,6 +135,8 @@ def _load(run_dir: pathlib.Path, name: str) -> Audited | None:
     if not all(path.exists() for path in paths):
         return None
     stage, report = (files.read_json(path) for path in paths[:2])
+    if "student" in report and report["student"] != file_digest(student_path(run_dir, name)):
+        return None
     with np.load(paths[2]) as stored:
         outcomes = {key: stored[key] for key in ("clean", *report["attacks"])}
     return Audited(stage, report, outcomes, _seconds(run_dir / name / "timing.jsonl"))

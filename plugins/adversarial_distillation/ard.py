@@ -21,8 +21,10 @@ class ARD(HardLabels, Distiller):
       move the running ones;
     * with alpha = 1 the clean batch still passes through the student, for its BatchNorm alone.
 
-    Its learning-rate schedule drops once: at its second epoch it sets the first value again. That
-    is `schedules.StepDecay(epochs=(100,))`, where the script's arguments ask for `(100, 150)`.
+    Its uniform start is clipped to the pixels' range only after the first step, here before it,
+    with quirks or without. Its learning-rate schedule drops once: at its second epoch it sets the
+    first value again. That is `schedules.StepDecay(epochs=(100,))`, where the script's arguments ask
+    for `(100, 150)`.
 
     Args:
       alpha: weight of the distillation.
@@ -52,6 +54,7 @@ class ARD(HardLabels, Distiller):
         if official_quirks:
             kwargs.setdefault("attack_batch_norm", "training")
         super().__init__(student, teachers, attack=attack or default_attack("uniform"), **kwargs)
+        self.check_smoothing(1 - alpha, "alpha = 1")
         self.alpha = alpha
         self.set_temperature(temperature)
         classes = student.output_shape[-1]

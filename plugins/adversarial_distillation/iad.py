@@ -23,11 +23,11 @@ class IAD(HardLabels, Distiller):
     the second one; the code does not detach its target.
 
     Departures of the official code from this, with `official_quirks`: the attack runs with
-    BatchNorm in training mode, so its ten passes move the running statistics. The code of IAD-I
-    leaves the teacher's term at weight 1, and that of IAD-II weighs it by `trust`: choose with
-    `weigh_teacher`. From `begin` on the code passes the clean batch through the student twice, here
-    once: the same loss and gradient; BatchNorm's statistics move once less. Its learning rate drops
-    once, as in `ard`.
+    BatchNorm in training mode, so its ten passes move the running statistics. What weighs the
+    teacher's term is `weigh_teacher`, not the quirks: the code of IAD-I leaves it at weight 1, the
+    default here, and that of IAD-II weighs it by `trust`. From `begin` on the code passes the clean
+    batch through the student twice, here once: the same loss and gradient; BatchNorm's statistics
+    move once less. Its start and its learning rate are those of `ard`.
 
     Args:
       alpha: weight of the two distillation terms.
@@ -64,6 +64,7 @@ class IAD(HardLabels, Distiller):
         if official_quirks:
             kwargs.setdefault("attack_batch_norm", self.official_batch_norm)
         super().__init__(student, teachers, attack=attack or default_attack("uniform"), **kwargs)
+        self.check_smoothing(1 - alpha, "alpha = 1")
         self.alpha = alpha
         self.beta = beta
         self.set_temperature(temperature)

@@ -58,6 +58,7 @@ class IAD2(HardLabels, Distiller):
         if official_quirks:
             kwargs.setdefault("attack_batch_norm", "training")
         super().__init__(student, teachers, attack=attack or default_attack("uniform"), **kwargs)
+        self.check_smoothing(1 - robust_weight - clean_weight, "robust_weight + clean_weight = 1")
         self.robust_weight = robust_weight
         self.clean_weight = clean_weight
         self.beta = beta

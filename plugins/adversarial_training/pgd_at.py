@@ -9,16 +9,23 @@ from mtard_tf.label_smoothing import HardLabels
 class PGDAdversarialTraining(HardLabels, Distiller):
     """loss = CE(f(x'), y), x' = PGD-10 on cross-entropy from a uniform start.
 
-    The attack runs in inference mode; Madry's TensorFlow code leaves BatchNorm in training mode
-    there.
+    Departure of the official code from this, with `official_quirks`: the attack runs with BatchNorm
+    on the batch's statistics; the running ones stay.
 
     Args:
       attack: default PGD-10, step epsilon / 4, uniform start.
+      official_quirks: what the code does.
+
+    Source: `MadryLab/cifar10_challenge:train.py:41-54`, `pgd_attack.py:43-61`.
     """
 
     student_views = ("adversarial",)
 
-    def __init__(self, student, teachers=None, *, attack=None, **kwargs):
+    def __init__(
+        self, student, teachers=None, *, attack=None, official_quirks: bool = False, **kwargs
+    ):
+        if official_quirks:
+            kwargs.setdefault("attack_batch_norm", "batch")
         super().__init__(student, teachers, attack=attack or default_attack("uniform"), **kwargs)
 
     def terms(self, labels, student, teachers):

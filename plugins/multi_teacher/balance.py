@@ -18,9 +18,9 @@ def balanced_temperatures(
         tau_k <- clip(tau_k - rate * sign(H_k - mean_{j != k} H_j), minimum, maximum)
 
     The less certain teacher is sharpened, the more certain one softened. With two teachers this is
-    the official rule, sign(H_k / H_other - 1), in a form that needs no division; beyond two, each
-    teacher is held against the mean of the others, and one alone keeps its temperature (ours; the
-    paper has two).
+    the official rule for positive entropies, sign(H_k / H_other - 1), without its division; beyond
+    two, each teacher is held against the mean of the others, and one alone keeps its temperature
+    (ours; the paper has two).
 
     Args:
       temperatures: `[teachers]`, those with which the entropies were taken.

@@ -25,8 +25,9 @@ class BMTARD(MTARD):
       initial_temperatures: role -> temperature; default 1.
       minimum_temperature: lower bound.
       maximum_temperature: upper bound.
-      entropy_log_offset: 1e-5 as the official code, in which a very sure teacher's entropy turns
-        negative; default 0, the exact entropy.
+      entropy_log_offset: inside the logarithm of the entropies; 1e-5 in the official code, where a
+        very sure teacher's turns negative, and the sign of the entropies' ratio moves both
+        temperatures up. Here their difference decides, also then. Default 0, the exact entropy.
 
     Source: `zhaoshiji123/MTARD-extension`, `resnet18_mtard_cifar10.py:59-172`.
     """

@@ -42,6 +42,7 @@ class KnowledgeDistillation(HardLabels, Distiller):
                 f"{type(self).__name__}.alpha is {alpha}; give a weight between 0 (soft labels "
                 "only) and 1 (hard labels only)."
             )
+        self.check_smoothing(alpha, "alpha = 0")
         self.alpha = alpha
         self.official_quirks = official_quirks
         self.set_temperature(temperature)
