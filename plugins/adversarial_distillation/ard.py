@@ -23,8 +23,8 @@ class ARD(HardLabels, Distiller):
 
     Its uniform start is clipped to the pixels' range only after the first step, here before it,
     with quirks or without. Its learning-rate schedule drops once: at its second epoch it sets the
-    first value again. That is `schedules.StepDecay(epochs=(100,))`, where the script's arguments ask
-    for `(100, 150)`.
+    first value again. That is `schedules.StepDecay(epochs=(100,))`, where the script's arguments
+    ask for `(100, 150)`.
 
     Args:
       alpha: weight of the distillation.
