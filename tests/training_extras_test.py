@@ -395,7 +395,7 @@ def test_smoothing_is_of_the_terms_and_not_of_the_attack(data):
     )
 
 
-def test_a_scheduled_step_size(data):
+def test_scheduled_step_size_and_epsilon(data):
     images, labels = (
         tf.constant(data.train.images[:4] / 255.0, tf.float32),
         tf.constant([0, 1, 2, 0]),
@@ -403,8 +403,9 @@ def test_a_scheduled_step_size(data):
     seeds = tf.zeros([4, 2], tf.int32)
     keras.utils.set_random_seed(3)
     net = _net()
-    half = PGD(num_steps=2, relative_step_size=0.125, start="none")
-    whole = PGD(num_steps=2, relative_step_size=0.25, start="none")
+    # Started at the image itself the divergence of TRADES has no slope.
+    half = PGD(num_steps=2, relative_step_size=0.125, start="gaussian")
+    whole = PGD(num_steps=2, relative_step_size=0.25, start="gaussian")
     scaled = with_step_scaled(whole, tf.constant(0.5))
     _equal(
         [scaled(net, images, labels, threat=THREAT, seeds=seeds)],
@@ -419,6 +420,14 @@ def test_a_scheduled_step_size(data):
     _equal(
         [scheduled.perturb(images, labels, seeds, {})], [plain.perturb(images, labels, seeds, {})]
     )
+    # So with epsilon: half of 0.1, and the whole once the warm-up is over.
+    growing = Trades(net, attack=whole, epsilon_schedule=Warmup(2), threat=THREAT)
+    for epoch, epsilon in ((1, 0.05), (2, 0.1), (7, 0.1)):
+        growing.steps_done.assign(epoch)
+        fixed = Trades(net, attack=whole, threat=ThreatModel("linf", epsilon))
+        moved = growing.perturb(images, labels, seeds, {})
+        _equal([moved], [fixed.perturb(images, labels, seeds, {})])
+        assert 0.4 * epsilon < float(tf.reduce_max(tf.abs(moved - images))) < 0.6 * epsilon
 
 
 @pytest.mark.parametrize(
