@@ -87,7 +87,7 @@ def test_a_compiled_step_with_official_quirks_is_the_eager_one(name):
         distiller = cls(
             student,
             {role: _linear() for role in cls.teacher_views},
-            attack=PGD(num_steps=2, start="none"),
+            attack=PGD(num_steps=2, start="uniform"),
             official_quirks=True,
         )
         distiller.compile(optimizer=sgd(0.1), jit_compile=False)
