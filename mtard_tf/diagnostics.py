@@ -55,6 +55,7 @@ def findings(probes: Probes, outcomes: Outcomes, attacks: Mapping[str, Callable]
     found = [
         _vanishing_gradients(probes),
         _tempered(probes),
+        _beside(probes),
         _weaker_stronger(
             "single_step_stronger",
             ({"FGSM": probes.single_step}, iterated),
@@ -111,6 +112,19 @@ def _tempered(probes: Probes) -> Finding:
         f"The iterated attack leaves {plain:.1%} on the logits and {soft:.1%} on logits / "
         f"{probes.temperature:.3g}.",
         {"logits": plain, "tempered": soft, "temperature": probes.temperature},
+    )
+
+
+def _beside(probes: Probes) -> Finding:
+    difference, clear = _difference(probes.iterated, probes.beside)
+    ball, beside = float(probes.iterated.mean()), float(probes.beside.mean())
+    # A start is a draw: a small difference says nothing.
+    return Finding(
+        "start_matters",
+        MASKED if clear else NONE,
+        f"The iterated attack leaves {beside:.1%} begun beside the image and {ball:.1%} begun "
+        "anywhere in the ball.",
+        {"beside": beside, "ball": ball, "difference": difference},
     )
 
 

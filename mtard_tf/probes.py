@@ -12,7 +12,7 @@ from mtard_tf.attacks.square import Square
 from mtard_tf.attacks.tempered import AtTemperature
 from mtard_tf.data.batches import to_float
 from mtard_tf.outcomes import BatchRunner
-from mtard_tf.suites import Suite
+from mtard_tf.suites import Attack, Suite
 
 # Mean gap of the two largest logits that leaves the softmax a gradient to follow.
 READABLE_GAP = 4.0
@@ -27,6 +27,8 @@ class Probes:
       gradients: largest absolute input gradient of the cross-entropy by image.
       single_step: standing under FGSM.
       iterated: standing under the suite's probe.
+      beside: standing under the probe begun beside the image, at x + 0.001 N(0, 1); `iterated` if
+        the probe has no uniform start to move.
       tempered: standing under the probe on logits / `temperature`; `iterated` if that is 1.
       temperature: max(1, mean gap of the two largest logits / 4).
       black_box: standing under Square, 100 queries.
@@ -39,6 +41,7 @@ class Probes:
     gradients: np.ndarray
     single_step: np.ndarray
     iterated: np.ndarray
+    beside: np.ndarray
     tempered: np.ndarray
     temperature: float
     black_box: np.ndarray
@@ -81,6 +84,7 @@ def gather(runner: BatchRunner, suite: Suite, outcomes: Mapping[str, np.ndarray]
         return runner.attacked(f"probe {key}", attack, examples, epsilon)
 
     iterated = attacked("iterated", suite.probe)
+    beside = _beside(suite.probe)
     curve = {0.0: runner.clean()[:examples]}
     for radius in sorted({threat.epsilon * factor for factor in suite.factors} - {0.0}):
         same = np.isclose(radius, threat.epsilon)
@@ -96,6 +100,7 @@ def gather(runner: BatchRunner, suite: Suite, outcomes: Mapping[str, np.ndarray]
         ),
         single_step=attacked("single step", FGSM()),
         iterated=iterated,
+        beside=iterated if beside == suite.probe else attacked("beside", beside),
         tempered=attacked("tempered", soft) if temperature > 1 else iterated,
         temperature=temperature,
         black_box=attacked("black box", Square(num_queries=100, rescale_schedule=True)),
@@ -103,6 +108,13 @@ def gather(runner: BatchRunner, suite: Suite, outcomes: Mapping[str, np.ndarray]
         curve=curve,
         jitter=jitter,
     )
+
+
+def _beside(probe: Attack) -> Attack:
+    """The probe with the Gaussian start of TRADES, RSLAD and MTARD."""
+    if getattr(probe, "start", None) != "uniform":
+        return probe
+    return dataclasses.replace(probe, start="gaussian")
 
 
 def _look(runner: BatchRunner, examples: int) -> tuple[float, float]:

@@ -121,7 +121,7 @@ def test_an_honest_model_is_believed(honest) -> None:
     report, out = honest
     assert "masked" not in report["verdict"].lower()
     assert report["verdict"].startswith("Worst case over 2 attacks: ")
-    assert "; none of 7 checks speaks against it" in report["verdict"]
+    assert "; none of 8 checks speaks against it" in report["verdict"]
     noted = dataclasses.replace(diagnostics.Finding(**report["findings"][0]), severity="note")
     said = audit_text.verdict([noted], report, 0.1, attacks=2)
     assert said.endswith(
@@ -145,6 +145,26 @@ def test_a_masked_model_is_not_believed(tmp_path) -> None:
     assert evidence["tempered_logits_stronger"]["logits"] > 0.8
 
 
+def test_a_model_that_is_flat_on_black_is_found(tmp_path) -> None:
+    """Black images; no unit sees less than 0.01, which noise of 0.001 never reaches."""
+    split = Split(np.zeros((40, 8, 8, 1), np.uint8), np.zeros(40, np.int32))
+    data = ImageData("black", ("black", "other"), split, split, split)
+    inputs = keras.Input((8, 8, 1))
+    seen = keras.layers.ReLU()(keras.layers.Rescaling(1.0, offset=-0.01)(inputs))
+    dense = keras.layers.Dense(2)
+    model = keras.Model(inputs, dense(keras.layers.GlobalAveragePooling2D()(seen)))
+    dense.set_weights([np.array([[0.0, 50.0]]), np.array([0.5, 0.0])])
+    suite = dataclasses.replace(SUITE, attacks={"pgd": PGD(num_steps=5)}, factors=(1.0,))
+    report = Audit(data, suite, THREAT)(model, "flat", tmp_path)
+    assert _severities(report)["start_matters"] == "masked"
+    [found] = [f for f in report["findings"] if f["name"] == "start_matters"]
+    assert found["values"] == {"beside": 1.0, "ball": 0.0, "difference": 1.0}
+    assert found["evidence"] == (
+        "The iterated attack leaves 100.0% begun beside the image and 0.0% begun anywhere in the "
+        "ball."
+    )
+
+
 class _Jitter(keras.layers.Layer):
     def call(self, x):
         return x + tf.random.normal(tf.shape(x), stddev=0.1)
@@ -166,6 +186,7 @@ def _probes(**changes):
         "gradients": np.ones(100),
         "single_step": bits,
         "iterated": bits,
+        "beside": bits,
         "tempered": bits,
         "temperature": 1.0,
         "black_box": bits,
@@ -180,6 +201,7 @@ def _probes(**changes):
     "name, changes",
     [
         ("vanishing_gradients", {"gradients": np.where(np.arange(100) < 6, 1e-13, 1.0)}),
+        ("start_matters", {"iterated": np.arange(100) < 90}),
         ("tempered_logits_stronger", {"tempered": np.arange(100) < 90}),
         ("single_step_stronger", {"single_step": np.arange(100) < 90}),
         ("black_box_stronger", {"black_box": np.arange(100) < 90}),
