@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mtard_tf.attacks.pgd import FGSM
+from mtard_tf.attacks.pgd import FGSM, PGD
 from mtard_tf.attacks.square import Square
 from mtard_tf.attacks.tempered import AtTemperature
 from mtard_tf.data.batches import to_float
@@ -112,7 +112,7 @@ def gather(runner: BatchRunner, suite: Suite, outcomes: Mapping[str, np.ndarray]
 
 def _beside(probe: Attack) -> Attack:
     """The probe with the Gaussian start of TRADES, RSLAD and MTARD."""
-    if getattr(probe, "start", None) != "uniform":
+    if not isinstance(probe, PGD) or probe.start != "uniform":
         return probe
     return dataclasses.replace(probe, start="gaussian")
 

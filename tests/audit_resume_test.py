@@ -48,7 +48,8 @@ def _cheap(monkeypatch) -> None:
     def gather(runner, suite, outcomes):
         clean = outcomes["clean"]
         return probes.Probes(
-            clean, np.ones(len(clean)), clean, clean, clean, 1.0, clean, ~clean, {0.0: clean}, 0.0
+            *(clean, np.ones(len(clean)), clean, clean, clean, clean),
+            *(1.0, clean, ~clean, {0.0: clean}, 0.0),
         )
 
     monkeypatch.setattr(probes, "gather", gather)
