@@ -170,6 +170,7 @@ def test_a_stage_says_at_which_temperature_it_was_trained(
 ) -> None:
     files.write_json(tmp_path / "student" / "stage.json", stage)
     monkeypatch.setattr(report, "load_student", lambda run_dir, stage: "model")
+    monkeypatch.setattr(report, "file_digest", lambda path: "digest")
     given = []
 
     class Share:
@@ -180,11 +181,11 @@ def test_a_stage_says_at_which_temperature_it_was_trained(
             return self
 
         def __call__(self, model, name, out, surrogate, origin):
-            given.append((model, name))
+            given.append((model, name, origin["student"]))
 
     stages = [types.SimpleNamespace(name="student", teachers={})]
     report.evaluate_run(tmp_path, types.SimpleNamespace(stages=stages), Share())
-    assert given == [expected, ("model", "student")]
+    assert given == [expected, ("model", "student", "digest")]
 
 
 def test_measures_of_nothing_and_without_a_definition() -> None:
