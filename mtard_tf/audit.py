@@ -100,7 +100,10 @@ class Audit:
         before = self.before(model, out, surrogate)
         if before is not None:
             _say(f"{name}: audited before on the same inputs; {out / 'report.json'} stands.")
-            return before
+            report = {**before, **(origin or {})}  # the same net may lie in another file by now
+            if report != before:
+                files.write_json(out / "report.json", report)
+            return report
         path = out / (PROGRESS if self.whole else SHARE.format(*self.share))
         out.mkdir(parents=True, exist_ok=True)
         with locked(out, f".{path.stem}.lock"):

@@ -116,12 +116,15 @@ def _tempered(probes: Probes) -> Finding:
 
 
 def _beside(probes: Probes) -> Finding:
+    if probes.beside is None:
+        return Finding("start_matters", NONE, "The suite's probe has no uniform start to move.", {})
     difference, clear = _difference(probes.iterated, probes.beside)
     ball, beside = float(probes.iterated.mean()), float(probes.beside.mean())
-    # A start is a draw: a small difference says nothing.
+    # A start is a draw: a small difference says nothing. A clear one misleads only who begins
+    # there, which the attacks of no suite do.
     return Finding(
         "start_matters",
-        MASKED if clear else NONE,
+        NOTE if clear else NONE,
         f"The iterated attack leaves {beside:.1%} begun beside the image and {ball:.1%} begun "
         "anywhere in the ball.",
         {"beside": beside, "ball": ball, "difference": difference},

@@ -34,7 +34,7 @@ class HardLabels:
           label_weight: of the cross-entropy in the loss.
           because: the argument that makes it so, such as "alpha = 1".
         """
-        if self.label_smoothing and not label_weight:
+        if self.label_smoothing and abs(label_weight) < 1e-9:  # what rounding leaves of 1 - a - b
             raise ValueError(
                 f"label_smoothing is {self.label_smoothing!r}, but {because} leaves no term with "
                 "labels; change one of the two."

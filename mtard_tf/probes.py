@@ -27,8 +27,8 @@ class Probes:
       gradients: largest absolute input gradient of the cross-entropy by image.
       single_step: standing under FGSM.
       iterated: standing under the suite's probe.
-      beside: standing under the probe begun beside the image, at x + 0.001 N(0, 1); `iterated` if
-        the probe has no uniform start to move.
+      beside: standing under the probe begun beside the image, at x + 0.001 N(0, 1); None if the
+        probe is no PGD from a uniform start.
       tempered: standing under the probe on logits / `temperature`; `iterated` if that is 1.
       temperature: max(1, mean gap of the two largest logits / 4).
       black_box: standing under Square, 100 queries.
@@ -41,7 +41,7 @@ class Probes:
     gradients: np.ndarray
     single_step: np.ndarray
     iterated: np.ndarray
-    beside: np.ndarray
+    beside: np.ndarray | None
     tempered: np.ndarray
     temperature: float
     black_box: np.ndarray
@@ -84,7 +84,6 @@ def gather(runner: BatchRunner, suite: Suite, outcomes: Mapping[str, np.ndarray]
         return runner.attacked(f"probe {key}", attack, examples, epsilon)
 
     iterated = attacked("iterated", suite.probe)
-    beside = _beside(suite.probe)
     curve = {0.0: runner.clean()[:examples]}
     for radius in sorted({threat.epsilon * factor for factor in suite.factors} - {0.0}):
         same = np.isclose(radius, threat.epsilon)
@@ -100,7 +99,7 @@ def gather(runner: BatchRunner, suite: Suite, outcomes: Mapping[str, np.ndarray]
         ),
         single_step=attacked("single step", FGSM()),
         iterated=iterated,
-        beside=iterated if beside == suite.probe else attacked("beside", beside),
+        beside=attacked("beside", begun) if (begun := _beside(suite.probe)) else None,
         tempered=attacked("tempered", soft) if temperature > 1 else iterated,
         temperature=temperature,
         black_box=attacked("black box", Square(num_queries=100, rescale_schedule=True)),
@@ -110,10 +109,10 @@ def gather(runner: BatchRunner, suite: Suite, outcomes: Mapping[str, np.ndarray]
     )
 
 
-def _beside(probe: Attack) -> Attack:
-    """The probe with the Gaussian start of TRADES, RSLAD and MTARD."""
-    if not isinstance(probe, PGD) or probe.start != "uniform":
-        return probe
+def _beside(probe: Attack) -> PGD | None:
+    """PGD from the Gaussian start of TRADES, RSLAD and MTARD, where the probe's is uniform."""
+    if type(probe) is not PGD or probe.start != "uniform":
+        return None
     return dataclasses.replace(probe, start="gaussian")
 
 

@@ -80,7 +80,11 @@ def surrogate_of(experiment: Experiment, stage: str) -> str | None:
 
 def stands(run_dir: pathlib.Path, experiment: Experiment, audit: Audit, stage: str) -> bool:
     """Whether the stage's report is there, of this audit and of the student as it is now."""
-    if not (run_dir / "evaluation" / stage / "report.json").exists():
+    path = run_dir / "evaluation" / stage / "report.json"
+    if not path.exists():
+        return False
+    digest = file_digest(student_path(run_dir, stage))
+    if files.read_json(path).get("student", digest) != digest:
         return False
     model, surrogate = load_student(run_dir, stage), None
     if audit.suite.transfer:

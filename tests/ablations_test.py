@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gin
 import keras
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ ROWS = (
     "one_teacher",
     "three_teachers",
 )
-# Small nets and one step of the attack: what is tested is the balance.
+# Small students and one step of the attack: what is tested is the balance.
 TINY = (
     "models.small_cnn.widths = (4,)",
     "models.small_cnn.dense = 4",
@@ -69,10 +70,12 @@ def stepped(data):
 def test_all_rows_share_set_epsilon_and_student():
     config.parse(["runs/compare/ablations.gin"])
     described = config.experiment()
-    assert described.epsilon == 0.1
     students = described.stages[3:]
     assert [stage.name for stage in students] == [f"{row}_s{i}" for i in (0, 1) for row in ROWS]
-    assert {stage.model((28, 28, 1), 10).count_params() for stage in students} == {29_602}
+    for stage in students:
+        with gin.config_scope(stage.scope):
+            assert stage.model((28, 28, 1), 10).count_params() == 29_602
+        assert stage.threat(described.threat).epsilon == 0.1
     assert {stage.epochs for stage in students} == {6}
 
 

@@ -156,7 +156,7 @@ def test_a_model_that_is_flat_on_black_is_found(tmp_path) -> None:
     dense.set_weights([np.array([[0.0, 50.0]]), np.array([0.5, 0.0])])
     suite = dataclasses.replace(SUITE, attacks={"pgd": PGD(num_steps=5)}, factors=(1.0,))
     report = Audit(data, suite, THREAT)(model, "flat", tmp_path)
-    assert _severities(report)["start_matters"] == "masked"
+    assert _severities(report)["start_matters"] == "note"
     [found] = [f for f in report["findings"] if f["name"] == "start_matters"]
     assert found["values"] == {"beside": 1.0, "ball": 0.0, "difference": 1.0}
     assert found["evidence"] == (
@@ -201,7 +201,6 @@ def _probes(**changes):
     "name, changes",
     [
         ("vanishing_gradients", {"gradients": np.where(np.arange(100) < 6, 1e-13, 1.0)}),
-        ("start_matters", {"iterated": np.arange(100) < 90}),
         ("tempered_logits_stronger", {"tempered": np.arange(100) < 90}),
         ("single_step_stronger", {"single_step": np.arange(100) < 90}),
         ("black_box_stronger", {"black_box": np.arange(100) < 90}),
@@ -220,6 +219,15 @@ def test_each_check_is_triggered_by_its_evidence_alone(name, changes) -> None:
     assert found[0].name == name  # the gravest comes first
     calm = diagnostics.findings(_probes(), outcomes, {})
     assert {finding.severity for finding in calm} == {"none"}
+
+
+def test_a_start_is_noted_where_it_clearly_matters_and_was_moved() -> None:
+    outcomes = {"clean": np.ones(100, bool)}
+    for standing, beside, severity in ((90, 100, "note"), (96, 100, "none"), (90, None, "none")):
+        bits = None if beside is None else np.arange(100) < beside
+        probes = _probes(iterated=np.arange(100) < standing, beside=bits)
+        found = {f.name: f.severity for f in diagnostics.findings(probes, outcomes, {})}
+        assert found["start_matters"] == severity
 
 
 def test_a_small_difference_is_a_note() -> None:

@@ -376,6 +376,10 @@ def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_pa
     ("flags", "message"),
     [
         ({"baseline": "studnet"}, "Unknown row 'studnet'; did you mean 'student'?"),
+        (
+            {"baseline": "student", "stages": ["clean_teacher"]},
+            "The baseline student has no audit yet; audit its stages too, with mtard-compare --job",
+        ),
         ({"attack": "pdg_sat"}, "There is no attack 'pdg_sat' to plot; the suite has fgsm"),
         (
             {"gin": ["Experiment.strategy = 'mirrored'"]},

@@ -66,6 +66,9 @@ def run(request: Request) -> str:
         experiments.check_stage(experiment, stage)
     if request.baseline is not None:
         comparison.check_row(names, request.baseline)
+        if request.stages:
+            audited = [one.name for one in comparison.load(run_dir, names)]
+            comparison.check_audited([*request.stages, *audited], request.baseline)
     if request.jobs:
         _train_and_audit(request, experiment, suite)
     elif given:

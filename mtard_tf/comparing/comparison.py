@@ -6,7 +6,7 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,11 +64,17 @@ def check_row(names: Sequence[str], baseline: str) -> None:
         raise ComparisonError(registry.unknown_name("row", baseline, known))
 
 
-def load(run_dir: pathlib.Path, names: Sequence[str]) -> list[Audited]:
-    """What is finished and audited of these stages, in their order.
+def check_audited(names: Iterable[str], baseline: str) -> None:
+    """Raises ComparisonError unless one of these stages or rows, which have audits, is its."""
+    if baseline not in map(row_of, names):
+        raise ComparisonError(
+            f"The baseline {baseline} has no audit yet; audit its stages too, with mtard-compare "
+            "--jobs=1 or more."
+        )
 
-    An audit of another student than the one that is there, which was trained again, is none.
-    """
+
+def load(run_dir: pathlib.Path, names: Sequence[str]) -> list[Audited]:
+    """What is finished, and audited since it was last trained, of these stages, in their order."""
     return [found for name in names if (found := _load(run_dir, name)) is not None]
 
 
@@ -97,11 +103,7 @@ def compare(
     entries = [_row(name, rows[name], taught_by, attacks, shared) for name in rows]
     if baseline is not None:
         check_row(names, baseline)
-        if baseline not in rows:
-            raise ComparisonError(
-                f"The baseline {baseline} has no audit yet; audit its stages too, with "
-                "mtard-compare --jobs=1 or more."
-            )
+        check_audited(rows, baseline)
         for entry in entries:
             if entry["row"] != baseline:
                 entry["against_baseline"] = _against(
@@ -135,7 +137,9 @@ def _load(run_dir: pathlib.Path, name: str) -> Audited | None:
     if not all(path.exists() for path in paths):
         return None
     stage, report = (files.read_json(path) for path in paths[:2])
-    if "student" in report and report["student"] != file_digest(student_path(run_dir, name)):
+    student = student_path(run_dir, name)
+    # Of a table that is made where only the reports are, the students are not asked.
+    if "student" in report and student.exists() and report["student"] != file_digest(student):
         return None
     with np.load(paths[2]) as stored:
         outcomes = {key: stored[key] for key in ("clean", *report["attacks"])}
