@@ -161,6 +161,15 @@ def test_a_changed_attack_alone_is_run_again(tmp_path) -> None:
     assert (first.calls, second.calls) == (4, 2)
 
 
+def test_a_finished_audit_of_the_same_net_in_another_file_names_that_file(tmp_path) -> None:
+    before = _audit(Counting(), Counting())(_model(), "m", tmp_path, origin={"student": "a"})
+    first, second = Counting(), Counting()
+    after = _audit(first, second)(_model(), "m", tmp_path, origin={"student": "b"})
+    assert (first.calls, second.calls) == (0, 0)
+    assert before["student"] == "a" and after == {**before, "student": "b"}
+    assert json.loads((tmp_path / "report.json").read_text()) == after
+
+
 def test_a_finished_audit_is_not_repeated(tmp_path, capsys) -> None:
     before = _audit(Counting(), Counting())(_model(), "model", tmp_path)
     first = Counting()
