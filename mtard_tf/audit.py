@@ -221,6 +221,9 @@ class Audit:
             "seed": self.seed,
             "suite": self.suite.settings(),
             "left_out": [] if surrogate is not None else list(self.suite.transfer),
+            "crafted_on": dict.fromkeys(self.suite.transfer, model_files.fingerprint(surrogate))
+            if surrogate is not None
+            else {},
             **numbers,
             "findings": [dataclasses.asdict(finding) for finding in found],
             "epsilon_curve": looked.points(),
@@ -234,6 +237,8 @@ class Audit:
         looked: probes.Probes,
         out: pathlib.Path,
     ) -> None:
+        # No report beside outcomes that are not its own, wherever this is cut off.
+        (out / "report.json").unlink(missing_ok=True)
         with files.replacing(out / "examples.npz") as temporary:
             np.savez_compressed(temporary, **outcomes)  # type: ignore[arg-type]
         plots.epsilon_curve(

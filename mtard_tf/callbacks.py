@@ -71,6 +71,7 @@ class Validation(keras.callbacks.Callback):
       examples: how many validation images; None for all.
       refresh: brings the evaluator's model up to date.
       patience: None goes on whatever is found.
+      patience_start: epochs whose validations do not count against patience.
       say: hears one line if the student is no better than chance, or training stops.
     """
 
@@ -86,10 +87,12 @@ class Validation(keras.callbacks.Callback):
         examples: int | None = None,
         refresh: Callable[[], None] = lambda: None,
         patience: int | None = None,
+        patience_start: int = 0,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         super().__init__()
-        self._refresh, self._patience = refresh, patience
+        self._refresh = refresh
+        self._patience, self._patience_start = patience, patience_start
         self._split, self._evaluator, self._attack = split, evaluator, attack
         self._folder, self._every, self._examples = folder, every, examples
         self._epochs, self._say = epochs, say
@@ -135,7 +138,8 @@ class Validation(keras.callbacks.Callback):
         better = self.last["validation_score"] > self.best.get("validation_score", -1.0)
         if better:
             self.best = self.last
-        self._worse = 0 if better else self._worse + 1
+        counts = not better and epoch >= self._patience_start
+        self._worse = self._worse + 1 if counts else 0
         if self._folder is not None:
             save_model(self._evaluator.model, self._folder / "last.keras")
             if better:

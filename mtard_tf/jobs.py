@@ -54,8 +54,9 @@ def run(
       say: hears one line for each job that starts and ends.
 
     Raises:
-      JobError: a job failed; those that were running are told to go and have gone.
-      Preempted: this process was told to go (SIGTERM), or a job was.
+      JobError: jobs failed; all that does not need them has ended well.
+      Preempted: this process was told to go (SIGTERM), or a job was; those that were running are
+        told to go and have gone.
       ValueError: a count below 1.
     """
     if count < 1:
@@ -65,23 +66,37 @@ def run(
         pool = _Pool(count, logs)
         waiting, total = list(jobs), len(jobs)
         done: set[str] = set()
+        failed: dict[str, str] = {}  # also what was not begun for want of one that failed
         try:
             while waiting or pool.running:
                 if preemption.told:
                     raise Preempted(where=_STOPPED)
+                while lost := [job for job in waiting if set(failed) & set(job.needs)]:
+                    failed |= {job.name: "" for job in lost}
+                    waiting = [job for job in waiting if job not in lost]
                 unmet = {job.name for job in jobs} - done
                 for job in [j for j in waiting if not unmet & set(j.needs)][: pool.free]:
                     waiting.remove(job)
                     pool.start(job)
                     say(f"{job.name}: started")
-                if not pool.running:
+                if waiting and not pool.running:
                     raise JobError(f"{waiting[0].name} waits for a job that waits for it.")
-                for job, seconds in pool.ended():
+                for job, seconds, reason in pool.ended():
+                    if reason:
+                        failed[job.name] = f"{job.name} failed ({reason})"
+                        say(f"{failed[job.name]}; others go on")
+                        continue
                     done.add(job.name)
                     say(f"{job.name}: done in {seconds:,.0f} s ({len(done)} of {total})")
                 time.sleep(_POLL_SECONDS)
         finally:
             pool.stop()
+    if failed:
+        reasons = [reason for reason in failed.values() if reason]
+        raise JobError(
+            f"{'; '.join(reasons)}; see {logs}/<name>.log. The same command goes on from what is "
+            "finished."
+        )
 
 
 class _Pool:
@@ -114,8 +129,12 @@ class _Pool:
             os.sched_setaffinity(process.pid, cores)  # long before TensorFlow counts them
         self.running[place] = job, process, time.monotonic()
 
-    def ended(self) -> list[tuple[Job, float]]:
-        """The jobs that have ended well since the last call, and their seconds."""
+    def ended(self) -> list[tuple[Job, float, str]]:
+        """The jobs that have ended since the last call, their seconds, and why they failed, or "".
+
+        Raises:
+          Preempted: one was told to go.
+        """
         result = []
         for place, (job, process, start) in list(self.running.items()):
             if process.poll() is None:
@@ -123,12 +142,8 @@ class _Pool:
             del self.running[place]
             if process.returncode in (EXIT_CODE, -signal.SIGTERM):
                 raise Preempted(where=_STOPPED)
-            if process.returncode:
-                raise JobError(
-                    f"{job.name} failed ({self._reason(job, process.returncode)}); its log is "
-                    f"{self._log(job)}. The same command goes on from what is finished."
-                )
-            result.append((job, time.monotonic() - start))
+            reason = self._reason(job, process.returncode) if process.returncode else ""
+            result.append((job, time.monotonic() - start, reason))
         return result
 
     def stop(self) -> None:

@@ -22,7 +22,8 @@ class Recorder(keras.callbacks.Callback):
     """Writes every term, weight, temperature and entropy to `metrics.jsonl` and TensorBoard.
 
     Rows of kind "step" hold the scalars of one step, rows of kind "epoch" their means over the
-    epoch and what validation found. `timing.jsonl` has what no two runs share: seconds and memory.
+    epoch and what validation found. `timing.jsonl` has what no two runs share: seconds and memory;
+    "partial" marks an epoch of which only the part after a resumption was timed.
 
     Args:
       folder: the stage's folder.
@@ -37,6 +38,7 @@ class Recorder(keras.callbacks.Callback):
         self._sums: dict[str, list[float]] = {}
         self._last = 0
         self._started = time.perf_counter()
+        self._partial = False  # whether this epoch's beginning was timed by an earlier process
         self._writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
         self._path.touch()
 
@@ -51,6 +53,7 @@ class Recorder(keras.callbacks.Callback):
     def restore(self, notes: Mapping[str, Any]) -> None:
         """Goes on from `notes`: rows written after it are cut off, to be written again."""
         self._sums, self._last = dict(notes["sums"]), notes["last"]
+        self._partial = bool(self._sums)
         if self._path.stat().st_size > notes["bytes"]:  # less only if somebody removed the file
             with self._path.open("r+b") as file:
                 file.truncate(notes["bytes"])
@@ -80,8 +83,8 @@ class Recorder(keras.callbacks.Callback):
         # The process' peak so far, in MiB: a leak shows as growth from epoch to epoch.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         timing = {"epoch": epoch + 1, "seconds": now - self._started, "peak_memory_mb": peak}
-        _append(self._timing, timing)
-        self._sums, self._started = {}, now
+        _append(self._timing, {**timing, **({"partial": True} if self._partial else {})})
+        self._sums, self._started, self._partial = {}, now, False
 
     def _write(self, row: dict, prefix: str) -> None:
         _append(self._path, row)

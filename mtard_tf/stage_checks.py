@@ -42,8 +42,12 @@ def check(stage: Any) -> None:
         _refuse(stage, "weight_perturbation", "give a share of a layer's norm (0.005), or 0.")
     if not _whole(stage.weight_perturbation_start, 0):
         _refuse(stage, "weight_perturbation_start", "give a whole number of epochs, at least 0.")
+    if stage.weight_perturbation and stage.weight_perturbation_start >= stage.epochs:
+        _refuse(stage, "weight_perturbation_start", _too_late(stage))
     if not (stage.averaging is None or isinstance(stage.averaging, RULES)):
         _refuse(stage, "averaging", "give @averaging.EMA() or @averaging.SWA(), with (), or None.")
+    if stage.averaging is not None and stage.averaging.start >= stage.epochs:
+        _refuse(stage, "averaging", _too_late(stage))
     for field in _SCHEDULES:
         value = getattr(stage, field)
         if isinstance(value, type) or inspect.isfunction(value):
@@ -53,6 +57,10 @@ def check(stage: Any) -> None:
     for field, choices in _CHOICES:
         if getattr(stage, field) not in choices:
             _refuse(stage, field, f"use {' or '.join(map(repr, choices))}.")
+
+
+def _too_late(stage: Any) -> str:
+    return f"the stage ends after {stage.epochs} epochs, before it begins: start earlier."
 
 
 def _whole(value: object, least: int) -> bool:

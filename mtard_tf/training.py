@@ -107,6 +107,8 @@ class _Run:
             examples=stage.validation_examples,
             refresh=refresh,
             patience=stage.patience,
+            # What the average will reach, the student that stands in for it does not show.
+            patience_start=0 if stage.averaging is None else stage.averaging.start,
             say=self._say,
         )
         self._recorder: Recorder | None = None  # the chief's, once it is known where to begin
@@ -196,6 +198,7 @@ class _Run:
         files.write_text(folder / "operative_config.gin", gin.operative_config_str())
         result = {
             "stage": stage.name,
+            "distiller": type(self._distiller).__name__,
             "teachers": dict(stage.teachers),
             "initial": stage.initial,
             "sources": dict(self._sources),

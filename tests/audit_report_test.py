@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf import audit_text, diagnostics, model_files
+from mtard_tf import audit_text, diagnostics, model_files, plots
 from mtard_tf.attacks.apgd import APGDTargeted
 from mtard_tf.attacks.pgd import FGSM, PGD
 from mtard_tf.attacks.square import Square
@@ -279,13 +279,33 @@ def test_transfer_and_ensembles(tmp_path) -> None:
     with_surrogate = audit(linear(), "model", tmp_path / "with", surrogate=linear(5.0))
     assert list(with_surrogate["attacks"]) == ["fgsm", "pgd", "transfer_pgd", "both"]
     assert with_surrogate["left_out"] == []
+    crafted_on = {"transfer_pgd": model_files.fingerprint(linear(5.0))}
+    assert with_surrogate["crafted_on"] == crafted_on
     outcomes = np.load(tmp_path / "with" / "examples.npz")
     np.testing.assert_array_equal(outcomes["both"], outcomes["fgsm"] & outcomes["pgd"])
     without = audit(linear(), "model", tmp_path / "without")
-    assert without["left_out"] == ["transfer_pgd"]
+    assert without["left_out"] == ["transfer_pgd"] and without["crafted_on"] == {}
     assert (
         "for want of a surrogate: transfer_pgd" in (tmp_path / "without" / "report.md").read_text()
     )
+
+
+def test_an_audit_cut_off_while_it_writes_leaves_no_report_of_other_outcomes(
+    tmp_path, monkeypatch
+) -> None:
+    suite = Suite({"fgsm": FGSM()}, probe=PGD(num_steps=2), factors=(1.0,))
+    first = Audit(quadrants(8), suite, THREAT)(linear(), "model", tmp_path)
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plots, "epsilon_curve", full)
+        with pytest.raises(OSError):
+            Audit(quadrants(8), suite, THREAT, examples=4)(linear(), "model", tmp_path)
+    assert not (tmp_path / "report.json").exists()
+    assert Audit(quadrants(8), suite, THREAT)(linear(), "model", tmp_path) == first
+    assert len(np.load(tmp_path / "examples.npz")["fgsm"]) == 8
 
 
 def _refusal(tmp_path, model, data=None, suite=SUITE) -> str:

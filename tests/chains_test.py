@@ -236,15 +236,27 @@ def test_jobs_go_when_who_started_them_is_killed(tmp_path):
         time.sleep(0.05)
 
 
-def test_a_failed_job_ends_the_others_and_names_its_log(tmp_path):
+def test_a_failed_job_stops_only_what_needs_it(tmp_path):
+    lines = []
     jobs = [
-        _job("long", "import time; time.sleep(100)"),
         _job("wrong", "raise SystemExit('mtard-train: what was wrong')"),
+        _job("long", "import time; time.sleep(0.5)"),
         _job("after", "pass", ("wrong",)),
+        _job("last", "pass", ("after",)),
+        _job("other", "print('ok')", ("long",)),
     ]
-    with pytest.raises(JobError, match="wrong failed .mtard-train: what was wrong.; its log is"):
-        run_jobs(jobs, 2, tmp_path, lambda line: None)
-    assert not (tmp_path / "after.log").exists()
+    with pytest.raises(JobError) as caught:
+        run_jobs(jobs, 2, tmp_path, lines.append)
+    assert str(caught.value) == (
+        f"wrong failed (mtard-train: what was wrong); see {tmp_path}/<name>.log. The same command "
+        "goes on from what is finished."
+    )
+    assert "wrong failed (mtard-train: what was wrong); others go on" in lines
+    assert (tmp_path / "other.log").read_text() == "ok\n"
+    assert not (tmp_path / "after.log").exists() and not (tmp_path / "last.log").exists()
+    with pytest.raises(JobError, match="^a failed .exit code 3.; b failed .exit code 4.; see "):
+        codes = [_job(name, f"raise SystemExit({code})") for name, code in (("a", 3), ("b", 4))]
+        run_jobs(codes, 1, tmp_path, lines.append)
 
 
 @pytest.mark.slow

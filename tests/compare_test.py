@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 
 from mtard_tf import files
+from mtard_tf.attacks.pgd import PGD
 from mtard_tf.comparing import command, comparison, temperatures, text
 from mtard_tf.comparing.comparison import ComparisonError
 from mtard_tf.comparing.statistics import over_seeds, paired_difference, w_robust_by_example
 from mtard_tf.model_files import file_digest
+from mtard_tf.suites import Suite
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -97,7 +99,7 @@ def test_rows_group_replicates_and_begin_with_teachers(made_up):
     assert row["w_robust"]["fgsm"]["mean"] == 0.5
     assert row["robust"]["worst_case"]["values"] == [0.125, 0.125]
     assert row["w_robust"]["worst_case"]["values"] == [0.3125, 0.4375]
-    assert row["seconds_per_epoch"]["mean"] == 4.0  # the median of 9, 2 and 4
+    assert row["seconds_per_epoch"]["mean"] == 2.0  # the least of 9, 2 and 4
     assert rows[2]["clean"]["deviation"] is None and rows[2]["robust"]["worst_case"]["mean"] == 0.0
 
 
@@ -112,7 +114,8 @@ def test_the_worst_case_is_over_attacks_that_all_rows_share(made_up):
     assert set(compared["rows"][0]["against_baseline"]) == {"pgd", "worst_case"}
     assert compared["rows"][2]["robust"]["worst_case"]["mean"] == 0.25  # pgd of c: 2 of 8
     written = text.markdown(compared, [])
-    assert "| teacher (teacher) | 1 | 1,200 | 87.50 | 62.50 |  | 62.50 | 4.0 |" in written
+    assert "| teacher (teacher) | 1 | 1,200 | 87.50 | 62.50 |  | 62.50 | 2.0 |" in written
+    assert "Not in the worst case: fgsm was not run on teacher.\n" in written
 
 
 def test_paired_difference_of_examples():
@@ -180,9 +183,9 @@ def test_writes_markdown_csv_latex_json_and_a_figure(made_up):
     table = (folder / "table.md").read_text()
     assert (
         "| a_b | 2 | 1,200 | 62.50 ± 17.68 | 37.50 ± 17.68 | 18.75 ± 8.84 | 12.50 ± 0.00 | "
-        "4.0 ± 0.0 |" in table
+        "2.0 ± 0.0 |" in table
     )
-    assert "| teacher (teacher) | 1 | 1,200 | 87.50 | 75.00 | 62.50 | 62.50 | 4.0 |" in table
+    assert "| teacher (teacher) | 1 | 1,200 | 87.50 | 75.00 | 62.50 | 62.50 | 2.0 |" in table
     assert "## W-Robust against c, in points; 95 % intervals" in table
     assert re.search(r"\| a_b \| \+0\.00 \([-+.\d]+ to [-+.\d]+\) \|", table)
     assert "![trade off](trade_off.png)" in table
@@ -195,6 +198,8 @@ def test_writes_markdown_csv_latex_json_and_a_figure(made_up):
     latex = (folder / "table.tex").read_text()
     assert r"a\_b & 2 & 1,200 & 62.50 $\pm$ 17.68 & " in latex
     assert latex.count(r"\begin{tabular}{lrrr") == latex.count(r"\end{tabular}") == 3
+    assert r"\noindent made\_up, first 8 images of the test split; linf" in latex
+    assert "* The interval excludes zero." in latex and "\\* The interval" in table
     assert (folder / "trade_off.png").read_bytes()[:4] == b"\x89PNG"
     stored = files.read_json(folder / "comparison.json")
     assert stored["baseline"] == "c" and stored["temperatures"] == []
@@ -207,7 +212,7 @@ def test_the_summary_says_how_far_the_leader_is_from_the_baseline(made_up):
     assert found["difference"] == 0.125 and not found["excludes_zero"]
     assert re.fullmatch(
         r"Best W-Robust in the worst case: c, 50\.00%, \+12\.50 points against a_b "
-        r"\(95 %: -[\d.]+ to \+[\d.]+, which does not exclude zero\)\.",
+        r"\(95 %, one seed: -[\d.]+ to \+[\d.]+, which does not exclude zero\)\.",
         text.summary(compared)[0],
     )
     assert text.summary(_compare(made_up))[0].endswith("case: c, 50.00%.")
@@ -228,7 +233,7 @@ def test_mistakes_give_one_line(made_up, tmp_path):
         ComparisonError, match="^There is no attack 'pdg' to plot; the suite has fg"
     ):
         command.write(made_up, STAGES, None, "pdg")
-    with pytest.raises(ComparisonError, match="^The baseline d has no audit yet; audit its stages"):
+    with pytest.raises(ComparisonError, match="^The baseline d has no audit yet; train its stages"):
         comparison.compare(comparison.load(made_up, STAGES), [*STAGES, "d_s0"], "d")
     partly = {"report": {"attacks": {"pgd": {"robust_accuracy": 0.25}}}}
     _fabricate(tmp_path / "partly", "a_s0", OUTCOMES["c"])
@@ -240,6 +245,30 @@ def test_mistakes_give_one_line(made_up, tmp_path):
         ComparisonError, match="^The audits differ in examples: teacher has 8, c has 3; audit them"
     ):
         _compare(made_up)
+
+
+def test_transfer_attacks_of_other_nets_are_in_no_worst_case(tmp_path):
+    for name, crafted in (("a", "net 1"), ("b", "net 2")):
+        _fabricate(tmp_path, name, OUTCOMES["c"], report={"crafted_on": {"pgd": crafted}})
+    compared = comparison.compare(comparison.load(tmp_path, ["a", "b"]), ["a", "b"])
+    assert compared["worst_case_of"] == ["fgsm"]
+    assert compared["not_in_worst_case"] == {"pgd": "pgd was crafted on 2 different nets"}
+    assert compared["rows"][0]["robust"]["pgd"]["mean"] == 0.25  # it stays in the table
+
+
+def test_no_attack_in_common_is_no_worst_case(tmp_path):
+    for name, attack in (("a", "fgsm"), ("b", "pgd")):
+        only = {"attacks": {attack: {"robust_accuracy": 0.25}}}
+        _fabricate(tmp_path, name, OUTCOMES["c"], report=only)
+    with pytest.raises(ComparisonError, match="^There is no attack that all were .*: fgsm was not"):
+        comparison.compare(comparison.load(tmp_path, ["a", "b"]), ["a", "b"])
+
+
+def test_an_epoch_that_was_resumed_gives_no_time(tmp_path):
+    _fabricate(tmp_path, "c", OUTCOMES["c"])
+    rows = ({"seconds": 1.0, "partial": True}, {"seconds": 5.0}, {"seconds": 3.0})
+    files.write_text(tmp_path / "c" / "timing.jsonl", "".join(f"{json.dumps(r)}\n" for r in rows))
+    assert comparison.load(tmp_path, ["c"])[0].seconds == 3.0
 
 
 def test_an_audit_of_a_student_that_was_trained_again_is_none(tmp_path):
@@ -367,9 +396,26 @@ def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_pa
     ]
     # Without --config nothing is trained, and what is not trained is not audited.
     seen.clear()
-    with pytest.raises(_Stop):
+    with pytest.raises(ComparisonError, match="^The baseline robust_teacher has no audit yet;"):
         command.run(dataclasses.replace(request, config=[]))
+    request = dataclasses.replace(request, config=[], baseline=None)
+    with pytest.raises(ComparisonError, match="^student is not trained, so student cannot be"):
+        command.run(dataclasses.replace(request, stages=["student"]))
+    with pytest.raises(_Stop):
+        command.run(request)
     assert seen[:-2] == []
+
+
+def test_an_audit_is_not_replaced_by_one_of_fewer_attacks(made_up):
+    suite = Suite({"pgd": PGD()})
+    with pytest.raises(
+        ComparisonError,
+        match="^The audit of c has fgsm too and would be replaced by one without; give the --suite,"
+        f" --skip and --examples=8 of that audit, or remove {made_up / 'evaluation' / 'c'}\\.",
+    ):
+        command._check_replaces(made_up, "c", suite)
+    command._check_replaces(made_up, "c", Suite({"fgsm": PGD(), "pgd": PGD(), "more": PGD()}))
+    command._check_replaces(made_up, "a_b_s2", suite)  # no audit yet
 
 
 @pytest.mark.parametrize(
@@ -378,7 +424,7 @@ def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_pa
         ({"baseline": "studnet"}, "Unknown row 'studnet'; did you mean 'student'?"),
         (
             {"baseline": "student", "stages": ["clean_teacher"]},
-            "The baseline student has no audit yet; audit its stages too, with mtard-compare --job",
+            "The baseline student has no audit yet; train its stages with --config, and audit them",
         ),
         ({"attack": "pdg_sat"}, "There is no attack 'pdg_sat' to plot; the suite has fgsm"),
         (
@@ -456,6 +502,13 @@ def test_methods_of_other_temperatures_are_no_chain(tmp_path):
         _fabricate(tmp_path, name, OUTCOMES["c"], ("robust.keras",), temperature=temperature)
     audited = comparison.load(tmp_path, ["ard", "rslad", "mtard"])
     assert temperatures.by_temperature(audited) == []
+
+
+def test_distillers_of_other_temperatures_are_no_chain(tmp_path):
+    for name, temperature in (("ard", 30.0), ("rslad", 1.0)):
+        more = {"temperature": temperature, "distiller": name.upper()}
+        _fabricate(tmp_path, name, OUTCOMES["c"], ("robust.keras",), **more)
+    assert temperatures.by_temperature(comparison.load(tmp_path, ["ard", "rslad"])) == []
 
 
 def test_audits_with_other_settings_do_not_compare(tmp_path):

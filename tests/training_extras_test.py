@@ -207,7 +207,7 @@ def test_ema_and_swa_equal_numpy(data, start):
 
 
 def test_before_it_begins_the_average_is_the_student(data):
-    for rule in (EMA(start=5), SWA(start=5)):
+    for rule in (EMA(start=1), SWA(start=1)):
         distiller = _fit(data, epochs=1, averaging=rule)
         student = [v.numpy() for v in distiller.student.trainable_variables]
         _equal([v.numpy() for v in distiller.averages.values], student)
@@ -357,6 +357,17 @@ def test_patience_ends_a_stage_and_survives_a_cut(data, tmp_path, capsys):
     assert _train(stage, tmp_path / "broken", data) == whole
 
 
+def test_patience_waits_for_the_average(data, tmp_path):
+    """Averaged from epoch 3 on, patience 2 ends after epoch 5: the validations of 4 and 5 count."""
+    stage = dataclasses.replace(STAGE, epochs=9, learning_rate=0.0, patience=2)
+    stage = dataclasses.replace(
+        stage,
+        averaging=SWA(start=3),
+        model=lambda s, c: small_cnn(s, c, widths=(4,), dense=4, batch_normalization=False),
+    )
+    assert _train(stage, tmp_path / "run", data)["epochs"] == 5
+
+
 def test_validations_before_patience_ends(data):
     validation = Validation(data.validation, None, None, None, epochs=9, patience=2)
     assert validation.notes == {"best": {}, "last": {}, "worse": 0} and not validation.exhausted
@@ -437,6 +448,14 @@ def test_scheduled_step_size_and_epsilon(data):
         (lambda: _stage(weight_perturbation=-1.0), "weight_perturbation is -1.0; give a share"),
         (lambda: _stage(weight_perturbation=float("nan")), "weight_perturbation is nan; give"),
         (lambda: _stage(weight_perturbation_start=0.5), "perturbation_start is 0.5; give a whole"),
+        (
+            lambda: _stage(epochs=6, weight_perturbation=0.1, weight_perturbation_start=6),
+            "weight_perturbation_start is 6; the stage ends after 6 epochs, before it begins",
+        ),
+        (
+            lambda: _stage(epochs=6, averaging=SWA(start=215)),
+            "batch_norm_examples=None); the stage ends after 6 epochs, before it begins: start",
+        ),
         (lambda: _stage(averaging=EMA), "give @averaging.EMA() or @averaging.SWA(), with (), or"),
         (lambda: _stage(step_size_schedule=Warmup), "Stage.step_size_schedule is a factory; write"),
         (lambda: EMA(decay=1.0), "EMA.decay is 1.0; give a number from 0 to below 1."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -53,7 +54,8 @@ def run(request: Request) -> str:
     """Does what the flags ask for; returns the lines to print.
 
     Raises:
-      ValueError: flags that mean nothing, a stage or an audit that failed; the message is one line.
+      ValueError: flags that mean nothing, or, once the others have ended and the table of what is
+        there is written, a stage or an audit that failed; the message is one line.
       Preempted: the process was told to go; the same command goes on.
     """
     # Before anything is trained: it replaces the configuration, and may be a mistake.
@@ -66,11 +68,18 @@ def run(request: Request) -> str:
         experiments.check_stage(experiment, stage)
     if request.baseline is not None:
         comparison.check_row(names, request.baseline)
-        if request.stages:
-            audited = [one.name for one in comparison.load(run_dir, names)]
-            comparison.check_audited([*request.stages, *audited], request.baseline)
+        if request.jobs:
+            known = [one.name for one in comparison.load(run_dir, names)]
+            wanted = request.stages or names
+            to_come = [name for name in wanted if given or student_path(run_dir, name).exists()]
+            comparison.check_audited([*to_come, *known], request.baseline)
     if request.jobs:
-        _train_and_audit(request, experiment, suite)
+        try:
+            _train_and_audit(request, experiment, suite)
+        except jobs.JobError:
+            with contextlib.suppress(ComparisonError):  # nothing to compare yet
+                write(run_dir, names, request.baseline, request.attack)
+            raise
     elif given:
         claim(run_dir, config.text())
     return "\n".join(write(run_dir, names, request.baseline, request.attack))
@@ -143,7 +152,11 @@ def _audit_jobs(
     request: Request,
     to_train: set[str],
 ) -> list[jobs.Job]:
-    """One job per stage that is not audited so yet; it waits for the training of what it loads."""
+    """One job per stage that is not audited so yet; it waits for the training of what it loads.
+
+    Raises:
+      ComparisonError: a stage asked for by name is not trained, or has an audit that holds more.
+    """
     command = [
         *(sys.executable, "-m", "mtard_tf.bin.eval", f"--run_dir={run_dir}"),
         # Named, so that no process rewrites the report over all stages while others read it.
@@ -159,14 +172,33 @@ def _audit_jobs(
         source = report.surrogate_of(experiment, stage.name) if audit.suite.transfer else None
         needs = [stage.name, *([source] if source else [])]
         missing = [name for name in needs if not student_path(run_dir, name).exists()]
-        if set(missing) - to_train:
+        if absent := [name for name in missing if name not in to_train]:
+            if request.stages:
+                raise ComparisonError(
+                    f"{absent[0]} is not trained, so {stage.name} cannot be audited; train it with "
+                    "--config, or leave it out of --stage."
+                )
             continue  # the run goes on elsewhere, or was cut off
         if not to_train & set(needs) and report.stands(run_dir, experiment, audit, stage.name):
             continue
+        if stage.name not in to_train:
+            _check_replaces(run_dir, stage.name, audit.suite)
         name = f"{stage.name}.audit"
         result.append(jobs.Job(name, [*command, f"--stage={stage.name}"], needs))
     keras.backend.clear_session()
     return result
+
+
+def _check_replaces(run_dir: pathlib.Path, stage: str, suite: Suite) -> None:
+    """Refuses to put an audit in the place of one of the same student with further attacks."""
+    for former in comparison.load(run_dir, [stage]):
+        named = {*suite.attacks, *suite.transfer, *suite.ensembles}
+        if lost := [name for name in former.report["attacks"] if name not in named]:
+            raise ComparisonError(
+                f"The audit of {stage} has {', '.join(lost)} too and would be replaced by one "
+                f"without; give the --suite, --skip and --examples={former.report['examples']} of "
+                f"that audit, or remove {run_dir / 'evaluation' / stage}."
+            )
 
 
 def _check_attack(attack: str, known: Sequence[str]) -> None:

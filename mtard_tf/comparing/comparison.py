@@ -31,8 +31,8 @@ class Audited:
       stage: content of its `stage.json`.
       report: content of its `report.json`.
       outcomes: "clean" and each attack -> which examples stand, bool `[examples]`.
-      seconds: the median of its epochs, which a first or a resumed one moves little if there are
-        many; None if no epoch was timed.
+      seconds: of its fastest epoch, since whatever else the machine did can only add; None if no
+        epoch was timed.
     """
 
     stage: Mapping[str, Any]
@@ -68,8 +68,8 @@ def check_audited(names: Iterable[str], baseline: str) -> None:
     """Raises ComparisonError unless one of these stages or rows, which have audits, is its."""
     if baseline not in map(row_of, names):
         raise ComparisonError(
-            f"The baseline {baseline} has no audit yet; audit its stages too, with mtard-compare "
-            "--jobs=1 or more."
+            f"The baseline {baseline} has no audit yet; train its stages with --config, and audit "
+            "them with --jobs=1 or more."
         )
 
 
@@ -90,15 +90,21 @@ def compare(
       seed: of the bootstrap.
 
     Raises:
-      ComparisonError: nothing to compare, audits of different images or threat models, or a
-        baseline that is no row or without an audit.
+      ComparisonError: nothing to compare, audits of different images or threat models or without
+        an attack in common, or a baseline that is no row or without an audit.
     """
     _check(audited)
     rows: dict[str, list[Audited]] = {}
     for one in audited:
         rows.setdefault(row_of(one.name), []).append(one)
     attacks = list(dict.fromkeys(name for one in audited for name in one.report["attacks"]))
-    shared = [name for name in attacks if all(name in one.report["attacks"] for one in audited)]
+    unlike = _unlike(audited, attacks)
+    shared = [name for name in attacks if name not in unlike]
+    if not shared:
+        raise ComparisonError(
+            "There is no attack that all were attacked with alike, and so no worst case: "
+            f"{'; '.join(unlike.values())}. Audit them with one suite."
+        )
     taught_by = sources([one.stage for one in audited])
     entries = [_row(name, rows[name], taught_by, attacks, shared) for name in rows]
     if baseline is not None:
@@ -115,6 +121,7 @@ def compare(
         **{key: report[key] for key in ("dataset", "split", "examples", "threat")},
         "attacks": attacks,
         "worst_case_of": shared,
+        "not_in_worst_case": unlike,
         "baseline": baseline,
         "missing": [name for name in names if name not in present],
         "rows": sorted(entries, key=lambda entry: not entry["teacher"]),
@@ -150,7 +157,8 @@ def _seconds(path: pathlib.Path) -> float | None:
     if not path.exists():
         return None
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return float(np.median([row["seconds"] for row in rows])) if rows else None
+    whole = [float(row["seconds"]) for row in rows if not row.get("partial")]
+    return min(whole, default=None)
 
 
 def _check(audited: Sequence[Audited]) -> None:
@@ -180,6 +188,19 @@ def _check_settings(audited: Sequence[Audited]) -> None:
                     f"{key} was {other} for {stage} and {value} for {one.name}; audit them alike, "
                     "with mtard-compare --jobs=1 or more."
                 )
+
+
+def _unlike(audited: Sequence[Audited], attacks: Sequence[str]) -> dict[str, str]:
+    """Attack that not all went through alike -> in what way, for people."""
+    result = {}
+    for attack in attacks:
+        without = [one.name for one in audited if attack not in one.report["attacks"]]
+        crafted = {one.report.get("crafted_on", {}).get(attack) for one in audited} - {None}
+        if without:
+            result[attack] = f"{attack} was not run on {', '.join(without)}"
+        elif len(crafted) > 1:
+            result[attack] = f"{attack} was crafted on {len(crafted)} different nets"
+    return result
 
 
 def _row(

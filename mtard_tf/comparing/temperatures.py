@@ -47,8 +47,8 @@ def depths(stages: Sequence[Mapping]) -> dict[str, int | None]:
 def by_temperature(
     audited: Sequence[Audited], stages: Sequence[Mapping] | None = None
 ) -> list[dict]:
-    """One point per temperature and depth; none if there is but one temperature, or several rows
-    at one point: these are methods to compare, not chains of one.
+    """One point per temperature and depth; none if there is but one temperature, several rows at
+    one point, or several distillers at one depth: these are methods to compare, not chains of one.
 
     Stages of the same point are its replicates. Where they are of several rows, those that teach
     others, such as the assistants of a longer chain, do not count beside those that do not.
@@ -72,6 +72,13 @@ def by_temperature(
             key = depth, float(one.stage.get("temperature", 1.0))
             groups.setdefault(key, []).append(one)
     if len({temperature for _, temperature in groups}) < 2:
+        return []
+    made_by: dict[int, set[str]] = {}
+    for (depth, _), group in groups.items():
+        made_by.setdefault(depth, set()).update(
+            one.stage["distiller"] for one in group if "distiller" in one.stage
+        )
+    if any(len(distillers) > 1 for distillers in made_by.values()):
         return []
     points = []
     for (depth, temperature), group in sorted(groups.items(), key=lambda item: item[0]):

@@ -18,6 +18,13 @@ _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 
+_STAR = (
+    "* The interval excludes zero. It is a paired bootstrap: each draw takes the same examples for "
+    "all nets, and draws the replicates of both rows anew; where one of the two has a single one, "
+    "the interval is about that net, not about the method. Intervals are not widened for there "
+    "being several."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -35,7 +42,7 @@ class Table:
 
 
 def summary(compared: Mapping) -> list[str]:
-    """Which row leads, how far it is from the baseline, and which stages are not in the table."""
+    """Which row leads, how far it is from the baseline, and what is not in the table."""
     best = leading(compared)
     w_robust = best["w_robust"][WORST]["mean"]
     baseline = compared["baseline"]
@@ -45,13 +52,17 @@ def summary(compared: Mapping) -> list[str]:
     elif baseline is not None:
         found = best["against_baseline"][WORST]
         low, high = found["interval"]
+        over = "95 %, one seed" if 1 in _replicates(compared, best["row"], baseline) else "95 %"
         line += (
-            f", {100 * found['difference']:+.2f} points against {baseline} (95 %: {100 * low:+.2f} "
-            f"to {100 * high:+.2f}, which {_zero(found)} zero)"
+            f", {100 * found['difference']:+.2f} points against {baseline} ({over}: "
+            f"{100 * low:+.2f} to {100 * high:+.2f}, which {_zero(found)} zero)"
         )
-    missing = compared["missing"]
-    return [f"{line}.", *([f"Not in the table, for want of an audit: {', '.join(missing)}."]
-                          if missing else [])]  # fmt: skip
+    lines = [f"{line}."]
+    if compared["not_in_worst_case"]:
+        lines.append(f"Not in the worst case: {'; '.join(compared['not_in_worst_case'].values())}.")
+    if compared["missing"]:
+        lines.append(f"Not in the table, for want of an audit: {', '.join(compared['missing'])}.")
+    return lines
 
 
 def tables(compared: Mapping) -> list[Table]:
@@ -61,7 +72,7 @@ def tables(compared: Mapping) -> list[Table]:
     names = [f"{row['row']} (teacher)" if row["teacher"] else row["row"] for row in rows]
     titles = [_column(column) for column in columns]
     accuracies = Table(
-        "Accuracy, clean and under each attack, in %; seconds per epoch of training",
+        "Accuracy, clean and under each attack, in %; seconds of the fastest epoch",
         ["row", "n", "parameters", "clean", *titles, "s / epoch"],
         [
             [
@@ -104,26 +115,14 @@ def markdown(compared: Mapping, figures: Sequence[str]) -> str:
       compared: from `comparison.compare`.
       figures: files beside it to show.
     """
-    threat = compared["threat"]
     lines = ["# Comparison", ""]
     for line in summary(compared):
         lines += [line, ""]
-    lines += [
-        f"{compared['dataset']}, first {compared['examples']:,} images of the {compared['split']} "
-        f"split; {threat['norm']}, epsilon {threat['epsilon']:.5g} in [0, 1] pixel units. n "
-        "replicates of a row differ by their seed; mean ± sample standard deviation over them, "
-        "which one alone has not. The worst case counts an image as robust only if it stands under "
-        f"all of {', '.join(compared['worst_case_of'])}.",
-    ]
+    lines.append(_conditions(compared))
     for table in tables(compared):
         lines += ["", f"## {table.title}", "", *markdown_table(table)]
     if compared["baseline"] is not None:
-        lines += [
-            "",
-            "\\* The interval excludes zero. It is a paired bootstrap: each draw takes the same "
-            "examples for all nets, and draws the replicates of both rows anew. Intervals are not "
-            "widened for there being several.",
-        ]
+        lines += ["", f"\\{_STAR}"]
     for figure in figures:
         lines += ["", f"![{figure.removesuffix('.png').replace('_', ' ')}]({figure})"]
     return "\n".join(lines) + "\n"
@@ -136,7 +135,7 @@ def markdown_table(table: Table) -> list[str]:
 
 
 def latex(compared: Mapping) -> str:
-    """The tables as `tabular`s, which need no package."""
+    """The tables as `tabular`s, which need no package, and what explains them as a paragraph."""
     lines = []
     for table in tables(compared):
         lines += [
@@ -150,6 +149,8 @@ def latex(compared: Mapping) -> str:
             "\\end{tabular}",
             "",
         ]
+    starred = [_STAR] if compared["baseline"] is not None else []
+    lines += [f"\\noindent {escape(' '.join([_conditions(compared), *starred]))}", ""]
     return "\n".join(lines)
 
 
@@ -189,6 +190,21 @@ def spread(found: Mapping | None, scale: float, digits: int) -> str:
         return ""
     mean, deviation = f"{scale * found['mean']:.{digits}f}", found["deviation"]
     return mean if deviation is None else f"{mean} ± {scale * deviation:.{digits}f}"
+
+
+def _conditions(compared: Mapping) -> str:
+    threat = compared["threat"]
+    return (
+        f"{compared['dataset']}, first {compared['examples']:,} images of the {compared['split']} "
+        f"split; {threat['norm']}, epsilon {threat['epsilon']:.5g} in [0, 1] pixel units. n "
+        "replicates of a row differ by their seed; mean ± sample standard deviation over them, "
+        "which one alone has not. The worst case counts an image as robust only if it stands under "
+        f"all of {', '.join(compared['worst_case_of'])}."
+    )
+
+
+def _replicates(compared: Mapping, *rows: str) -> list[int]:
+    return [len(row["stages"]) for row in compared["rows"] if row["row"] in rows]
 
 
 def _percent(found: Mapping | None) -> str:
