@@ -1,8 +1,8 @@
 """Makes a .keras file of PyTorch's, safetensors' or DeepMind's weights, without running their code.
 
     mtard-import --source=TRADES.pt --model=models.wide_resnet34_10 --out=teacher.keras
-    mtard-import --source=resnet20.th --model=models.resnet20 --gin="models.resnet20.shortcut='A'" \
-        --normalization=imagenet --dataset=cifar10 --out=teacher.keras
+    mtard-import --source=resnet20.th --model=models.resnet20 --normalization=imagenet \\
+        --gin="models.resnet20.shortcut='A'" --dataset=cifar10 --out=teacher.keras
 
 With --dataset it measures the clean accuracy; with --probe it compares logits with the source's.
 docs/teachers.md says more. Also `python -m mtard_tf.bin.import_ ...`.

@@ -33,6 +33,7 @@ SIZES = {
     "fashion_mnist": ((28, 28, 1), 10, 60_000),
     "cifar10": ((32, 32, 3), 10, 50_000),
     "cifar100": ((32, 32, 3), 100, 50_000),
+    "tiny_imagenet": ((64, 64, 3), 200, 100_000),
 }
 _SIZE_FLAGS = "--image_shape=64,64,3 --classes=200 --examples=100000"
 
