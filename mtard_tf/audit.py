@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mtard_tf import diagnostics, files, measurements, measures, model_files, plots, probes
+from mtard_tf import accuracies, diagnostics, files, measurements, model_files, plots, probes
 from mtard_tf.audit_text import markdown, verdict
 from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.evaluation import EvaluationError, Evaluator
@@ -196,7 +196,7 @@ class Audit:
                     f"The attack {name} failed: {error} Leave it out with --skip={name}."
                 ) from error
         for name, members in self.suite.ensembles.items():
-            outcomes[name] = measures.worst_case({key: outcomes[key] for key in members})
+            outcomes[name] = accuracies.worst_case({key: outcomes[key] for key in members})
         return outcomes
 
     def _report(
@@ -210,7 +210,7 @@ class Audit:
     ) -> dict:
         attacks = self.suite.all_attacks(surrogate)
         found = diagnostics.findings(looked, outcomes, attacks)
-        numbers = measures.summarise(outcomes, self.seed)
+        numbers = accuracies.summarise(outcomes, self.seed)
         report = {
             "verdict": verdict(found, numbers, self.threat.epsilon, attacks=len(attacks)),
             "model": name,
@@ -228,7 +228,7 @@ class Audit:
             "findings": [dataclasses.asdict(finding) for finding in found],
             "epsilon_curve": looked.points(),
         }
-        return report | measures.by_class(outcomes, split.labels, self.data.label_names)
+        return report | accuracies.by_class(outcomes, split.labels, self.data.label_names)
 
     def _write(
         self,

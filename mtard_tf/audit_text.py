@@ -13,7 +13,7 @@ def verdict(findings: Sequence[Finding], numbers: Mapping, epsilon: float, attac
 
     Args:
       findings: all checks.
-      numbers: from `measures.summarise`.
+      numbers: from `accuracies.summarise`.
       epsilon: of the threat model.
       attacks: how many were run; an ensemble of them is none of its own.
     """

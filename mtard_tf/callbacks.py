@@ -15,9 +15,9 @@ import keras
 import numpy as np
 
 from mtard_tf import checkpoints, files
+from mtard_tf.accuracies import w_robust
 from mtard_tf.data.image_data import Split
 from mtard_tf.evaluation import Evaluator
-from mtard_tf.measures import w_robust
 from mtard_tf.preemption import Preempted
 
 

@@ -21,9 +21,9 @@ from mtard_tf import (
     model_files,
     run_directory,
 )
+from mtard_tf.accuracies import w_robust
 from mtard_tf.comparing import command
 from mtard_tf.evaluation import EvaluationError, Evaluator
-from mtard_tf.measures import w_robust
 from mtard_tf.threat import ThreatModel
 
 

@@ -31,6 +31,7 @@ ROWS = {
     2: {"built_ins", "distiller", "registry", "views"},
     3: {"plugins"},
     4: {
+        "accuracies",
         "audit",
         "audit_flags",
         "audit_text",
@@ -49,7 +50,6 @@ ROWS = {
         "jobs",
         "locking",
         "measurements",
-        "measures",
         "model_card",
         "model_files",
         "outcomes",

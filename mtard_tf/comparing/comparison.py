@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mtard_tf import files, measures, registry
+from mtard_tf import accuracies, files, registry
 from mtard_tf.comparing.statistics import over_seeds, paired_difference, w_robust_by_example
 from mtard_tf.model_files import file_digest
 from mtard_tf.run_directory import student_path
@@ -227,7 +227,7 @@ def _row(
         "robust": {attack: over_seeds(values) for attack, values in robust.items()},
         "w_robust": {
             attack: over_seeds(
-                [measures.w_robust(c, r) for c, r in zip(clean, values, strict=True)]
+                [accuracies.w_robust(c, r) for c, r in zip(clean, values, strict=True)]
             )
             for attack, values in robust.items()
         },
@@ -257,7 +257,7 @@ def _outcomes(group: Sequence[Audited], attack: str, shared: Sequence[str]) -> l
     if attack != WORST:
         return [one.outcomes[attack] for one in group]
     return [
-        measures.worst_case({name: one.outcomes[name] for name in ("clean", *shared)})
+        accuracies.worst_case({name: one.outcomes[name] for name in ("clean", *shared)})
         for one in group
     ]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mtard_tf import measures
+from mtard_tf import accuracies
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
@@ -30,11 +30,11 @@ def w_robust_by_example(clean: np.ndarray, robust: np.ndarray) -> np.ndarray:
     Returns:
       float64 `[...]`; its mean is W-Robust.
     """
-    return measures.w_robust(clean.astype(np.float64), robust.astype(np.float64))
+    return accuracies.w_robust(clean.astype(np.float64), robust.astype(np.float64))
 
 
 def paired_difference(
-    row: np.ndarray, baseline: np.ndarray, seed: int = 0, draws: int = measures.DRAWS
+    row: np.ndarray, baseline: np.ndarray, seed: int = 0, draws: int = accuracies.DRAWS
 ) -> dict[str, Any]:
     """How far a row's mean lies above the baseline's, with a paired, hierarchical bootstrap.
 
@@ -61,7 +61,7 @@ def paired_difference(
     times = random.multinomial(examples, counts / examples, draws)
     means = times @ columns.T / examples  # [draws, replicates of both]
     above = _resampled(means[:, : len(row)], random) - _resampled(means[:, len(row) :], random)
-    interval = measures.interval(above)
+    interval = accuracies.interval(above)
     return {
         "difference": float(row.mean() - baseline.mean()),
         "interval": interval,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mtard_tf import measures
+from mtard_tf import accuracies
 
 
 def _bits(text: str) -> np.ndarray:
@@ -21,18 +21,18 @@ OUTCOMES = {
 
 def test_w_robust_and_nrr_of_the_papers() -> None:
     # The B-MTARD ResNet-18 row: clean 88.20, PGD-sat 51.68.
-    assert measures.w_robust(88.20, 51.68) == pytest.approx(69.94)
+    assert accuracies.w_robust(88.20, 51.68) == pytest.approx(69.94)
     # 2 * 0.8 * 0.4 / 1.2
-    assert measures.nrr(0.8, 0.4) == pytest.approx(0.533333333)
-    assert measures.nrr(0.0, 0.0) == 0
+    assert accuracies.nrr(0.8, 0.4) == pytest.approx(0.533333333)
+    assert accuracies.nrr(0.0, 0.0) == 0
 
 
 def test_worst_case_is_what_stands_under_every_attack() -> None:
-    np.testing.assert_array_equal(measures.worst_case(OUTCOMES), _bits("0111000000"))
+    np.testing.assert_array_equal(accuracies.worst_case(OUTCOMES), _bits("0111000000"))
 
 
 def test_summary() -> None:
-    report = measures.summarise(OUTCOMES)
+    report = accuracies.summarise(OUTCOMES)
     assert report["examples"] == 10
     assert report["clean"] == pytest.approx(0.8)
     assert list(report["attacks"]) == ["first", "second"]
@@ -46,7 +46,7 @@ def test_summary() -> None:
 
 def test_intervals_are_those_of_the_binomial() -> None:
     outcome = np.arange(1_000) < 700
-    report = measures.summarise({"clean": np.ones(1_000, bool), "attack": outcome})
+    report = accuracies.summarise({"clean": np.ones(1_000, bool), "attack": outcome})
     low, high = report["attacks"]["attack"]["robust_accuracy_interval"]
     # 1.96 sqrt(0.7 * 0.3 / 1000) = 0.0284
     assert low == pytest.approx(0.7 - 0.0284, abs=0.004)
@@ -60,19 +60,19 @@ def test_intervals_are_those_of_the_binomial() -> None:
 def test_intervals_are_paired() -> None:
     # Robust exactly where clean: W-Robust varies like clean, not less as if they were independent.
     same = np.arange(400) < 200
-    report = measures.summarise({"clean": same, "attack": same})
+    report = accuracies.summarise({"clean": same, "attack": same})
     entry = report["attacks"]["attack"]
     assert entry["w_robust_interval"] == report["clean_interval"]
 
 
 def test_intervals_depend_on_the_seed_alone() -> None:
-    assert measures.summarise(OUTCOMES, seed=3) == measures.summarise(OUTCOMES, seed=3)
-    assert measures.summarise(OUTCOMES, seed=3) != measures.summarise(OUTCOMES, seed=4)
+    assert accuracies.summarise(OUTCOMES, seed=3) == accuracies.summarise(OUTCOMES, seed=3)
+    assert accuracies.summarise(OUTCOMES, seed=3) != accuracies.summarise(OUTCOMES, seed=4)
 
 
 def test_classes() -> None:
     labels = np.array([0, 0, 0, 0, 0, 2, 2, 2, 2, 2])
-    report = measures.by_class(OUTCOMES, labels, ("cat", "dog", "owl"))
+    report = accuracies.by_class(OUTCOMES, labels, ("cat", "dog", "owl"))
     assert list(report["per_class"]) == ["cat", "owl"]  # there is no dog to be right about
     cat = {"examples": 5, "clean": 1.0, "first": 0.8, "second": 0.8, "worst_case": 0.6}
     assert report["per_class"]["cat"] == pytest.approx(cat)
