@@ -1,6 +1,6 @@
 """Where an attack begins: flat pixels, and PGD from beside the image and from the ball.
 
-    python benchmarks/start_of_attack.py --run_dir=RUN [--examples=500]
+    python benchmarks/start_of_attack.py --run_dir=RUN [--examples=500] [--stage=NAME ...]
 
 For each finished stage of a run, on the first test images: the share of pixels at which the input
 gradient of the cross-entropy is exactly 0, where a step by its sign stands still, and what PGD-20
@@ -27,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run_dir", type=pathlib.Path, required=True)
     parser.add_argument("--examples", type=int, default=500)
+    parser.add_argument("--stage", action="append", help="repeatable; default all")
     args = parser.parse_args()
     experiment = config.begin_or_go_on(args.run_dir, [], [])
     split = experiment.dataset().test
@@ -35,7 +36,8 @@ def main() -> None:
     print(f"{args.examples} images, {float(tf.reduce_mean(tf.cast(images == 0, float))):.1%} black")
     rows = []
     for stage in experiment.stages:
-        if not student_path(args.run_dir, stage.name).exists():
+        chosen = args.stage is None or stage.name in args.stage
+        if not chosen or not student_path(args.run_dir, stage.name).exists():
             continue
         model = load_student(args.run_dir, stage.name)
         evaluator = Evaluator(model, experiment.threat)
