@@ -238,7 +238,8 @@ class Audit:
         out: pathlib.Path,
     ) -> None:
         # No report beside outcomes that are not its own, wherever this is cut off.
-        (out / "report.json").unlink(missing_ok=True)
+        for name in ("report.json", "report.md"):
+            (out / name).unlink(missing_ok=True)
         with files.replacing(out / "examples.npz") as temporary:
             np.savez_compressed(temporary, **outcomes)  # type: ignore[arg-type]
         plots.epsilon_curve(

@@ -84,7 +84,7 @@ def run(
                 for job, seconds, reason in pool.ended():
                     if reason:
                         failed[job.name] = f"{job.name} failed ({reason})"
-                        say(f"{failed[job.name]}; others go on")
+                        say(failed[job.name])
                         continue
                     done.add(job.name)
                     say(f"{job.name}: done in {seconds:,.0f} s ({len(done)} of {total})")
@@ -93,6 +93,8 @@ def run(
             pool.stop()
     if failed:
         reasons = [reason for reason in failed.values() if reason]
+        if absent := [name for name, reason in failed.items() if not reason]:
+            reasons.append(f"not begun for want of these: {', '.join(absent)}")
         raise JobError(
             f"{'; '.join(reasons)}; see {logs}/<name>.log. The same command goes on from what is "
             "finished."

@@ -22,8 +22,9 @@ class Recorder(keras.callbacks.Callback):
     """Writes every term, weight, temperature and entropy to `metrics.jsonl` and TensorBoard.
 
     Rows of kind "step" hold the scalars of one step, rows of kind "epoch" their means over the
-    epoch and what validation found. `timing.jsonl` has what no two runs share: seconds and memory;
-    "partial" marks an epoch of which only the part after a resumption was timed.
+    epoch and what validation found. `timing.jsonl` has what no two runs share: seconds and memory.
+    Of a "partial" epoch only what came after a resumption was timed; a "validated" one ended with a
+    validation.
 
     Args:
       folder: the stage's folder.
@@ -83,7 +84,7 @@ class Recorder(keras.callbacks.Callback):
         # The process' peak so far, in MiB: a leak shows as growth from epoch to epoch.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         timing = {"epoch": epoch + 1, "seconds": now - self._started, "peak_memory_mb": peak}
-        _append(self._timing, {**timing, **({"partial": True} if self._partial else {})})
+        _append(self._timing, {**timing, "partial": self._partial, "validated": bool(validation)})
         self._sums, self._started, self._partial = {}, now, False
 
     def _write(self, row: dict, prefix: str) -> None:

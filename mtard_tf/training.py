@@ -107,8 +107,9 @@ class _Run:
             examples=stage.validation_examples,
             refresh=refresh,
             patience=stage.patience,
-            # What the average will reach, the student that stands in for it does not show.
-            patience_start=0 if stage.averaging is None else stage.averaging.start,
+            # What the average will reach, the student that stands in for it does not show; that of
+            # one epoch is SWA's student itself.
+            patience_start=0 if stage.averaging is None else stage.averaging.start + 1,
             say=self._say,
         )
         self._recorder: Recorder | None = None  # the chief's, once it is known where to begin

@@ -248,10 +248,10 @@ def test_a_failed_job_stops_only_what_needs_it(tmp_path):
     with pytest.raises(JobError) as caught:
         run_jobs(jobs, 2, tmp_path, lines.append)
     assert str(caught.value) == (
-        f"wrong failed (mtard-train: what was wrong); see {tmp_path}/<name>.log. The same command "
-        "goes on from what is finished."
+        "wrong failed (mtard-train: what was wrong); not begun for want of these: after, last; see "
+        f"{tmp_path}/<name>.log. The same command goes on from what is finished."
     )
-    assert "wrong failed (mtard-train: what was wrong); others go on" in lines
+    assert "wrong failed (mtard-train: what was wrong)" in lines
     assert (tmp_path / "other.log").read_text() == "ok\n"
     assert not (tmp_path / "after.log").exists() and not (tmp_path / "last.log").exists()
     with pytest.raises(JobError, match="^a failed .exit code 3.; b failed .exit code 4.; see "):

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from mtard_tf.attacks.pgd import PGD
 from mtard_tf.comparing import command, comparison, temperatures, text
 from mtard_tf.comparing.comparison import ComparisonError
 from mtard_tf.comparing.statistics import over_seeds, paired_difference, w_robust_by_example
+from mtard_tf.jobs import JobError
 from mtard_tf.model_files import file_digest
 from mtard_tf.suites import Suite
 
@@ -65,7 +67,7 @@ def _fabricate(run_dir: pathlib.Path, name: str, outcomes, teachers=(), **more) 
     np.savez(run_dir / "evaluation" / name / "examples.npz", clean=clean, fgsm=fgsm, pgd=pgd)
     files.write_text(
         run_dir / name / "timing.jsonl", "".join(f'{{"seconds": {s}}}\n' for s in (9.0, 2.0, 4.0))
-    )
+    )  # as files were that do not mark resumed epochs
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ def test_rows_group_replicates_and_begin_with_teachers(made_up):
     assert row["w_robust"]["fgsm"]["mean"] == 0.5
     assert row["robust"]["worst_case"]["values"] == [0.125, 0.125]
     assert row["w_robust"]["worst_case"]["values"] == [0.3125, 0.4375]
-    assert row["seconds_per_epoch"]["mean"] == 2.0  # the least of 9, 2 and 4
+    assert row["seconds_per_epoch"]["mean"] == 4.0  # the median of 9, 2 and 4
     assert rows[2]["clean"]["deviation"] is None and rows[2]["robust"]["worst_case"]["mean"] == 0.0
 
 
@@ -114,7 +116,7 @@ def test_the_worst_case_is_over_attacks_that_all_rows_share(made_up):
     assert set(compared["rows"][0]["against_baseline"]) == {"pgd", "worst_case"}
     assert compared["rows"][2]["robust"]["worst_case"]["mean"] == 0.25  # pgd of c: 2 of 8
     written = text.markdown(compared, [])
-    assert "| teacher (teacher) | 1 | 1,200 | 87.50 | 62.50 |  | 62.50 | 2.0 |" in written
+    assert "| teacher (teacher) | 1 | 1,200 | 87.50 | 62.50 |  | 62.50 | 4.0 |" in written
     assert "Not in the worst case: fgsm was not run on teacher.\n" in written
 
 
@@ -183,9 +185,9 @@ def test_writes_markdown_csv_latex_json_and_a_figure(made_up):
     table = (folder / "table.md").read_text()
     assert (
         "| a_b | 2 | 1,200 | 62.50 ± 17.68 | 37.50 ± 17.68 | 18.75 ± 8.84 | 12.50 ± 0.00 | "
-        "2.0 ± 0.0 |" in table
+        "4.0 ± 0.0 |" in table
     )
-    assert "| teacher (teacher) | 1 | 1,200 | 87.50 | 75.00 | 62.50 | 62.50 | 2.0 |" in table
+    assert "| teacher (teacher) | 1 | 1,200 | 87.50 | 75.00 | 62.50 | 62.50 | 4.0 |" in table
     assert "## W-Robust against c, in points; 95 % intervals" in table
     assert re.search(r"\| a_b \| \+0\.00 \([-+.\d]+ to [-+.\d]+\) \|", table)
     assert "![trade off](trade_off.png)" in table
@@ -233,7 +235,7 @@ def test_mistakes_give_one_line(made_up, tmp_path):
         ComparisonError, match="^There is no attack 'pdg' to plot; the suite has fg"
     ):
         command.write(made_up, STAGES, None, "pdg")
-    with pytest.raises(ComparisonError, match="^The baseline d has no audit yet; train its stages"):
+    with pytest.raises(ComparisonError, match="^The baseline d has no audit and none is to"):
         comparison.compare(comparison.load(made_up, STAGES), [*STAGES, "d_s0"], "d")
     partly = {"report": {"attacks": {"pgd": {"robust_accuracy": 0.25}}}}
     _fabricate(tmp_path / "partly", "a_s0", OUTCOMES["c"])
@@ -250,8 +252,10 @@ def test_mistakes_give_one_line(made_up, tmp_path):
 def test_transfer_attacks_of_other_nets_are_in_no_worst_case(tmp_path):
     for name, crafted in (("a", "net 1"), ("b", "net 2")):
         _fabricate(tmp_path, name, OUTCOMES["c"], report={"crafted_on": {"pgd": crafted}})
-    compared = comparison.compare(comparison.load(tmp_path, ["a", "b"]), ["a", "b"])
+    compared = comparison.compare(comparison.load(tmp_path, ["a", "b"]), ["a", "b"], "a")
     assert compared["worst_case_of"] == ["fgsm"]
+    assert set(compared["rows"][1]["against_baseline"]) == {"fgsm", "worst_case"}
+    assert "Not in the worst case: pgd was crafted on 2 different nets." in text.latex(compared)
     assert compared["not_in_worst_case"] == {"pgd": "pgd was crafted on 2 different nets"}
     assert compared["rows"][0]["robust"]["pgd"]["mean"] == 0.25  # it stays in the table
 
@@ -266,7 +270,12 @@ def test_no_attack_in_common_is_no_worst_case(tmp_path):
 
 def test_an_epoch_that_was_resumed_gives_no_time(tmp_path):
     _fabricate(tmp_path, "c", OUTCOMES["c"])
-    rows = ({"seconds": 1.0, "partial": True}, {"seconds": 5.0}, {"seconds": 3.0})
+    rows = (
+        {"seconds": 1.0, "partial": True, "validated": True},
+        {"seconds": 5.0, "partial": False, "validated": True},
+        {"seconds": 2.0, "partial": False, "validated": False},
+        {"seconds": 3.0, "partial": False, "validated": True},
+    )
     files.write_text(tmp_path / "c" / "timing.jsonl", "".join(f"{json.dumps(r)}\n" for r in rows))
     assert comparison.load(tmp_path, ["c"])[0].seconds == 3.0
 
@@ -354,6 +363,13 @@ class _Stop(Exception):
     pass
 
 
+class _Stages:
+    """An experiment of which only the stages' names are asked."""
+
+    def __init__(self, names) -> None:
+        self.stages = [types.SimpleNamespace(name=name) for name in names]
+
+
 def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_path, monkeypatch):
     seen = []
 
@@ -396,7 +412,7 @@ def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_pa
     ]
     # Without --config nothing is trained, and what is not trained is not audited.
     seen.clear()
-    with pytest.raises(ComparisonError, match="^The baseline robust_teacher has no audit yet;"):
+    with pytest.raises(ComparisonError, match="^The baseline robust_teacher has no audit and"):
         command.run(dataclasses.replace(request, config=[]))
     request = dataclasses.replace(request, config=[], baseline=None)
     with pytest.raises(ComparisonError, match="^student is not trained, so student cannot be"):
@@ -411,11 +427,35 @@ def test_an_audit_is_not_replaced_by_one_of_fewer_attacks(made_up):
     with pytest.raises(
         ComparisonError,
         match="^The audit of c has fgsm too and would be replaced by one without; give the --suite,"
-        f" --skip and --examples=8 of that audit, or remove {made_up / 'evaluation' / 'c'}\\.",
+        " --skip and --examples=8 of that audit, --jobs=0 for the table alone, or remove "
+        f"{made_up / 'evaluation' / 'c'}\\.",
     ):
         command._check_replaces(made_up, "c", suite)
     command._check_replaces(made_up, "c", Suite({"fgsm": PGD(), "pgd": PGD(), "more": PGD()}))
     command._check_replaces(made_up, "a_b_s2", suite)  # no audit yet
+
+
+def test_what_is_there_is_compared_where_the_baseline_failed(made_up, tiny_run_file, monkeypatch):
+    def fail(*_):
+        raise JobError("c failed (killed by signal 9).")
+
+    monkeypatch.setattr(command, "_train_and_audit", fail)
+    monkeypatch.setattr(command.config, "begin_or_go_on", lambda *_: _Stages(STAGES))
+    (made_up / "a_b_s2").mkdir()
+    (made_up / "a_b_s2" / "student.keras").touch()
+    for baseline, jobs_done in (("c", "c"), (None, None)):
+        with pytest.raises(JobError) as caught:
+            command.run(command.Request(str(made_up), baseline=baseline))
+        table = made_up / "comparison" / "table.md"
+        assert str(caught.value) == (
+            f"c failed (killed by signal 9). The rest is compared. Table: {table}."
+        )
+        assert files.read_json(table.with_name("comparison.json"))["baseline"] == jobs_done
+    (made_up / "evaluation" / "a_b_s0" / "report.json").unlink()
+    (made_up / "evaluation" / "a_b_s1" / "report.json").unlink()
+    with pytest.raises(JobError, match="The rest is compared. Table: "):
+        command.run(command.Request(str(made_up), baseline="a_b"))
+    assert files.read_json(table.with_name("comparison.json"))["baseline"] is None
 
 
 @pytest.mark.parametrize(
@@ -424,7 +464,7 @@ def test_an_audit_is_not_replaced_by_one_of_fewer_attacks(made_up):
         ({"baseline": "studnet"}, "Unknown row 'studnet'; did you mean 'student'?"),
         (
             {"baseline": "student", "stages": ["clean_teacher"]},
-            "The baseline student has no audit yet; train its stages with --config, and audit them",
+            "The baseline student has no audit and none is to come; train its stages with",
         ),
         ({"attack": "pdg_sat"}, "There is no attack 'pdg_sat' to plot; the suite has fgsm"),
         (

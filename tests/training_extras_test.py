@@ -358,14 +358,14 @@ def test_patience_ends_a_stage_and_survives_a_cut(data, tmp_path, capsys):
 
 
 def test_patience_waits_for_the_average(data, tmp_path):
-    """Averaged from epoch 3 on, patience 2 ends after epoch 5: the validations of 4 and 5 count."""
+    """Epoch 4 is the first that is averaged; patience 2 counts the validations of 5 and 6."""
     stage = dataclasses.replace(STAGE, epochs=9, learning_rate=0.0, patience=2)
     stage = dataclasses.replace(
         stage,
         averaging=SWA(start=3),
         model=lambda s, c: small_cnn(s, c, widths=(4,), dense=4, batch_normalization=False),
     )
-    assert _train(stage, tmp_path / "run", data)["epochs"] == 5
+    assert _train(stage, tmp_path / "run", data)["epochs"] == 6
 
 
 def test_validations_before_patience_ends(data):

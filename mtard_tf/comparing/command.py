@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -76,13 +75,22 @@ def run(request: Request) -> str:
     if request.jobs:
         try:
             _train_and_audit(request, experiment, suite)
-        except jobs.JobError:
-            with contextlib.suppress(ComparisonError):  # nothing to compare yet
-                write(run_dir, names, request.baseline, request.attack)
-            raise
+        except jobs.JobError as error:
+            raise jobs.JobError(f"{error} {_table_of_the_rest(request, names)}") from error
     elif given:
         claim(run_dir, config.text())
     return "\n".join(write(run_dir, names, request.baseline, request.attack))
+
+
+def _table_of_the_rest(request: Request, names: Sequence[str]) -> str:
+    """Writes what there is after a failure, which may be the baseline's; returns one sentence."""
+    run_dir, problem = pathlib.Path(request.run_dir), ""
+    for baseline, attack in ((request.baseline, request.attack), (None, WORST)):
+        try:
+            return f"The rest is compared. {write(run_dir, names, baseline, attack)[-1]}."
+        except ComparisonError as error:
+            problem = str(error)
+    return f"There is no table: {problem}"
 
 
 def _train_and_audit(request: Request, experiment: Experiment, suite: Suite) -> None:
@@ -176,13 +184,14 @@ def _audit_jobs(
             if request.stages:
                 raise ComparisonError(
                     f"{absent[0]} is not trained, so {stage.name} cannot be audited; train it with "
-                    "--config, or leave it out of --stage."
+                    f"--config, or leave {stage.name} out of --stage."
                 )
             continue  # the run goes on elsewhere, or was cut off
         if not to_train & set(needs) and report.stands(run_dir, experiment, audit, stage.name):
             continue
         if stage.name not in to_train:
-            _check_replaces(run_dir, stage.name, audit.suite)
+            suite = audit.suite if source else audit.suite.without(list(audit.suite.transfer))
+            _check_replaces(run_dir, stage.name, suite)
         name = f"{stage.name}.audit"
         result.append(jobs.Job(name, [*command, f"--stage={stage.name}"], needs))
     keras.backend.clear_session()
@@ -190,14 +199,16 @@ def _audit_jobs(
 
 
 def _check_replaces(run_dir: pathlib.Path, stage: str, suite: Suite) -> None:
-    """Refuses to put an audit in the place of one of the same student with further attacks."""
+    """Refuses to put an audit in the place of one of the same student that has more in it."""
     for former in comparison.load(run_dir, [stage]):
-        named = {*suite.attacks, *suite.transfer, *suite.ensembles}
-        if lost := [name for name in former.report["attacks"] if name not in named]:
+        named = {*suite.attacks, *suite.transfer, *suite.ensembles, *suite.measures}
+        held = [*former.report["attacks"], *former.report.get("measures", ())]
+        if lost := [name for name in held if name not in named]:
             raise ComparisonError(
                 f"The audit of {stage} has {', '.join(lost)} too and would be replaced by one "
                 f"without; give the --suite, --skip and --examples={former.report['examples']} of "
-                f"that audit, or remove {run_dir / 'evaluation' / stage}."
+                f"that audit, --jobs=0 for the table alone, or remove "
+                f"{run_dir / 'evaluation' / stage}."
             )
 
 

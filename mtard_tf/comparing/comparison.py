@@ -31,8 +31,8 @@ class Audited:
       stage: content of its `stage.json`.
       report: content of its `report.json`.
       outcomes: "clean" and each attack -> which examples stand, bool `[examples]`.
-      seconds: of its fastest epoch, since whatever else the machine did can only add; None if no
-        epoch was timed.
+      seconds: of its fastest epoch that was validated, since whatever else the machine did can
+        only add; of files that do not mark resumed epochs the median. None if none was timed whole.
     """
 
     stage: Mapping[str, Any]
@@ -68,8 +68,8 @@ def check_audited(names: Iterable[str], baseline: str) -> None:
     """Raises ComparisonError unless one of these stages or rows, which have audits, is its."""
     if baseline not in map(row_of, names):
         raise ComparisonError(
-            f"The baseline {baseline} has no audit yet; train its stages with --config, and audit "
-            "them with --jobs=1 or more."
+            f"The baseline {baseline} has no audit and none is to come; train its stages with "
+            "--config, audit them with --jobs=1 or more, and do not leave them out with --stage."
         )
 
 
@@ -157,7 +157,9 @@ def _seconds(path: pathlib.Path) -> float | None:
     if not path.exists():
         return None
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    whole = [float(row["seconds"]) for row in rows if not row.get("partial")]
+    if not all("partial" in row for row in rows):  # a resumed epoch would pass for the fastest
+        return float(np.median([row["seconds"] for row in rows]))
+    whole = [row["seconds"] for row in rows if row["validated"] and not row["partial"]]
     return min(whole, default=None)
 
 
@@ -195,12 +197,17 @@ def _unlike(audited: Sequence[Audited], attacks: Sequence[str]) -> dict[str, str
     result = {}
     for attack in attacks:
         without = [one.name for one in audited if attack not in one.report["attacks"]]
-        crafted = {one.report.get("crafted_on", {}).get(attack) for one in audited} - {None}
+        crafted = _crafted(audited, attack)
         if without:
             result[attack] = f"{attack} was not run on {', '.join(without)}"
         elif len(crafted) > 1:
             result[attack] = f"{attack} was crafted on {len(crafted)} different nets"
     return result
+
+
+def _crafted(audited: Sequence[Audited], attack: str) -> set[str]:
+    """The nets that an attack was crafted on, as far as reports name them."""
+    return {one.report.get("crafted_on", {}).get(attack) for one in audited} - {None}
 
 
 def _row(
@@ -245,6 +252,7 @@ def _against(
         )
         for attack in (*group[0].report["attacks"], WORST)
         if _have(group, attack) and _have(baseline, attack)
+        if len(_crafted([*group, *baseline], attack)) < 2
     }
 
 

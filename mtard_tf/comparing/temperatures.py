@@ -73,16 +73,18 @@ def by_temperature(
             groups.setdefault(key, []).append(one)
     if len({temperature for _, temperature in groups}) < 2:
         return []
+    ends = {
+        key: [one for one in group if row_of(one.name) not in teaching] or group
+        for key, group in groups.items()
+    }
     made_by: dict[int, set[str]] = {}
-    for (depth, _), group in groups.items():
-        made_by.setdefault(depth, set()).update(
-            one.stage["distiller"] for one in group if "distiller" in one.stage
-        )
+    for (depth, _), last in ends.items():
+        named = {one.stage["distiller"] for one in last if "distiller" in one.stage}
+        made_by.setdefault(depth, set()).update(named)
     if any(len(distillers) > 1 for distillers in made_by.values()):
         return []
     points = []
-    for (depth, temperature), group in sorted(groups.items(), key=lambda item: item[0]):
-        last = [one for one in group if row_of(one.name) not in teaching] or group
+    for (depth, temperature), last in sorted(ends.items(), key=lambda item: item[0]):
         if len({row_of(one.name) for one in last}) > 1:
             return []  # several methods, no chains of one
         values = [_values(one) for one in last]

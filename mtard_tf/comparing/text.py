@@ -150,7 +150,8 @@ def latex(compared: Mapping) -> str:
             "",
         ]
     starred = [_STAR] if compared["baseline"] is not None else []
-    lines += [f"\\noindent {escape(' '.join([_conditions(compared), *starred]))}", ""]
+    notes = [_conditions(compared), *starred, *summary(compared)[1:]]
+    lines += [f"\\noindent {escape(' '.join(notes))}", ""]
     return "\n".join(lines)
 
 
