@@ -115,6 +115,7 @@ def run(
       Preempted: the process was told to go (SIGTERM).
     """
     strategy = strategy or tf.distribute.get_strategy()
+    only = list(dict.fromkeys(only))  # a lock is held once
     for name in only:
         check_stage(experiment, name)
     stages = [s for s in experiment.stages if not only or s.name in only]

@@ -78,15 +78,28 @@ def export(
       ExportError: a fresh process could not load what was written, or its logits differ by more
         than 1e-5 (times the largest logit, where that is above 1).
     """
-    versions = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
-    target = folder / str(max(versions, default=0) + 1)
-    with files.replacing(target) as partial:
+    with files.temporary(folder / "version") as partial:
         _write(student, label_names, partial)
         if metadata is not None:
             files.write_json(partial / "assets.extra" / "metadata.json", metadata)
             files.write_text(partial / "README.md", model_card.text(metadata))
         _prove(student, partial, probe_images)
-    return target
+        files.to_disk(partial)
+        return _numbered(partial, folder)
+
+
+def _numbered(partial: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    """Gives a whole export the next free version, also while other processes do the same."""
+    while True:
+        versions = [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+        target = folder / str(max(versions, default=0) + 1)
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+        else:
+            return target
 
 
 def _write(student: keras.Model, label_names: Sequence[str], folder: pathlib.Path) -> None:

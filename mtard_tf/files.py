@@ -3,47 +3,75 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import itertools
 import json
 import os
 import pathlib
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any
+
+_numbers = itertools.count()
+# After so many seconds untouched, what a process of another machine was writing is given up.
+_ABANDONED = 24 * 3600
+
+
+@contextlib.contextmanager
+def temporary(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """A temporary name beside `path`, of this call alone; what lies there is removed at the end.
+
+    The name keeps the suffix, because savers choose the format by it. What earlier processes left
+    under temporary names of `path` when they were killed is removed.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(path)
+    name = f"{_prefix(path)}{_machine()}-{os.getpid()}-{next(_numbers)}{path.suffix}"
+    partial = path.with_name(name)
+    try:
+        yield partial
+    finally:
+        remove(partial)
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """A temporary name beside `path`, renamed to it if the block ends well, removed if not.
 
-    The temporary name keeps the suffix, because savers choose the format by it. Works for a file
-    and for a folder that does not exist yet.
+    Works for a file and for a folder that does not exist yet.
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
-    remove(temporary)
-    try:
-        yield temporary
-        if temporary.is_file():
-            _to_disk(temporary)
-        os.replace(temporary, path)
-    finally:
-        remove(temporary)
+    with temporary(path) as partial:
+        yield partial
+        to_disk(partial)
+        os.replace(partial, path)
 
 
-def _to_disk(path: pathlib.Path) -> None:
-    """Waits until a file's bytes are on disk: a rename may get there before them."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def to_disk(path: pathlib.Path) -> None:
+    """Waits until a file, or all of a folder, is on disk: a rename may get there before it."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDWR)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def cut_half_line(path: pathlib.Path) -> None:
+    """Removes what follows the last line end of a file, if it is there: a kill left it half."""
+    if path.exists():
+        with path.open("r+b") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a text file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -62,3 +90,41 @@ def remove(path: pathlib.Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _prefix(path: pathlib.Path) -> str:
+    return f".{path.stem}.partial-"
+
+
+def _machine() -> str:
+    """Short, and of characters that any file name may have, whatever the host is called."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _remove_stale(path: pathlib.Path) -> None:
+    """Removes the temporary files of `path` that no process can be writing any more."""
+    prefix = _prefix(path)
+    for name in os.listdir(path.parent):
+        if name.startswith(prefix) and name.endswith(path.suffix):
+            machine, _, rest = name[len(prefix) :].partition("-")
+            left = path.with_name(name)
+            with contextlib.suppress(OSError):  # another process is removing it, too
+                if _gone(rest.split("-")[0]) if machine == _machine() else _old(left):
+                    remove(left)
+
+
+def _gone(process: str) -> bool:
+    """Whether no process of this machine has the number."""
+    if os.name != "posix" or not process.isdigit():
+        return False  # elsewhere asking would stop it
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass  # somebody else's
+    return False
+
+
+def _old(path: pathlib.Path) -> bool:
+    return time.time() - path.stat().st_mtime > _ABANDONED

@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from mtard_tf import files
 from mtard_tf.data.batches import evaluation_batches, steps_per_epoch
 from mtard_tf.data.image_data import Split
 from mtard_tf.evaluation import Evaluator
 from mtard_tf.progress import ProgressLine
+
+_BATCH = {"key", "settings", "batch", "values"}  # what the line of a batch has
 
 
 def digest(*parts: object) -> str:
@@ -32,8 +35,9 @@ def digest(*parts: object) -> str:
 class Record:
     """An append-only file of batch results, bound to the inputs that they came from.
 
-    The first line holds the inputs' fingerprints, each further one the result of one batch. A line
-    that a kill cut short is dropped.
+    The first line holds the inputs' fingerprints, each further one the result of one batch. Lines
+    are only ever added: a kill at any moment keeps those before it, and the line that it cut short
+    is cut off.
 
     Args:
       path: the file; made if it is not there, begun anew if an input changed.
@@ -51,12 +55,16 @@ class Record:
     ) -> None:
         self._path = path
         self._results: dict[tuple[str, str, int], list] = {}
-        head, lines = _read(path)
-        changed = [name for name in inputs if head.get(name) != inputs[name]]
+        head, lines, size = _read(path)
+        names = dict.fromkeys((*inputs, *head))
+        changed = [name for name in names if head.get(name) != inputs.get(name)]
         if head and changed:
             say(f"changed since the last run: {', '.join(changed)}; its results are not used.")
         if changed:
             lines = []
+            files.write_text(path, json.dumps(dict(inputs)) + "\n")
+        else:
+            os.truncate(path, size)
         given = [line for other in others for line in _shared(other, inputs)]
         for line in (*given, *lines):
             self._results[line["key"], line["settings"], line["batch"]] = line["values"]
@@ -64,11 +72,7 @@ class Record:
             count = Counter(key for key, _, _ in self._results)
             text = ", ".join(f"{key} {number}" for key, number in count.items())
             say(f"goes on where it was cut off; batches that are there: {text}.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", encoding="utf-8")
-        self._write(dict(inputs))
-        for line in lines:
-            self._write(line)
+        self._file = path.open("a", encoding="utf-8")
 
     def get(self, key: str, settings: str, batch: int) -> np.ndarray | None:
         """The result of a batch, or None if it is not there."""
@@ -78,18 +82,15 @@ class Record:
     def put(self, key: str, settings: str, batch: int, values: np.ndarray) -> None:
         """Keeps the result of a batch, on disk when this returns."""
         line = {"key": key, "settings": settings, "batch": batch}
-        self._write(line | {"values": np.asarray(values).tolist()})
+        self._file.write(json.dumps(line | {"values": np.asarray(values).tolist()}) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self, remove: bool) -> None:
         """Closes the file; removes it once the report that it served is written."""
         self._file.close()
         if remove:
             self._path.unlink(missing_ok=True)
-
-    def _write(self, line: dict) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
 
 
 class BatchRunner:
@@ -196,17 +197,26 @@ def _running(results: list[np.ndarray]) -> str:
 
 
 def _shared(path: pathlib.Path, inputs: Mapping[str, str]) -> list[dict]:
-    head, lines = _read(path)
+    head, lines, _ = _read(path)
     return lines if head == dict(inputs) else []
 
 
-def _read(path: pathlib.Path) -> tuple[dict, list[dict]]:
-    if not path.exists():
-        return {}, []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+def _read(path: pathlib.Path) -> tuple[dict, list[dict], int]:
+    """The first line, those of batches, and how many bytes they are; what follows is no line."""
+    lines: list[dict] = []
+    size = 0
+    for text in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        line = _parsed(text)
+        if line is None or (lines and not line.keys() >= _BATCH):
             break  # cut short by the kill; nothing was written after it
-    return (lines[0], lines[1:]) if lines else ({}, [])
+        lines.append(line)
+        size += len(text)
+    return (lines[0], lines[1:], size) if lines else ({}, [], 0)
+
+
+def _parsed(text: bytes) -> dict | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and text.endswith(b"\n") else None

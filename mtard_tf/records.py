@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mtard_tf import files
 from mtard_tf.progress import ProgressLine
 
 
@@ -42,6 +43,7 @@ class Recorder(keras.callbacks.Callback):
         self._partial = False  # whether this epoch's beginning was timed by an earlier process
         self._writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
         self._path.touch()
+        files.cut_half_line(self._timing)
 
     @property
     def notes(self) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def evaluate_run(
     for stage in stages:
         check_stage(experiment, stage)
     reports = []
-    for stage in stages or known:
+    for stage in dict.fromkeys(stages) or known:
         model = load_student(run_dir, stage)
         report = audit.at_temperature(_temperature(run_dir, stage))(
             model,

@@ -39,8 +39,8 @@ def claim(run_dir: pathlib.Path, config: str) -> None:
         return
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        files.write_text(path, config)
         files.write_json(run_dir / "environment.json", environment())
+        files.write_text(path, config)  # last: from then on this is a run
     except OSError as error:
         raise RunError(
             f"{run_dir} cannot be written ({error.strerror}); choose another --run_dir."

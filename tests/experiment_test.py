@@ -59,6 +59,8 @@ def test_a_whole_run(finished, capsys):
     experiment.run(described, run_dir, config.text())
     assert "student: finished before, not run again." in capsys.readouterr().out
     assert (run_dir / "student" / "student.keras").read_bytes() == before
+    twice = experiment.run(described, run_dir, config.text(), only=["student", "student"])
+    assert [result["stage"] for result in twice] == ["student"]
 
     # Another configuration: refused, with the difference.
     config.parse([str(run_dir / "config.gin")], ["student/Stage.epochs = 3"])
