@@ -2,62 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import importlib.util
-import inspect
 import os
 import pathlib
 import re
 import sys
-import tokenize
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import gin
 
-from mtard_tf import averaging, chains, optimizers, registry, schedules, stage_lists
-from mtard_tf.data.image_data import ImageData
+from mtard_tf import registry
+from mtard_tf.bindable import CONFIGURABLE
 from mtard_tf.experiment import Experiment
-from mtard_tf.stage import Stage
+from mtard_tf.gin_errors import ConfigError, one_line
 from mtard_tf.suites import Suite
-
-
-class ConfigError(ValueError):
-    """A configuration that means nothing. The message is one line."""
-
-
-def _described(
-    dataset: Callable[[], ImageData],
-    stages: stage_lists.Stages,
-    epsilon: float = 8 / 255,
-    norm: str = "linf",
-    seed: int = 0,
-    strategy: str = "one_device",
-) -> Experiment:
-    """The experiment of a run file; a stage's name is the gin scope that configures it."""
-    return Experiment(dataset, tuple(stage_lists.flat(stages)), epsilon, norm, seed, strategy)
-
-
-# What run files bind besides plugins.
-_BINDABLE: dict[str, Callable[..., Any]] = {
-    "Experiment": _described,
-    "Stage": Stage,
-    "Suite": Suite,
-    "replicates": stage_lists.replicates,
-    "chain": chains.chain,
-    "temperature_sweep": chains.temperature_sweep,
-    **{f"averaging.{c.__name__}": c for c in averaging.RULES},
-    **{f"schedules.{c.__name__}": c for c in schedules.SCHEDULES},
-    **{f"optimizers.{name}": factory for name, factory in optimizers.OPTIMIZERS.items()},
-}
-# The classes stay plain; gin gets a wrapper of its own.
-_configurable = {
-    selector: gin.external_configurable(
-        target, name=selector.split(".")[-1], module=selector.rpartition(".")[0] or None
-    )
-    for selector, target in _BINDABLE.items()
-}
 
 
 def config_folder() -> str:
@@ -112,7 +70,7 @@ def experiment() -> Experiment:
       ConfigError: a value that the experiment or one of its stages refuses.
     """
     with one_line():
-        described = _configurable["Experiment"]()
+        described = CONFIGURABLE["Experiment"]()
     for built in described.stages:
         if built.scope != built.name and re.search(rf"^{re.escape(built.name)}/", text(), re.M):
             raise ConfigError(
@@ -137,7 +95,7 @@ def suite(name: str) -> Suite:
         name = f"suites/{name}.gin"
     parse([name])
     with one_line():
-        return _configurable["Suite"]()
+        return CONFIGURABLE["Suite"]()
 
 
 def begin_or_go_on(
@@ -167,71 +125,9 @@ def of_run(run_dir: pathlib.Path) -> Experiment:
     return experiment()
 
 
-@contextlib.contextmanager
-def one_line() -> Iterator[None]:
-    """Turns gin's many-line errors into one line that names the nearest known name."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except tokenize.TokenError as error:
-        what, (line, _) = error.args
-        raise ConfigError(f"A value does not end: {what}, line {line}.") from error
-    except (ValueError, TypeError, RuntimeError, SyntaxError, OSError, NameError) as error:
-        raise ConfigError(_explain(error)) from error
-
-
 def _check_exists(file: str) -> None:
     folder = pathlib.Path(config_folder())
     if os.path.exists(file) or (folder / file).exists():
         return
     known = [str(path.relative_to(folder)) for path in folder.rglob("*.gin")]
     raise ConfigError(registry.unknown_name("config file", file, known))
-
-
-def _explain(error: Exception) -> str:
-    message = " ".join(str(error).split())
-    if isinstance(error, SyntaxError):
-        return f"{error.filename or 'binding'}, line {error.lineno}: {error.msg}"
-    place = re.search(r'In (file "[^"]+", line \d+|bindings string line \d+|[\w./-]+:\d+)', message)
-    where = f" ({place.group(1)})" if place else ""
-    if match := re.search(r"No configurable matching (?:reference )?'@?([\w./]+)", message):
-        return registry.unknown_name("name", match.group(1), _selectors()) + where
-    if match := re.search(
-        r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", message
-    ):
-        selector, parameter = match.groups()
-        known = _parameters(selector)
-        return registry.unknown_name(f"parameter of {selector}", parameter, known) + where
-    if match := re.search(r"Configurable '([\w.]+)' has denylisted kwarg '(\w+)'", message):
-        name = ".".join(match.groups())
-        return f"{name} is set by the stage; set Stage or Experiment instead{where}."
-    if match := re.search(r"In call to configurable 'macro' .*? in scope '([\w./]+)'", message):
-        name = match.group(1)
-        near = difflib.get_close_matches(name, re.findall(r"^(\w+) = ", text(), re.M), 1)
-        hint = f"did you mean %{near[0]}? Otherwise " if near else ""
-        return f"The macro %{name} is used but not set; {hint}add a line {name} = ..."
-    if match := re.search(
-        r"Required bindings for `([\w.]+)` not provided in config: (\[.*?\])", message
-    ):
-        return f"{match.group(1)} needs {match.group(2)}; set it in the run file or with --gin."
-    if match := re.search(
-        r"No values supplied by Gin or caller for arguments: (\[.*?\]).*"
-        r"In call to configurable '([\w.]+)' .*?(?:in scope '([\w/]+)')?$",
-        message,
-    ):
-        missing, selector, scope = match.groups()
-        needy = f"{scope}/{selector}" if scope else selector
-        return f"{needy} needs {missing}; set it in the run file or with --gin."
-    return message.split(" In call to configurable")[0]
-
-
-def _selectors() -> list[str]:
-    plugins = [f"{kind}.{name}" for kind in registry.KINDS for name in registry.names(kind)]
-    return [*plugins, *_BINDABLE]
-
-
-def _parameters(selector: str) -> list[str]:
-    kind, _, name = selector.rpartition(".")
-    target = _BINDABLE.get(selector) or registry.get(kind, name)
-    return list(inspect.signature(target).parameters)

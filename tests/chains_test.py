@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mtard_tf import config, experiment, model_files, registry, side_by_side, soft_labels
+from mtard_tf.gin_errors import ConfigError
 from mtard_tf.jobs import Job, JobError
 from mtard_tf.jobs import run as run_jobs
 from mtard_tf.models.defensive_cnn import defensive_cnn
@@ -129,7 +130,7 @@ again/temperature_sweep.seeds = (1,)
     ],
 )
 def test_a_chain_that_means_nothing_is_refused(tiny_run_file, line, message):
-    with pytest.raises(config.ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message):
         _experiment(tiny_run_file, CHAIN, line)
 
 

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from mtard_tf import config
+from mtard_tf.gin_errors import ConfigError
 from mtard_tf.schedules import Warmup
 
 GIN = pathlib.Path(config.config_folder())
@@ -97,7 +98,7 @@ def test_the_text_of_a_configuration_parses_to_itself(tiny_run_file, tmp_path):
     ],
 )  # fmt: skip
 def test_mistakes_give_one_line(tiny_run_file, binding, message):
-    with pytest.raises(config.ConfigError) as caught:
+    with pytest.raises(ConfigError) as caught:
         config.parse([str(tiny_run_file)], [binding])
         config.experiment()
     assert message in str(caught.value)
@@ -106,11 +107,11 @@ def test_mistakes_give_one_line(tiny_run_file, binding, message):
 
 def test_unknown_file():
     with pytest.raises(
-        config.ConfigError,
+        ConfigError,
         match="Unknown config file 'quikstart.gin'; did you mean 'quickstart.gin'\\?",
     ):
         config.parse(["quikstart.gin"])
-    with pytest.raises(config.ConfigError, match="use --config=FILE"):
+    with pytest.raises(ConfigError, match="use --config=FILE"):
         config.parse([])
 
 
@@ -151,5 +152,5 @@ def test_replicates_share_a_scope_and_differ_by_name(tiny_run_file):
 )  # fmt: skip
 def test_mistakes_in_replicates_give_one_line(tiny_run_file, binding, message):
     config.parse([str(tiny_run_file)], [*REPLICATES, binding])
-    with pytest.raises(config.ConfigError, match=f"^{re.escape(message)}"):
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
         config.experiment()

@@ -14,6 +14,7 @@ from mtard_tf import config
 from mtard_tf.data.batches import training_batches
 from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.experiment import Experiment
+from mtard_tf.gin_errors import ConfigError
 from mtard_tf.models.pre_activation import wide_resnet22_6, wide_resnet34_10
 from mtard_tf.models.resnet_cifar import resnet18, resnet56
 from mtard_tf.schedules import StepDecay
@@ -71,7 +72,7 @@ def test_what_must_be_set_is_named(file):
     name = pathlib.Path(file).stem
     needed = () if name == "common" else ROLES.get(name, ("clean", "robust"))
     macros = ", ".join(f"{role.upper()}_TEACHER" for role in needed)
-    expected = pytest.raises(config.ConfigError, match=f"^{macros} must be set; add --gin=")
+    expected = pytest.raises(ConfigError, match=f"^{macros} must be set; add --gin=")
     with expected if needed else contextlib.nullcontext():
         config.parse([file])
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import gin
 import keras
 
-from mtard_tf import config, files, model_files, registry
+from mtard_tf import files, gin_errors, model_files, registry
 from mtard_tf.importing import checkpoint, keras_files, matching, proving
 from mtard_tf.models.layers import NORMALIZATIONS, Normalization
 
@@ -119,7 +119,7 @@ def build(request: Request) -> keras.Model:
             )
         settings["normalization"] = parse_normalization(request.normalization)
     gin.clear_config()
-    with config.one_line():
+    with gin_errors.one_line():
         gin.parse_config(list(request.gin))
         return factory(parse_shape(request.image_shape), request.classes, **settings)
 
