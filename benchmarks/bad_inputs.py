@@ -22,6 +22,7 @@ import shutil
 import sys
 import tempfile
 
+import bad_graphs
 import bad_models
 import bad_runs
 import bad_sets
@@ -30,7 +31,14 @@ import forked_commands
 from forked_commands import BadInput, Seen
 from small_run import ROOT
 
-INPUTS = (*bad_weights.INPUTS, *bad_models.INPUTS, *bad_sets.INPUTS, *bad_runs.INPUTS)
+INPUTS = (
+    *bad_weights.INPUTS,
+    *bad_models.INPUTS,
+    *bad_graphs.INPUTS,
+    *bad_sets.INPUTS,
+    *bad_runs.INPUTS,
+)
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -44,7 +52,7 @@ def main() -> int:
     }
     _import_all()
     bad = [one for one in INPUTS if wanted in one.name]
-    print(f"| input | command | exit | line |\n|---|---|---:|---|")
+    print("| input | command | exit | line |\n|---|---|---:|---|")
     wrong = []
     with tempfile.TemporaryDirectory() as name:
         top = pathlib.Path(name)
@@ -53,7 +61,8 @@ def main() -> int:
             case = top / f"case{number}"
             shutil.copytree(top / "base", case / "work")
             made = forked_commands.forked(lambda: one.make(case / "work"))  # noqa: B023
-            assert made == 0, one.name
+            if made != 0:
+                wrong.append(f"{one.name}: could not be made")
             before = forked_commands.contents(case / "work")
             seen = forked_commands.run(case / "work", one.command, one.flags, case / "log")
             lines = forked_commands.lines(seen)
@@ -85,7 +94,7 @@ def _import_all() -> None:
 def _row(bad: BadInput, seen: Seen, lines: list[str], case: pathlib.Path) -> str:
     line = (lines or [""])[-1].replace(f"{case / 'work'}/", "").replace(f"{case}/", "")
     line = line if len(line) <= 300 else f"{line[:300]}..."
-    line = line.replace("|", "\\|").replace("`", "'")
+    line = line.replace("|", "\\|").replace("`", "'").replace("\0", "NUL")
     return f"| {bad.name} | {bad.command} | {seen.code} | {f'`{line}`' if line else ''} |"
 
 

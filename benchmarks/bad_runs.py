@@ -65,13 +65,17 @@ def _bound(name: str, binding: str, says: str = "") -> BadInput:
     return BadInput(f"gin: {name}", "train", flags, says=says)
 
 
-def _run(name: str, command: str, make: Make, says: str = "", *flags: str, code: int = 1) -> BadInput:
+def _run(
+    name: str, command: str, make: Make, says: str = "", *flags: str, code: int = 1
+) -> BadInput:
     extra = {"eval": ("--suite=suite.gin",), "compare": ("--suite=suite.gin", "--jobs=0")}
     flags = ("--run_dir=run", *extra.get(command, ()), *flags)
     return BadInput(f"run: {name}", command, flags, make, code, says)
 
 
-def _flag(name: str, command: str, *flags: str, make: Make = lambda folder: None, says: str = "") -> BadInput:
+def _flag(
+    name: str, command: str, *flags: str, make: Make = lambda folder: None, says: str = ""
+) -> BadInput:
     return BadInput(f"flag: {name}", command, flags, make, says=says)
 
 

@@ -177,4 +177,4 @@ INPUTS = (
     _row("import: --out is no .keras file", "w.pt", _state, "--out", "--out=run.gin"),
     _row("import: --out in a file", "w.pt", _state, "", "--out=run.gin/out.keras"),
     _row("import: --gin that is none", "w.pt", _state, "", "--gin=models.small_cnn.widths = (4,"),
-)
+)  # fmt: skip

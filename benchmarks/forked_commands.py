@@ -146,7 +146,9 @@ def faults(
         found.append(f"no word of {bad.says!r}")
     if any(path.name == MARKER for path in case.rglob("*")):
         found.append("CODE OF THE FILE WAS RUN")
-    if outside := [path.name for path in case.iterdir() if path.name not in ("work", "log.out", "log.err")]:
+    if outside := [
+        path.name for path in case.iterdir() if path.name not in ("work", "log.out", "log.err")
+    ]:
         found.append(f"files outside the folder: {outside}")
     after = contents(case / "work")
     if lost := [name for name in before if after.get(name) != before[name]]:

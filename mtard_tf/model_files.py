@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pathlib
 import zipfile
+import zlib
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from mtard_tf import graph_ops
 from mtard_tf.data.batches import to_float
 from mtard_tf.data.image_data import Split
 from mtard_tf.evaluation import EvaluationError
@@ -18,6 +20,8 @@ from mtard_tf.outcomes import digest
 
 # mtard-export writes it for audits; other exporters name their only signature so.
 SIGNATURES = ("logits", "serving_default")
+# What makes a `.keras` file the net that it is; its date and strange members do not count.
+_MEMBERS = ("config.json", "model.weights.", "assets/")
 
 
 class ModelFileError(ValueError):
@@ -70,18 +74,35 @@ def load(path: str | pathlib.Path) -> Any:
     """A model by path: a `.keras` file, a SavedModel folder, or the parent of numbered versions.
 
     Raises:
-      ModelFileError: nothing there, or nothing that can be read as a model.
+      ModelFileError: nothing there, nothing that can be read as a model, or one that does more
+        than compute (see `graph_ops`; Keras refuses code in `.keras` files). Nothing was run.
     """
     path = _resolved(pathlib.Path(path))
     try:
-        return SavedModel(path) if path.is_dir() else keras.models.load_model(path, compile=False)
+        if path.is_dir():
+            graph_ops.check(path)
+            return SavedModel(path)
+        _check_archive(path)
+        return keras.models.load_model(path, compile=False)
     except ModelFileError:
         raise
+    except graph_ops.GraphError as error:
+        raise ModelFileError(str(error)) from error
     except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelFileError(
-            f"{path} cannot be read as a model ({' '.join(str(error).split())[:200]}); give a "
-            ".keras file or a SavedModel."
+            f"{path} cannot be read as a model ({reason}); give a .keras file or a SavedModel."
         ) from error
+
+
+def _check_archive(path: pathlib.Path) -> None:
+    """Refuses, with ValueError, what Keras has misleading words for."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no whole zip archive, as a .keras file is")
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.startswith("/") or ".." in name.split("/"):
+                raise ValueError(f"its member {name[:80]!r} leaves the archive")
 
 
 def _resolved(path: pathlib.Path) -> pathlib.Path:
@@ -193,13 +214,11 @@ def file_digest(path: pathlib.Path) -> str:
         parts = [path / "saved_model.pb", *sorted(path.glob("variables/*"))]
         parts += sorted(file for file in path.glob("assets/**/*") if file.is_file())
         return digest(*(part for file in parts for part in (file.name, file.read_bytes())))
-    if not zipfile.is_zipfile(path):
-        return digest(path.read_bytes())
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name for name in sorted(archive.namelist()) if name != "metadata.json"]
+            names = [name for name in sorted(archive.namelist()) if name.startswith(_MEMBERS)]
             return digest(*(archive.read(name) for name in names))
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
         return digest(path.read_bytes())  # damaged: not the file that it was
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import hashlib
 import pathlib
+import re
 import struct
 import subprocess
 import sys
@@ -201,6 +202,23 @@ def test_idx_of_another_kind(tmp_path: pathlib.Path) -> None:
     assert str(caught.value) == (
         f"{path} holds 12 bytes, its header announces 13; fetch the file again."
     )
+
+
+def test_sizes_of_an_idx_file_that_lie(tmp_path: pathlib.Path) -> None:
+    """Also where their product is no 64-bit number, and where gzip would unfold more than asked."""
+    most = 2**32 - 1
+    for sizes, content, message in (
+        ((most, most, most), b"", f"holds 16 bytes, its header announces {most**3 + 16};"),
+        ((2**31, 2**31, 4), b"", f"holds 16 bytes, its header announces {2**64 + 16};"),
+        ((2, 2, 2), bytes(9), "holds more bytes than that, its header announces 24;"),
+        ((2, 2, 2), bytes(1 << 26), "holds more bytes than that, its header announces 24;"),
+    ):
+        data = struct.pack(">BBBB3I", 0, 0, 8, 3, *sizes) + content
+        for name, stored in (("images", data), ("images.gz", gzip.compress(data))):
+            path = tmp_path / name
+            path.write_bytes(stored)
+            with pytest.raises(DataError, match=re.escape(f"{path} {message}")):
+                read_idx(path, dimensions=3)
 
 
 def test_an_existing_target_is_kept(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import shutil
 import socket
@@ -260,6 +261,37 @@ def test_a_damaged_folder_gives_one_line(tmp_path: pathlib.Path) -> None:
     records.write_bytes(records.read_bytes()[:500])
     with pytest.raises(DataError, match="^TFDS cannot read .*; prepare it again.$") as caught:
         tfds_sets.tfds("toy", str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name"])
+def test_a_features_class_of_a_stranger_is_not_imported(
+    key: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TFDS would import the module, which runs it."""
+    _write(tmp_path)
+    folder = tmp_path / "toy" / "1.0.0"
+    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    described = json.loads((folder / "features.json").read_text())
+    label = described["featuresDict"]["features"]["label"]
+    label.pop("pythonClassName")
+    label[key] = "stranger.Label"
+    (folder / "features.json").write_text(json.dumps(described))
+    with pytest.raises(
+        DataError, match="names the class 'stranger.Label', whose module TFDS would"
+    ):
+        tfds_sets.read(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[", "3", '["a"]'])
+def test_features_that_are_none(content: str, tmp_path: pathlib.Path) -> None:
+    _write(tmp_path)
+    folder = tmp_path / "toy" / "1.0.0"
+    (folder / "features.json").write_text(content)
+    with pytest.raises(DataError, match="cannot") as caught:
+        tfds_sets.read(folder)
     assert "\n" not in str(caught.value)
 
 

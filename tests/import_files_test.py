@@ -9,6 +9,7 @@ import os
 import pathlib
 import pickle
 import struct
+import zipfile
 
 import hypothesis
 import numpy as np
@@ -379,6 +380,36 @@ def test_an_array_that_is_no_pair(tmp_path):
         checkpoint.read(tmp_path / "net.npy")
 
 
+def test_a_header_that_names_a_tensor_twice_or_has_no_end(tmp_path):
+    entry = b'"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+    for text, message in (
+        (b"{" + entry + b", " + entry + b"}", "it has 'a' twice"),
+        (b'{"a":' * 100_000, "maximum recursion depth"),
+        (b'{"\xff": 1}', "codec can't decode"),
+    ):
+        path = tmp_path / "net.safetensors"
+        path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+        with pytest.raises(CheckpointError, match=message):
+            checkpoint.read(path)
+
+
+def test_numpy_files_that_hold_no_arrays(tmp_path):
+    path = tmp_path / "net.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", b"nothing")
+    with pytest.raises(CheckpointError, match="has 'a', which is no array of numbers"):
+        checkpoint.read(path)
+    np.savez(path, a=np.array(["text"]))
+    with pytest.raises(CheckpointError, match="has 'a', which is no array of numbers"):
+        checkpoint.read(path)
+    path = tmp_path / "net.npy"
+    for text in (b"(" * 60_000, b"{'descr': open('x')}", b"\xff", b"{'descr': 3}"):
+        path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text)
+        with pytest.raises(CheckpointError, match="cut off or damaged") as caught:
+            checkpoint.read(path)
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("header", "message"),
     [
@@ -387,6 +418,16 @@ def test_an_array_that_is_no_pair(tmp_path):
         ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, "ends at byte"),
         ({"a": {"dtype": "F32"}}, "missing 2 required"),
         ({"a": 3}, "cut off or damaged"),
+        ({"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}, "the shape"),
+        ({"a": {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}}, "the shape"),
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4]}}, "the shape"),
+        (
+            {
+                n: {"dtype": "F16", "shape": [1], "data_offsets": [i, i + 2]}
+                for i, n in enumerate("ab")
+            },
+            "two tensors share byte 1",
+        ),
         ([], "begins with"),
     ],
 )

@@ -48,6 +48,7 @@ ROWS = {
         "export",
         "files",
         "gin_errors",
+        "graph_ops",
         "importing",
         "jobs",
         "locking",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import re
+from collections.abc import Iterator
+from typing import Any
 
 from mtard_tf.data.image_data import DataError
 
@@ -63,6 +66,37 @@ def prepared_directory(name: str, data_dir: str | None = None) -> pathlib.Path:
     elif path == "tiny_imagenet":
         remedy = f"run `mtard-data import {path} --source=tiny-imagenet-200 --data_dir={root}`"
     raise DataError(f"{name} is not prepared: looked in {root / path}; {remedy}.")
+
+
+def check_features(directory: pathlib.Path) -> None:
+    """Refuses a set that names classes of other packages: TFDS would import their modules.
+
+    Raises:
+      DataError: it does, or its `features.json` cannot be read.
+    """
+    path = directory / "features.json"
+    try:
+        named = set(_classes(json.loads(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"TFDS cannot read {directory} ({error}); prepare it again.") from error
+    strange = sorted(name for name in named if not name.startswith("tensorflow_datasets."))
+    if strange:
+        raise DataError(
+            f"{path} names the class {strange[0]!r}, whose module TFDS would run; prepare the set "
+            "again with TFDS' own features."
+        )
+
+
+def _classes(value: Any) -> Iterator[str]:
+    """What TFDS takes for names of classes, wherever in the file."""
+    if isinstance(value, dict):
+        for key in ("pythonClassName", "python_class_name", "type"):
+            if isinstance(value.get(key), str):
+                yield value[key]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in parts:
+        if isinstance(part, (dict, list)):
+            yield from _classes(part)
 
 
 def table(data_dir: str | None = None) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import pathlib
 import zlib
+from typing import IO
 
 import numpy as np
 
 from mtard_tf.data.image_data import DataError
 
 _UNSIGNED_BYTE = 0x08
+_PIECE = 1 << 20
 
 
 def read_idx(path: pathlib.Path, *, dimensions: int) -> tuple[np.ndarray, str]:
@@ -30,24 +33,34 @@ def read_idx(path: pathlib.Path, *, dimensions: int) -> tuple[np.ndarray, str]:
     Raises:
       DataError: unreadable, truncated, or not an IDX file of that kind.
     """
+    header = 4 + 4 * dimensions
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            content = file.read(header)
+            if len(content) < header or content[:4] != bytes([0, 0, _UNSIGNED_BYTE, dimensions]):
+                raise DataError(
+                    f"{path} begins with {content[:4].hex(' ')}; an IDX file of bytes with "
+                    f"{dimensions} dimension(s) begins with 00 00 08 {dimensions:02x}: fetch the "
+                    "file again."
+                )
+            shape = tuple(map(int, np.frombuffer(content, ">u4", dimensions, offset=4)))
+            expected = header + math.prod(shape)
+            content += _at_most(file, expected + 1 - header)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}); fetch the file again.") from error
-    header = 4 + 4 * dimensions
-    if len(content) < header or content[:4] != bytes([0, 0, _UNSIGNED_BYTE, dimensions]):
-        raise DataError(
-            f"{path} begins with {content[:4].hex(' ')}; an IDX file of bytes with {dimensions} "
-            f"dimension(s) begins with 00 00 08 {dimensions:02x}: fetch the file again."
-        )
-    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4))
-    expected = header + int(np.prod(shape, dtype=np.int64))
     if len(content) != expected:
+        held = f"{len(content)} bytes" if len(content) < expected else "more bytes than that"
         raise DataError(
-            f"{path} holds {len(content)} bytes, its header announces {expected}; fetch the file "
-            "again."
+            f"{path} holds {held}, its header announces {expected}; fetch the file again."
         )
     values = np.frombuffer(content, np.uint8, offset=header).reshape(shape)
     return values, hashlib.sha256(content).hexdigest()
+
+
+def _at_most(file: IO[bytes], count: int) -> bytes:
+    """The next `count` bytes, or those that there are: a header may lie, and gzip unfold a lot."""
+    pieces: list[bytes] = []
+    while count > 0 and (piece := file.read(min(count, _PIECE))):
+        pieces.append(piece)
+        count -= len(piece)
+    return b"".join(pieces)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import re
 from typing import Any
 
@@ -132,6 +133,7 @@ def read(
 
     if augmentation is not None:
         check_augmentation(augmentation)
+    catalogue.check_features(pathlib.Path(directory))
     try:
         builder = tensorflow_datasets.builder_from_directory(os.fspath(directory))
     except Exception as error:  # whatever TFDS meets in a damaged folder

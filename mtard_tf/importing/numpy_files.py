@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mtard_tf.importing import pickles
-from mtard_tf.importing.tensors import CheckpointError, Tensor
+from mtard_tf.importing.tensors import CheckpointError, Tensor, damaged
 
 # Haiku's name of an array -> PyTorch's. The averages of `mean_ema` are those of a BatchNorm.
 _NAMES = {
@@ -42,10 +42,8 @@ def read_npy(path: pathlib.Path) -> dict[str, Tensor]:
                 (2, 0): np.lib.format.read_array_header_2_0,
             }[version]
             dtype = header(file)[2]
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(f"{path} is cut off or damaged ({error}); fetch it again.") from (
-                error
-            )
+        except Exception as error:  # a header is a Python literal, and its parser fails variously
+            raise damaged(path, error) from error
         value = pickles.load(file, path.name) if dtype.hasobject else None
     pair = getattr(value, "value", None)
     if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(p, dict) for p in pair)):
@@ -72,7 +70,10 @@ def read_npz(path: pathlib.Path) -> dict[str, Tensor]:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except Exception as error:  # zipfile's, NumPy's and zlib's, for one cause
-        raise CheckpointError(f"{path} is cut off or damaged ({error}); fetch it again.") from error
+        raise damaged(path, error) from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+            raise CheckpointError(f"{path} has {name!r}, which is no array of numbers.")
     return {name: _held(array) for name, array in arrays.items()}
 
 

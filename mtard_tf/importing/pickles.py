@@ -14,7 +14,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mtard_tf.importing.tensors import BFLOAT16, CheckpointError, Sealed, Tensor, strided
+from mtard_tf.importing.tensors import (
+    BFLOAT16,
+    CheckpointError,
+    Sealed,
+    Tensor,
+    damaged,
+    strided,
+)
 
 _DTYPES = {
     "Float": "float32",
@@ -108,10 +115,7 @@ def load(
     except CheckpointError:
         raise
     except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise CheckpointError(
-            f"{what} is cut off or damaged ({reason}); fetch it again."
-        ) from error
+        raise damaged(what, error) from error
 
 
 class _Unpickler(pickle.Unpickler):

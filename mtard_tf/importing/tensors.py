@@ -16,6 +16,12 @@ class CheckpointError(ValueError):
     """A file that cannot be imported. The message is one line."""
 
 
+def damaged(path: object, reason: object) -> CheckpointError:
+    """The error of a file that is not whole; the reason, as some library put it, becomes a line."""
+    words = " ".join(str(reason).split()) or type(reason).__name__
+    return CheckpointError(f"{path} is cut off or damaged ({words[:120]}); fetch it again.")
+
+
 class Sealed:
     """An object that a pickle may hold and cannot change: its BUILD opcode ends here."""
 

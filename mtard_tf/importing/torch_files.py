@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mtard_tf.importing import pickles
-from mtard_tf.importing.tensors import CheckpointError, decode, item_size
+from mtard_tf.importing.tensors import CheckpointError, damaged, decode, item_size
 
 # torch.serialization.MAGIC_NUMBER and PROTOCOL_VERSION: the first two pickles of the old format.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -44,9 +44,7 @@ class _Archive:
             with zipfile.ZipFile(path) as archive:
                 self._sizes = {info.filename: info.file_size for info in archive.infolist()}
         except _DAMAGE as error:
-            raise CheckpointError(f"{path} is cut off or damaged ({error}); fetch it again.") from (
-                error
-            )
+            raise damaged(path, error) from error
         roots = [name[: -len("data.pkl")] for name in self._sizes if name.endswith("/data.pkl")]
         if len(roots) != 1:
             raise CheckpointError(
@@ -83,9 +81,7 @@ class _Archive:
             with zipfile.ZipFile(self._path) as archive, archive.open(name) as file:
                 return file.read()
         except (*_DAMAGE, NotImplementedError, RuntimeError, zlib.error) as error:
-            raise CheckpointError(
-                f"{self._path} is cut off or damaged ({error}); fetch it again."
-            ) from error
+            raise damaged(self._path, error) from error
 
 
 def read_legacy(path: pathlib.Path) -> Any:
