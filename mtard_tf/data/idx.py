@@ -35,7 +35,7 @@ def read_idx(path: pathlib.Path, *, dimensions: int) -> tuple[np.ndarray, str]:
     """
     header = 4 + 4 * dimensions
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        with _opened(path) as file:
             content = file.read(header)
             if len(content) < header or content[:4] != bytes([0, 0, _UNSIGNED_BYTE, dimensions]):
                 raise DataError(
@@ -55,6 +55,10 @@ def read_idx(path: pathlib.Path, *, dimensions: int) -> tuple[np.ndarray, str]:
         )
     values = np.frombuffer(content, np.uint8, offset=header).reshape(shape)
     return values, hashlib.sha256(content).hexdigest()
+
+
+def _opened(path: pathlib.Path) -> IO[bytes]:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 def _at_most(file: IO[bytes], count: int) -> bytes:
