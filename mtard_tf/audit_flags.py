@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fractions
 import inspect
 import pathlib
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from mtard_tf import config, model_files, registry, report
 from mtard_tf.audit import Audit
 from mtard_tf.data import catalogue, tfds_sets
 from mtard_tf.data.image_data import DataError, ImageData
-from mtard_tf.threat import ThreatModel
+from mtard_tf.threat import ThreatModel, radius
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,23 +87,6 @@ def dataset(name: str, data_dir: str | None = None) -> ImageData:
     return tfds_sets.tfds(name, data_dir)
 
 
-def radius(text: str) -> float:
-    """An epsilon: "0.1", or "8/255".
-
-    Raises:
-      ValueError: not a number of at least 0.
-    """
-    try:
-        value = float(fractions.Fraction(text.replace(" ", "")))
-    except (ValueError, ZeroDivisionError):
-        value = -1.0
-    if value < 0:
-        raise ValueError(
-            f"--epsilon is {text!r}; give a number >= 0 in [0, 1] pixel units, such as 8/255."
-        )
-    return value
-
-
 def part(text: str) -> tuple[int, int]:
     """A share of the work: "1/4" is the second of four.
 
@@ -122,7 +104,8 @@ def _run_model(request: Request) -> str:
     missing = [f"--{name}" for name, value in needed.items() if value is None]
     if missing:
         raise ValueError(f"--model needs {' and '.join(missing)} as well, such as --epsilon=8/255.")
-    threat = ThreatModel(request.norm or "linf", radius(str(request.epsilon)))
+    norm = request.norm or "linf"
+    threat = ThreatModel(norm, radius(request.epsilon, "--epsilon", norm))
     model = model_files.load(str(request.model))
     surrogate = model_files.load(request.surrogate) if request.surrogate else None
     data = dataset(str(request.dataset), request.data_dir)
@@ -145,10 +128,9 @@ def _run_stages(request: Request) -> str:
     else:
         data = experiment.dataset()
     threat = experiment.threat
-    if request.norm is not None:
-        threat = dataclasses.replace(threat, norm=request.norm)
-    if request.epsilon is not None:
-        threat = dataclasses.replace(threat, epsilon=radius(request.epsilon))
+    norm = request.norm or threat.norm
+    given = threat.epsilon if request.epsilon is None else request.epsilon
+    threat = ThreatModel(norm, radius(given, "--epsilon", norm))
     seed = experiment.seed if request.seed is None else request.seed
     out = pathlib.Path(request.out) if request.out else None
     results = report.evaluate_run(

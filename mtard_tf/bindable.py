@@ -17,12 +17,13 @@ from mtard_tf.suites import Suite
 def described(
     dataset: Callable[[], ImageData],
     stages: stage_lists.Stages,
-    epsilon: float = 8 / 255,
+    epsilon: float | str = 8 / 255,
     norm: str = "linf",
     seed: int = 0,
     strategy: str = "one_device",
 ) -> Experiment:
     """The experiment of a run file; a stage's name is the gin scope that configures it."""
+    # Experiment makes a number of an epsilon that is text.
     return Experiment(dataset, tuple(stage_lists.flat(stages)), epsilon, norm, seed, strategy)
 
 
@@ -38,10 +39,12 @@ BINDABLE: dict[str, Callable[..., Any]] = {
     **{f"schedules.{c.__name__}": c for c in schedules.SCHEDULES},
     **{f"optimizers.{name}": factory for name, factory in optimizers.OPTIMIZERS.items()},
 }
+# Of those whose name has no module: not that of the file, which may move.
+PACKAGE = "mtard_tf"
 # The classes stay plain; gin gets a wrapper of its own.
 CONFIGURABLE = {
     selector: gin.external_configurable(
-        target, name=selector.split(".")[-1], module=selector.rpartition(".")[0] or None
+        target, name=selector.split(".")[-1], module=selector.rpartition(".")[0] or PACKAGE
     )
     for selector, target in BINDABLE.items()
 }

@@ -13,6 +13,7 @@ import gin
 
 from mtard_tf import registry
 from mtard_tf.bindable import CONFIGURABLE
+from mtard_tf.bindings import check_values
 from mtard_tf.experiment import Experiment
 from mtard_tf.gin_errors import ConfigError, one_line
 from mtard_tf.suites import Suite
@@ -56,6 +57,7 @@ def parse(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
             f"{', '.join(missing)} must be set; add --gin='{missing[0]} = ...' or a line to your "
             "file."
         )
+    check_values()
 
 
 def text() -> str:

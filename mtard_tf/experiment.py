@@ -7,29 +7,30 @@ import dataclasses
 import pathlib
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
 
-from mtard_tf import strategies
+from mtard_tf import registry, strategies
 from mtard_tf.data.batches import check_batches
 from mtard_tf.data.image_data import ImageData
+from mtard_tf.dry_run import dry_run
 from mtard_tf.locking import locked
 from mtard_tf.preemption import Preempted, Preemption
 from mtard_tf.run_directory import (
     RunError,
     claim,
-    is_path,
     load_student,
     load_teacher,
 )
 from mtard_tf.setting import Setting
 from mtard_tf.stage import Stage
-from mtard_tf.stage_sources import check_initial, check_source, check_start, fingerprints, finished
-from mtard_tf.threat import ThreatModel
+from mtard_tf.stage_sources import check_initial, check_source, fingerprints, finished
+from mtard_tf.threat import ThreatModel, radius
 from mtard_tf.training import train
 
+# Attacks keep seeds as int32.
+MAX_SEED = 2**31 - 1
 # Of a run, besides those of its stages.
 FOLDERS = ("evaluation", "report", "export", "comparison", "logs")
 
@@ -41,29 +42,30 @@ class Experiment:
     Attributes:
       dataset: factory of the data, such as `@datasets.fashion_mini`.
       stages: in order; a stage's teachers are stages before it, or files.
-      epsilon: radius of the threat model, in [0, 1] pixel units.
+      epsilon: radius of the threat model, in [0, 1] pixel units: a number, or text as "8/255".
       norm: "linf" or "l2".
-      seed: of weights, order of examples, augmentation and attacks.
+      seed: of weights, order of examples, augmentation and attacks; 0 to 2^31 - 1.
       strategy: what to train on, see `strategies.create`; a flag overrules it.
 
     Raises:
-      ValueError: no stages, a name twice, or a stage whose teacher is neither an earlier stage nor
-        a file.
+      ValueError: no stages, a name twice, a stage whose teacher is neither an earlier stage nor a
+        file, or a radius or seed out of range.
     """
 
     dataset: Callable[[], ImageData]
     stages: Sequence[Stage]
-    epsilon: float = 8 / 255
+    epsilon: float | str = 8 / 255
     norm: str = "linf"
     seed: int = 0
     strategy: str = "one_device"
 
     def __post_init__(self) -> None:
-        if not callable(self.dataset):
+        if isinstance(self.dataset, ImageData):
             raise ValueError(
                 "Experiment.dataset is a data set; give its factory: @datasets.name, without ()."
             )
-        ThreatModel(self.norm, self.epsilon)  # refuses what is no norm or epsilon
+        registry.check_factory("Experiment.dataset", self.dataset, "datasets")
+        self._check_numbers()
         names = [stage.name for stage in self.stages]
         if not names:
             raise ValueError("Experiment.stages is empty; name at least one stage.")
@@ -84,10 +86,24 @@ class Experiment:
                 check_source(stage.name, source, names[:place])
             check_initial(stage.name, stage.initial or "")
 
+    def _check_numbers(self) -> None:
+        """Refuses what is no norm, radius or seed, and makes numbers of radii that are text."""
+        ThreatModel(self.norm, 0.0)
+        epsilon = radius(self.epsilon, "Experiment.epsilon", self.norm)
+        object.__setattr__(self, "epsilon", epsilon)
+        for stage in self.stages:
+            if stage.epsilon is not None:
+                radius(stage.epsilon, f"{stage.scope}/Stage.epsilon", self.norm)
+        whole = isinstance(self.seed, int) and not isinstance(self.seed, bool)
+        if not (whole and 0 <= self.seed <= MAX_SEED):
+            raise ValueError(
+                f"Experiment.seed is {self.seed!r}; give a whole number from 0 to {MAX_SEED}."
+            )
+
     @property
     def threat(self) -> ThreatModel:
         """The threat model that training and evaluation share."""
-        return ThreatModel(self.norm, self.epsilon)
+        return ThreatModel(self.norm, float(self.epsilon))
 
 
 def run(
@@ -120,7 +136,7 @@ def run(
         check_stage(experiment, name)
     stages = [s for s in experiment.stages if not only or s.name in only]
     data = experiment.dataset()
-    check(experiment, data, strategy, stages)
+    check(experiment, data, strategy, stages, run_dir)
     chief = strategies.is_chief(strategy)
     with contextlib.ExitStack() as stack:
         if chief:
@@ -171,8 +187,11 @@ def check(
     data: ImageData,
     strategy: tf.distribute.Strategy,
     stages: Sequence[Stage],
+    run_dir: pathlib.Path,
 ) -> None:
     """Refuses, before anything is trained, what one of the stages to run would refuse.
+
+    What they learn from is among them, finished in `run_dir`, or a file.
 
     Raises:
       ValueError: a batch size that does not suit the data and the devices, or whatever the parts of
@@ -180,23 +199,7 @@ def check(
     """
     for stage in stages:
         check_batches(len(data.train), stage.batch_size, strategy.num_replicas_in_sync)
-    if len(stages) == len(experiment.stages):  # a stage alone is about to be built anyway
-        dry_run(experiment, data)
-
-
-def dry_run(experiment: Experiment, data: ImageData) -> None:
-    """Builds every stage, untrained: a mistake in the last must not wait for the first to end."""
-    models: dict[str, Any] = {}
-    for stage in experiment.stages:
-        for path in filter(is_path, stage.teachers.values()):
-            if path not in models:
-                models[path] = load_teacher(pathlib.Path(), path, data)
-        teachers = {role: models[name] for role, name in stage.teachers.items()}
-        models[stage.name] = stage.build(data, teachers, experiment.threat, 0).student
-        if stage.initial:
-            start = models.get(stage.initial) or load_student(pathlib.Path(), stage.initial)
-            check_start(stage, models[stage.name], start)
-    keras.backend.clear_session()
+    dry_run(stages, data, experiment.threat, run_dir)
 
 
 def check_stage(experiment: Experiment, name: str) -> None:

@@ -14,6 +14,9 @@ import gin
 from mtard_tf import registry
 from mtard_tf.bindable import BINDABLE
 
+# Arguments of models, distillers and optimizers that a stage gives.
+GIVEN_LATER = {"image_shape", "num_classes", "student", "learning_rate"}
+
 
 class ConfigError(ValueError):
     """A configuration that means nothing. The message is one line."""
@@ -29,14 +32,22 @@ def one_line() -> Iterator[None]:
     except tokenize.TokenError as error:
         what, (line, _) = error.args
         raise ConfigError(f"A value does not end: {what}, line {line}.") from error
-    except (ValueError, TypeError, RuntimeError, SyntaxError, OSError, NameError) as error:
-        raise ConfigError(_explain(error)) from error
+    except (
+        *(ValueError, TypeError, RuntimeError, SyntaxError, OSError, NameError, ImportError),
+    ) as error:
+        raise ConfigError(explain(error)) from error
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
+    """One line for an error that went through gin, which appends the calls to the message."""
     message = " ".join(str(error).split())
     if isinstance(error, SyntaxError):
-        return f"{error.filename or 'binding'}, line {error.lineno}: {error.msg}"
+        return _syntax(error)
+    if isinstance(error, ImportError):
+        return (
+            f"{message.split(' In ')[0]}; the run file imports it: put the folder it is in on "
+            "PYTHONPATH, or install it."
+        )
     place = re.search(r'In (file "[^"]+", line \d+|bindings string line \d+|[\w./-]+:\d+)', message)
     where = f" ({place.group(1)})" if place else ""
     if match := re.search(r"No configurable matching (?:reference )?'@?([\w./]+)", message):
@@ -60,14 +71,49 @@ def _explain(error: Exception) -> str:
     ):
         return f"{match.group(1)} needs {match.group(2)}; set it in the run file or with --gin."
     if match := re.search(
-        r"No values supplied by Gin or caller for arguments: (\[.*?\]).*"
-        r"In call to configurable '([\w.]+)' .*?(?:in scope '([\w/]+)')?$",
+        r"No values supplied by Gin or caller for arguments: (\[.*?\]).*?"
+        r"In call to configurable '([\w.]+)' \([^()]*\)(?: in scope '([\w/.]+)')?",
         message,
     ):
-        missing, selector, scope = match.groups()
-        needy = f"{scope}/{selector}" if scope else selector
-        return f"{needy} needs {missing}; set it in the run file or with --gin."
+        return _missing(re.findall(r"'(\w+)'", match.group(1)), match.group(2), match.group(3))
     return message.split(" In call to configurable")[0]
+
+
+def _syntax(error: SyntaxError) -> str:
+    place = f"{error.filename or 'binding'}, line {error.lineno}"
+    sum_ = re.search(r"=\s*((-?[\d.]+)\s*([-+*/]{1,2})\s*(-?[\d.]+))\s*(#.*)?$", error.text or "")
+    if sum_ is None:
+        return f"{place}: {error.msg}"
+    written, left, operator, right = sum_.groups()[:4]
+    value = ""
+    if operator == "/" and float(right):
+        value = f" {float(left) / float(right)!r}, or for an epsilon '{left}/{right}' in quotes"
+    return (
+        f"{place}: {written} is a Python expression, and gin computes nothing; write the number"
+        f"{value}."
+    )
+
+
+def _missing(parameters: list[str], name: str, scope: str | None) -> str:
+    """What to bind where a call lacks arguments.
+
+    Args:
+      parameters: those that are missing.
+      name: of what was called, without its kind.
+      scope: in which it was called.
+    """
+    selector = next((s for s in _selectors() if s.rpartition(".")[2] == name), name)
+    if set(parameters) & GIVEN_LATER:
+        return (
+            f"@{selector}() is called before there is {' and '.join(parameters)}; leave the "
+            f"brackets out: @{selector}."
+        )
+    missing = f"{selector}.{parameters[0]}"
+    kind = {"model": "@models.NAME", "distiller": "@distillers.NAME", "dataset": "@datasets.NAME"}
+    example = f"{missing} = {kind.get(parameters[0], '...')}"
+    alone = f" ({scope}/{missing} for it alone)" if scope else ""
+    where = f" for {scope}" if scope else ""
+    return f"{missing} is not set{where}; add {example}{alone} to the run file, or with --gin."
 
 
 def _selectors() -> list[str]:

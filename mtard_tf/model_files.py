@@ -129,6 +129,30 @@ def check(model: Any, split: Split, label_names: tuple[str, ...]) -> None:
       EvaluationError: several inputs or outputs, another input shape or number of classes, labels
         that it has no class for, or probabilities instead of logits.
     """
+    check_shapes(model, split.images.shape[1:])
+    classes = model.output_shape[-1]
+    if split.labels.min() < 0 or split.labels.max() >= classes:
+        raise EvaluationError(
+            f"The labels run from {split.labels.min()} to {split.labels.max()} and {model.name} "
+            f"has {classes} classes, 0 to {classes - 1}; use the data set that it was trained on."
+        )
+    check_classes(model, len(label_names))
+    answer = model(to_float(split.images[:32]), training=False)
+    if not tf.is_tensor(answer):
+        raise EvaluationError(
+            f"{model.name} returns a {type(answer).__name__}; give a functional model that returns "
+            "one tensor of logits [batch, classes]."
+        )
+    check_logits(np.asarray(answer))
+
+
+def check_shapes(model: Any, image_shape: tuple[int, ...]) -> None:
+    """Refuses, with EvaluationError, what is not from a batch of such images to logits.
+
+    Args:
+      model: with `input_shape` and `output_shape`.
+      image_shape: (height, width, channels).
+    """
     taken, returned = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
     if not (isinstance(taken, tuple) and isinstance(returned, tuple) and len(returned) == 2):
         raise EvaluationError(
@@ -146,30 +170,22 @@ def check(model: Any, split: Split, label_names: tuple[str, ...]) -> None:
             f"{model.name} does not say how many classes it has; export it with logits of a known "
             "shape [batch, classes]."
         )
-    wanted, given = tuple(taken[1:]), split.images.shape[1:]
+    wanted, given = tuple(taken[1:]), tuple(image_shape)
     if len(wanted) != 3 or any(w not in (None, g) for w, g in zip(wanted, given, strict=True)):
         raise EvaluationError(
             f"{model.name} takes images of {wanted} and the data set has {given}; use the data set "
             "that it was trained on."
         )
-    classes = returned[-1]
-    if split.labels.min() < 0 or split.labels.max() >= classes:
+
+
+def check_classes(model: Any, classes: int) -> None:
+    """Refuses, with EvaluationError, logits of another number of classes than the data's."""
+    logits = model.output_shape[-1]
+    if logits - _has_outlier_class(model) != classes:
         raise EvaluationError(
-            f"The labels run from {split.labels.min()} to {split.labels.max()} and {model.name} "
-            f"has {classes} classes, 0 to {classes - 1}; use the data set that it was trained on."
+            f"{model.name} has {logits} classes and the data set {classes}; use the data set that "
+            "it was trained on."
         )
-    if classes - _has_outlier_class(model) != len(label_names):
-        raise EvaluationError(
-            f"{model.name} has {classes} classes and the data set {len(label_names)}; use the data "
-            "set that it was trained on."
-        )
-    answer = model(to_float(split.images[:32]), training=False)
-    if not tf.is_tensor(answer):
-        raise EvaluationError(
-            f"{model.name} returns a {type(answer).__name__}; give a functional model that returns "
-            "one tensor of logits [batch, classes]."
-        )
-    check_logits(np.asarray(answer))
 
 
 def _has_outlier_class(model: Any) -> bool:

@@ -106,6 +106,28 @@ def target(kind: str, name: str) -> Any:
     return _find(kind, name).target
 
 
+def check_factory(what: str, value: Any, kind: str) -> None:
+    """Refuses, with ValueError, what makes no plugin of a kind: an object, or one of another kind.
+
+    Args:
+      what: the binding, for the message.
+      value: a factory, a user's own function or a registered one.
+      kind: such as "models".
+    """
+    made_by = selector(value)
+    if not callable(value) or (made_by and made_by.partition(".")[0] != kind):
+        raise ValueError(
+            f"{what} is {f'@{made_by}' if made_by else repr(value)}; give a factory of "
+            f"{kind}: @{kind}.NAME, without ()."
+        )
+
+
+def selector(value: Any) -> str | None:
+    """The name in gin of a registered factory, as `models.small_cnn`; None for anything else."""
+    found = getattr(value, "mtard_selector", None)
+    return found if isinstance(found, str) else None
+
+
 def names(kind: str) -> tuple[str, ...]:
     """The names of all plugins of a kind, sorted."""
     load()
@@ -174,12 +196,12 @@ def _add(kind: str, name: str, target: Any, origin: str) -> None:
         )
     hidden = SET_BY_STAGE if kind == "distillers" else ()
     factory = gin.external_configurable(
-        _factory(target), name=name, module=kind, denylist=_known(target, hidden)
+        _factory(target, f"{kind}.{name}"), name=name, module=kind, denylist=_known(target, hidden)
     )
     table[name] = Plugin(target, factory, origin)
 
 
-def _factory(target: Any) -> Callable[..., Any]:
+def _factory(target: Any, selector: str) -> Callable[..., Any]:
     """A plain function that calls `target`, with the signature that gin should see.
 
     Gin would subclass a class, which breaks Keras models (their `get_config` and `build`), and
@@ -192,6 +214,7 @@ def _factory(target: Any) -> Callable[..., Any]:
     make.__name__ = make.__qualname__ = getattr(target, "__name__", "factory")
     make.__module__ = target.__module__
     make.__doc__ = target.__doc__
+    make.mtard_selector = selector  # type: ignore[attr-defined]
     make.__signature__ = _full_signature(target)  # type: ignore[attr-defined]
     return make
 

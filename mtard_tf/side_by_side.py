@@ -55,7 +55,7 @@ def run(
     stages = [stage for stage in experiment.stages if not only or stage.name in only]
     for name in only:
         check_stage(experiment, name)
-    check(experiment, experiment.dataset(), strategy, stages)
+    check(experiment, experiment.dataset(), strategy, stages, run_dir)
     claim(run_dir, config)
     run_jobs(run_dir, training_jobs(stages, run_dir, options), count)
     return [files.read_json(run_dir / stage.name / "stage.json") for stage in stages]

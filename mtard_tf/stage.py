@@ -18,7 +18,7 @@ from mtard_tf.models.precision import synchronize_batch_norm, with_precision
 from mtard_tf.optimizers import sgd
 from mtard_tf.schedules import CONSTANT, Schedule, ScheduledRate, StepDecay
 from mtard_tf.stage_checks import check
-from mtard_tf.threat import ThreatModel
+from mtard_tf.threat import ThreatModel, radius
 from mtard_tf.weight_perturbation import WeightPerturbation
 
 
@@ -41,7 +41,8 @@ class Stage:
         official code does.
       epsilon_schedule: factor on the attack's epsilon by epoch.
       step_size_schedule: factor on the attack's step size by epoch, beside that of epsilon.
-      epsilon: radius in training, in [0, 1] pixel units; None takes the experiment's.
+      epsilon: radius in training, in [0, 1] pixel units, or text as "8/255"; None takes the
+        experiment's.
       validation_attack: measures robustness on the validation split; None for clean accuracy only.
       validate_every: epochs between two validations.
       validation_examples: how many validation images; None for all.
@@ -80,7 +81,7 @@ class Stage:
     rate_schedule: Schedule | None = None
     epsilon_schedule: Schedule = CONSTANT
     step_size_schedule: Schedule = CONSTANT
-    epsilon: float | None = None
+    epsilon: float | str | None = None
     validation_attack: Callable | None = PGD(num_steps=10)
     validate_every: int = 1
     validation_examples: int | None = None
@@ -111,15 +112,24 @@ class Stage:
 
     def threat(self, threat: ThreatModel) -> ThreatModel:
         """The threat model of this stage's training."""
-        return threat if self.epsilon is None else dataclasses.replace(threat, epsilon=self.epsilon)
+        if self.epsilon is None:
+            return threat
+        what = f"{self.scope}/Stage.epsilon"
+        return dataclasses.replace(threat, epsilon=radius(self.epsilon, what, threat.norm))
 
     def build(
-        self, data: ImageData, teachers: Mapping[str, keras.Model], threat: ThreatModel, seed: int
+        self,
+        data: ImageData,
+        teachers: Mapping[str, keras.Model],
+        threat: ThreatModel,
+        seed: int,
+        check: Callable[[Any], None] | None = None,
     ) -> keras.Model:
         """The compiled distiller with a new student.
 
         Factories run in the stage's gin scope, so that
-        `student/models.small_cnn.widths` is the student's alone.
+        `student/models.small_cnn.widths` is the student's alone. `check` is given the student
+        before anything is made of it, and may draw random numbers: not in a training.
         """
         keras.utils.set_random_seed(seed)
         steps = steps_per_epoch(len(data.train), self.batch_size)
@@ -128,6 +138,8 @@ class Stage:
         rate = ScheduledRate(self.learning_rate, self.learning_rate_schedule, steps)
         with gin.config_scope(self.scope):
             student = self.model(data.image_shape, data.num_classes)
+            if check is not None:
+                check(student)
             distiller = self.distiller(
                 self._prepared(student),
                 {role: with_precision(t, self.precision) for role, t in teachers.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import gin
 
 from mtard_tf.stage import Stage
 
+_SCOPE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 # A stage's name, a stage, or any nesting of lists of them.
 Stages = str | Stage | Sequence["Stages"]
 
@@ -19,6 +21,12 @@ def flat(stages: Stages) -> list[Stage]:
         return [stage(stages)]
     if isinstance(stages, Stage):
         return [stages]
+    if not isinstance(stages, Sequence):
+        given = f"@{stages.__name__}" if callable(stages) else repr(stages)
+        raise ValueError(
+            f"Experiment.stages holds {given}; give names of stages in quotes, and lists as "
+            "@replicates() with brackets."
+        )
     return [built for inner in stages for built in flat(inner)]
 
 
@@ -31,7 +39,16 @@ def stage(name: str, scope: str = "", **settings: Any) -> Stage:
       name: of the stage.
       scope: gin scope.
       settings: fields of `Stage` that no binding overrules.
+
+    Raises:
+      ValueError: a name that is no scope of gin.
     """
+    if not all(map(_SCOPE.fullmatch, (scope or name).split("/"))):
+        near = re.sub(r"\W", "_", name)
+        raise ValueError(
+            f"Experiment.stages has {name!r}; a stage's name stands before its bindings, and has "
+            f"letters, digits and _ only: {near if _SCOPE.fullmatch(near) else 'stage_1'}."
+        )
     # A list stands for the whole scope; a string would be put behind the one that is active.
     with gin.config_scope((scope or name).split("/")):
         return gin.get_configurable("Stage")(name=name, scope=scope or name, **settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+from mtard_tf import registry
 from mtard_tf.attacks.autoattack import AutoAttack
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.spsa import SPSA
@@ -60,13 +61,13 @@ class Suite:
                     f"{', '.join(self.attacks)}."
                 )
         for name, attack in {**self.attacks, **self.transfer}.items():
-            if not callable(attack) or isinstance(attack, type):
+            if not callable(attack) or isinstance(attack, type) or registry.selector(attack):
                 raise ValueError(
                     f"Suite.attacks[{name!r}] is {attack!r}; give an attack, such as "
                     "@attacks.pgd() with its brackets."
                 )
         for name, measure in self.measures.items():
-            if not callable(measure) or isinstance(measure, type):
+            if not callable(measure) or isinstance(measure, type) or registry.selector(measure):
                 raise ValueError(
                     f"Suite.measures[{name!r}] is {measure!r}; give a measure, such as "
                     "@measures.logit_jacobian() with its brackets."

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import fractions
+import math
+import numbers
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,18 +15,51 @@ from cleverhans.tf2.utils import clip_eta
 NORMS = ("linf", "l2")
 
 
+def radius(given: object, what: str = "ThreatModel.epsilon", norm: str = "linf") -> float:
+    """An epsilon as a number in [0, 1] pixel units, from a number or from "0.1" or "8/255".
+
+    Args:
+      given: what a user wrote.
+      what: the flag, binding or field, for the message.
+      norm: "linf", whose radius is at most 1, or "l2".
+
+    Raises:
+      ValueError: no finite number of at least 0, or above 1 for "linf".
+    """
+    value: Any = given
+    if isinstance(given, str):
+        try:
+            value = float(fractions.Fraction(given.replace(" ", "")))
+        except (ValueError, ZeroDivisionError, OverflowError):
+            value = math.nan
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and value >= 0):
+        raise ValueError(
+            f"{what} is {given!r}; give a number >= 0 in [0, 1] pixel units, such as '8/255' "
+            "(0.0313725)."
+        )
+    if norm == "linf" and value > 1:
+        meant = f"'{value:g}/255' ({value / 255:.6g})" if value <= 255 else "at most 1"
+        raise ValueError(
+            f"{what} is {given!r}, but pixels run from 0 to 1: every image would be free to become "
+            f"any other; give {meant}."
+        )
+    return float(value)
+
+
 @dataclasses.dataclass(frozen=True)
 class ThreatModel:
     """A norm ball around each image, cut with the box of valid pixels.
 
     Attributes:
       norm: "linf" or "l2".
-      epsilon: radius of the ball in [0, 1] pixel units. A scalar tensor is allowed (schedules).
+      epsilon: radius of the ball in [0, 1] pixel units, also as text: "8/255". A scalar tensor is
+        allowed (schedules).
       minimum: least valid pixel value.
       maximum: greatest valid pixel value.
 
     Raises:
-      ValueError: unknown norm, a negative epsilon, or an empty box.
+      ValueError: unknown norm, an epsilon that `radius` refuses, or an empty box.
     """
 
     norm: str = "linf"
@@ -33,13 +70,8 @@ class ThreatModel:
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise ValueError(f"ThreatModel.norm is {self.norm!r}; use one of {', '.join(NORMS)}.")
-        if isinstance(self.epsilon, (str, bool)) or (
-            isinstance(self.epsilon, (int, float)) and not self.epsilon >= 0
-        ):
-            raise ValueError(
-                f"ThreatModel.epsilon is {self.epsilon!r}; give a number >= 0 in [0, 1] pixel "
-                "units (8/255 is 0.0313726)."
-            )
+        if not tf.is_tensor(self.epsilon):  # text is made a number
+            object.__setattr__(self, "epsilon", radius(self.epsilon, norm=self.norm))
         if not self.minimum < self.maximum:
             raise ValueError(
                 f"ThreatModel box is [{self.minimum}, {self.maximum}]; minimum must be below "

@@ -20,7 +20,7 @@ from mtard_tf.audit_flags import Request
 from mtard_tf.evaluation import Evaluator
 from mtard_tf.measuring.distortion import CWDistortion
 from mtard_tf.suites import kind
-from mtard_tf.threat import ThreatModel
+from mtard_tf.threat import ThreatModel, radius
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +95,24 @@ def test_unknown_dataset_names_the_nearest(tmp_path) -> None:
 
 @pytest.mark.parametrize("text, value", [("0.1", 0.1), ("8/255", 8 / 255), ("0", 0.0)])
 def test_epsilon_as_text(text, value) -> None:
-    assert audit_flags.radius(text) == pytest.approx(value)
+    assert radius(text, "--epsilon") == pytest.approx(value)
 
 
-@pytest.mark.parametrize("text", ["-0.1", "eight", "1/0"])
+@pytest.mark.parametrize("text", ["-0.1", "eight", "1/0", "1e400", "nan", ""])
 def test_epsilon_that_means_nothing(text) -> None:
     with pytest.raises(ValueError, match=re.escape(f"--epsilon is {text!r}; give a number >= 0")):
-        audit_flags.radius(text)
+        radius(text, "--epsilon")
+
+
+def test_an_epsilon_in_255ths_is_named() -> None:
+    with pytest.raises(ValueError) as caught:
+        radius("8", "--epsilon")
+    assert str(caught.value) == (
+        "--epsilon is '8', but pixels run from 0 to 1: every image would be free to become any "
+        "other; give '8/255' (0.0313725)."
+    )
+    assert radius("8", "--epsilon", norm="l2") == 8.0
+    assert radius("1") == 1.0 and ThreatModel("l2", 3).epsilon == 3.0
 
 
 def _request(model_path, tmp_path, **changes) -> Request:

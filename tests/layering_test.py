@@ -43,6 +43,7 @@ ROWS = {
         "comparing",
         "config",
         "diagnostics",
+        "dry_run",
         "evaluation",
         "experiment",
         "export",

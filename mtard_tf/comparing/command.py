@@ -104,7 +104,8 @@ def _train_and_audit(request: Request, experiment: Experiment, suite: Suite) -> 
                 f"Experiment.strategy is {experiment.strategy!r}; mtard-compare gives each stage "
                 "one device: train with mtard-train first, and compare without --config."
             )
-        experiments.check(experiment, data, strategies.create("one_device"), experiment.stages)
+        one_device = strategies.create("one_device")
+        experiments.check(experiment, data, one_device, experiment.stages, run_dir)
         claim(run_dir, config.text())
         training = side_by_side.training_jobs(experiment.stages, run_dir)
     threat, seed = experiment.threat, experiment.seed
