@@ -8,6 +8,7 @@ from typing import Any
 import gin
 
 from mtard_tf import averaging, chains, optimizers, schedules, stage_lists
+from mtard_tf.bindings import PACKAGE
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.experiment import Experiment
 from mtard_tf.stage import Stage
@@ -39,8 +40,6 @@ BINDABLE: dict[str, Callable[..., Any]] = {
     **{f"schedules.{c.__name__}": c for c in schedules.SCHEDULES},
     **{f"optimizers.{name}": factory for name, factory in optimizers.OPTIMIZERS.items()},
 }
-# Of those whose name has no module: not that of the file, which may move.
-PACKAGE = "mtard_tf"
 # The classes stay plain; gin gets a wrapper of its own.
 CONFIGURABLE = {
     selector: gin.external_configurable(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import pathlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import IO
 
 import gin
 
-from mtard_tf import registry
+from mtard_tf import bindings, registry
 from mtard_tf.bindable import CONFIGURABLE
-from mtard_tf.bindings import check_values
+from mtard_tf.binding_values import check_values
 from mtard_tf.experiment import Experiment
 from mtard_tf.gin_errors import ConfigError, one_line
 from mtard_tf.suites import Suite
@@ -27,16 +29,20 @@ def config_folder() -> str:
     return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "gin")
 
 
-def parse(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
+def parse(files: Sequence[str], given: Sequence[str] = (), *, finished: bool = False) -> None:
     """Reads gin files (later ones win), then bindings; replaces whatever was configured before.
 
+    A file is looked for in the working directory, then in the package's own `gin/` folder; one that
+    is included, beside the file that includes it before that.
+
     Args:
-      files: paths, relative to the working directory or to the package's own `gin/` folder.
-      bindings: such as `student/Stage.epochs = 5`.
+      files: paths; `~` is the home.
+      given: bindings such as `student/Stage.epochs = 5`.
+      finished: the file is one that a run wrote: what it binds has been looked at before.
 
     Raises:
-      ConfigError: a file, selector, parameter or macro that does not exist, or a required macro
-        that is not set.
+      ConfigError: a file, selector, parameter or macro that does not exist, a required macro that
+        is not set, or a value that its parameter does not take.
     """
     for line in registry.broken().values():
         print(f"warning: {line}", file=sys.stderr)
@@ -45,11 +51,8 @@ def parse(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
         raise ConfigError(
             "No configuration was given; use --config=FILE, such as --config=quickstart.gin."
         )
-    gin.add_config_file_search_path(config_folder())
-    for file in files:
-        _check_exists(file)
     with one_line():
-        gin.parse_config_files_and_bindings(list(files), list(bindings), finalize_config=False)
+        gin.parse_config_files_and_bindings(list(files), list(given), finalize_config=False)
         text = gin.config_str()
     missing = re.findall(r"^(\w+) = %gin\.REQUIRED", text, re.M)
     if missing:
@@ -58,6 +61,7 @@ def parse(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
             "file."
         )
     check_values()
+    bindings.require(None if finished else _find(files[-1]).read_text("utf-8"), given)
 
 
 def text() -> str:
@@ -73,12 +77,7 @@ def experiment() -> Experiment:
     """
     with one_line():
         described = CONFIGURABLE["Experiment"]()
-    for built in described.stages:
-        if built.scope != built.name and re.search(rf"^{re.escape(built.name)}/", text(), re.M):
-            raise ConfigError(
-                f"{built.name}/... configures nothing: the scope of this stage is {built.scope}; "
-                f"write {built.scope}/..."
-            )
+        bindings.check_scopes(described.stages)
     return described
 
 
@@ -97,20 +96,20 @@ def suite(name: str) -> Suite:
         name = f"suites/{name}.gin"
     parse([name])
     with one_line():
-        return CONFIGURABLE["Suite"]()
+        made = CONFIGURABLE["Suite"]()
+        bindings.check_read(())
+    return made
 
 
-def begin_or_go_on(
-    run_dir: pathlib.Path, files: Sequence[str], bindings: Sequence[str]
-) -> Experiment:
+def begin_or_go_on(run_dir: pathlib.Path, files: Sequence[str], given: Sequence[str]) -> Experiment:
     """The experiment of the given files, or, where none are given, the one that the run holds.
 
     Raises:
       ConfigError: neither, or whatever `parse` refuses.
     """
-    if not files and not bindings and (run_dir / "config.gin").exists():
+    if not files and not given and (run_dir / "config.gin").exists():
         return of_run(run_dir)
-    parse(files, bindings)
+    parse(files, given)
     return experiment()
 
 
@@ -123,13 +122,43 @@ def of_run(run_dir: pathlib.Path) -> Experiment:
     path = run_dir / "config.gin"
     if not path.exists():
         raise ConfigError(f"{run_dir} holds no run (no config.gin); run mtard-train first.")
-    parse([str(path.resolve())])
+    parse([str(path.resolve())], finished=True)
     return experiment()
 
 
-def _check_exists(file: str) -> None:
-    folder = pathlib.Path(config_folder())
-    if os.path.exists(file) or (folder / file).exists():
-        return
+# The files that gin is in the middle of, each included by the one before.
+_reading: list[pathlib.Path] = []
+
+
+def _find(name: str) -> pathlib.Path:
+    """The file of that name; see `parse`.
+
+    Raises:
+      ConfigError: there is none; the message names the nearest of the package.
+    """
+    path, folder = pathlib.Path(name).expanduser(), pathlib.Path(config_folder())
+    places = [*(beside.parent for beside in _reading[-1:]), pathlib.Path(), folder]
+    for place in places:
+        if (place / path).is_file():
+            return place / path
     known = [str(path.relative_to(folder)) for path in folder.rglob("*.gin")]
-    raise ConfigError(registry.unknown_name("config file", file, known))
+    raise ConfigError(registry.unknown_name("config file", name, known))
+
+
+@contextlib.contextmanager
+def _open(name: str) -> Iterator[IO[str]]:
+    path = _find(name)
+    if path.resolve() in _reading:
+        raise ConfigError(f"{path} includes itself; leave one of the includes out.")
+    _reading.append(path.resolve())
+    try:
+        with open(path, encoding="utf-8") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not text in UTF-8; give a gin file.") from error
+    finally:
+        _reading.pop()
+
+
+# Before gin's own, which knows the working directory alone.
+gin.config._FILE_READERS.insert(0, (_open, lambda name: True))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from mtard_tf import registry, strategies
+from mtard_tf import bindings, registry, strategies
 from mtard_tf.data.batches import check_batches
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.dry_run import dry_run
@@ -195,11 +195,13 @@ def check(
 
     Raises:
       ValueError: a batch size that does not suit the data and the devices, or whatever the parts of
-        a stage refuse.
+        a stage refuse; a binding that nothing reads, where all stages are to run.
     """
     for stage in stages:
         check_batches(len(data.train), stage.batch_size, strategy.num_replicas_in_sync)
     dry_run(stages, data, experiment.threat, run_dir)
+    if len(stages) == len(experiment.stages):
+        bindings.check_read(stages)
 
 
 def check_stage(experiment: Experiment, name: str) -> None:

@@ -27,8 +27,8 @@ def one_line() -> Iterator[None]:
     """Turns gin's many-line errors into one line that names the nearest known name."""
     try:
         yield
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        raise ConfigError(" ".join(str(error).split())) from error  # gin may have added a place
     except tokenize.TokenError as error:
         what, (line, _) = error.args
         raise ConfigError(f"A value does not end: {what}, line {line}.") from error

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pathlib
 import re
 
+import gin
 import pytest
 
-from mtard_tf import config
+from mtard_tf import bindings, config
 from mtard_tf.gin_errors import ConfigError
 from mtard_tf.schedules import Warmup
 
@@ -135,6 +136,127 @@ def test_mistakes_give_one_line(tiny_run_file, binding, message):
         config.experiment()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+ONE_STAGE = """
+Experiment.dataset = @datasets.tiny
+Experiment.stages = ('net',)
+Stage.model = @models.small_cnn
+models.small_cnn.widths = (2,)
+models.small_cnn.dense = 2
+net/Stage.distiller = @distillers.pgd_at
+"""
+
+
+def _built(tmp_path, line, *given):
+    """Parses a run file of one stage with one more line, and builds all of it."""
+    path = tmp_path / "one.gin"
+    path.write_text(f"{ONE_STAGE}\n{line}\n")
+    config.parse([str(path)], given)
+    experiment = config.experiment()
+    data = experiment.dataset()
+    for stage in experiment.stages:
+        stage.build(data, {}, experiment.threat, 0)
+    bindings.check_read(experiment.stages)
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["in the file", "given"])
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("ent/Stage.epochs = 3", "ent/Stage.epochs configures nothing: no stage has the scope 'ent'; did you mean 'net'? scopes: net."),
+        ("attacks.pgd.num_steps = 1", "attacks.pgd.num_steps has no effect: nothing uses attacks.pgd; bind net/distillers.pgd_at.attack = @attacks.pgd()."),
+        ("net/attacks.pgd.num_steps = 1", "net/attacks.pgd.num_steps has no effect: nothing uses attacks.pgd; bind net/distillers.pgd_at.attack = @attacks.pgd()."),
+        ("net/distillers.trades.label_smoothing = 0.1", "net/distillers.trades.label_smoothing has no effect: nothing uses distillers.trades; did you mean net/distillers.pgd_at.label_smoothing?"),
+        ("net/distillers.trades.beta = 6.0", "net/distillers.trades.beta has no effect: nothing uses distillers.trades; bind net/Stage.distiller = @distillers.trades, or leave it out."),
+        ("models.resnet20.shortcut = 'A'", "models.resnet20.shortcut has no effect: nothing uses models.resnet20; bind Stage.model = @models.resnet20, or leave it out."),
+        ("schedules.Cosine.epochs = 3", "schedules.Cosine.epochs has no effect: nothing uses schedules.Cosine; bind Stage.learning_rate_schedule = @schedules.Cosine(), or leave it out."),
+        ("datasets.fashion_mini.split_seed = 1", "datasets.fashion_mini.split_seed has no effect: nothing uses datasets.fashion_mini; bind Experiment.dataset = @datasets.fashion_mini, or leave it out."),
+        ("replicates.count = 2", "replicates.count has no effect: nothing uses replicates; bind Experiment.stages = (@replicates(),), or leave it out."),
+        ("Suite.probe_examples = 5", "Suite.probe_examples has no effect on a run; mtard-eval reads it: --suite=FILE.gin."),
+        ("EPOCHS = 3", "The macro EPOCHS is set and %EPOCHS is used nowhere; leave it out."),
+    ],
+)  # fmt: skip
+def test_bindings_without_effect(tiny_run_file, tmp_path, binding, message, given):
+    with pytest.raises(ValueError) as caught:
+        _built(tmp_path, "", binding) if given else _built(tmp_path, binding)
+    assert str(caught.value) == message
+
+
+def test_a_scope_that_uses_another_selector_is_named(tiny_run_file, tmp_path):
+    lines = "net/Stage.validation_attack = @weak/attacks.pgd()\nnet/attacks.pgd.num_steps = 2"
+    with pytest.raises(ValueError) as caught:
+        _built(tmp_path, lines)
+    assert str(caught.value) == (
+        "net/attacks.pgd.num_steps has no effect: attacks.pgd is not used there; did you mean "
+        "weak/attacks.pgd.num_steps?"
+    )
+
+
+def test_shared_lines_need_not_be_read(tiny_run_file, tmp_path):
+    """Those of a file that is included, of stages left out, and of a part that was swapped."""
+    (tmp_path / "shared.gin").write_text(
+        "distillers.trades.beta = 3.0\nother/distillers.trades.beta = 4.0\nUNUSED = 1\n"
+    )
+    _built(tmp_path, "include 'shared.gin'")
+    _built(tmp_path, "net/distillers.trades.beta = 2.0", "net/Stage.distiller = @distillers.trades")
+    _built(
+        tmp_path,
+        "net/distillers.pgd_at.label_smoothing = 0.1",
+        "net/Stage.distiller = @distillers.trades",
+    )
+    _built(
+        tmp_path, "later/Stage.distiller = @distillers.trades\nlater/distillers.trades.beta = 1.0"
+    )
+    _built(tmp_path, "net/models.small_cnn.dense = 3")  # overrules what holds for all
+    (tmp_path / "shared.gin").write_text("nett/Stage.epochs = 3\n")
+    with pytest.raises(ValueError, match="no stage has the scope 'nett'; did you mean 'net'?"):
+        _built(tmp_path, "include 'shared.gin'")
+
+
+def test_what_a_run_wrote_is_not_looked_at_again(tiny_run_file, tmp_path):
+    (tmp_path / "config.gin").write_text(f"{ONE_STAGE}\nattacks.pgd.num_steps = 3\n")
+    bindings.check_read(config.of_run(tmp_path).stages)
+
+
+def test_an_include_is_looked_for_beside_its_file_first(tmp_path, monkeypatch):
+    inner, here = tmp_path / "inner", tmp_path / "here"
+    inner.mkdir()
+    here.mkdir()
+    (inner / "run.gin").write_text("include 'part.gin'\ninclude 'suites/quick.gin'\n")
+    (inner / "part.gin").write_text("EPOCHS = 1\ninclude 'deeper/part.gin'\n")
+    (inner / "deeper").mkdir()
+    (inner / "deeper" / "part.gin").write_text("WIDTH = 1\ninclude 'last.gin'\n")
+    (here / "part.gin").write_text("EPOCHS = 2\n")
+    (here / "last.gin").write_text("LAST = 2\n")
+    monkeypatch.chdir(here)
+    config.parse(["../inner/run.gin"])
+    assert gin.query_parameter("sat/attacks.pgd.num_steps") == 20
+    for line in ("EPOCHS = 1", "WIDTH = 1", "LAST = 2"):
+        assert line in config.text().splitlines()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config.parse(["~/inner/part.gin"])
+    assert "EPOCHS = 1" in config.text()
+    config.parse(["part.gin"])
+    assert "EPOCHS = 2" in config.text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"include 'part.gin'\n", "part.gin includes itself; leave one of the includes out."),
+        (b"include 'quikstart.gin'\n", "Unknown config file 'quikstart.gin'; did you mean 'quickstart.gin'?"),
+        (b"EPOCHS = '\xff'\n", "part.gin is not text in UTF-8; give a gin file."),
+    ],
+)  # fmt: skip
+def test_files_that_cannot_be_included(tmp_path, content, message):
+    (tmp_path / "part.gin").write_bytes(content)
+    (tmp_path / "run.gin").write_text("include 'part.gin'\n")
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        config.parse([str(tmp_path / "run.gin")])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="Unknown config file"):
+        config.parse([str(tmp_path)])
 
 
 def test_unknown_file():

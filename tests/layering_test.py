@@ -37,6 +37,8 @@ ROWS = {
         "audit_text",
         "averaged_student",
         "bindable",
+        "binding_values",
+        "bindings",
         "callbacks",
         "chains",
         "checkpoints",
