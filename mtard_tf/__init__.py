@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from mtard_tf import keras_environment
+
 __version__ = "0.1.0"
 
 # Public name -> the module that it is, or that holds it.
@@ -33,6 +35,7 @@ def __getattr__(name: str) -> Any:
             f"module 'mtard_tf' has no attribute {name!r}; its public names are "
             f"{', '.join(sorted(_PUBLIC))}."
         )
+    keras_environment.check()  # before Keras is imported: its backend may not be installed
     module = importlib.import_module(target)
     value = module if target == f"{__name__}.{name}" else getattr(module, name)
     globals()[name] = value

@@ -1,4 +1,4 @@
-"""What decides about a training beside its steps: guard, validation, checkpoints.
+"""What decides about a training beside its steps: validation and checkpoints.
 
 One with a `notes` property carries a state from run to run: a checkpoint keeps it, `restore` sets
 it.
@@ -6,54 +6,19 @@ it.
 
 from __future__ import annotations
 
-import math
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import keras
-import numpy as np
 
 from mtard_tf import checkpoints, files
 from mtard_tf.accuracies import w_robust
+from mtard_tf.chance import advice, at_chance, largest_share
 from mtard_tf.data.image_data import Split
 from mtard_tf.evaluation import Evaluator
+from mtard_tf.guard import Guard
 from mtard_tf.preemption import Preempted
-
-
-class NonFinite(ValueError):
-    """A loss or gradient that is not a number. The message is one line."""
-
-
-class Guard(keras.callbacks.Callback):
-    """Stops at the first step whose loss or gradient is not finite, before it is recorded.
-
-    Must be the first of the callbacks.
-
-    Args:
-      stage: its name.
-      steps: per epoch.
-      seed: of the stage.
-    """
-
-    def __init__(self, stage: str, steps: int, seed: int) -> None:
-        super().__init__()
-        self._stage, self._steps, self._seed = stage, steps, seed
-
-    def on_train_batch_end(self, batch, logs=None):
-        logs = {} if logs is None else logs
-        count = float(np.ravel(logs.pop("non_finite", 0.0))[0])
-        if count == 0 or "skipped" in logs:
-            return
-        step = self.model.step
-        terms = [k for k, v in logs.items() if not np.isfinite(np.ravel(v)[0]) and k != "loss"]
-        what = f"{terms[0]} is not finite" if terms else f"{count:,.0f} gradients are not finite"
-        raise NonFinite(
-            f"{self._stage}: {what} at step {step:,} (batch {(step - 1) % self._steps + 1} of "
-            f"epoch {(step - 1) // self._steps + 1}, seed {self._seed}). Lower the learning rate, "
-            "warm up epsilon, or set Stage.on_non_finite = 'skip'; the same command goes on from "
-            "the last checkpoint."
-        )
 
 
 class Validation(keras.callbacks.Callback):
@@ -72,7 +37,9 @@ class Validation(keras.callbacks.Callback):
       refresh: brings the evaluator's model up to date.
       patience: None goes on whatever is found.
       patience_start: epochs whose validations do not count against patience.
-      say: hears one line if the student is no better than chance, or training stops.
+      weak_teachers: roles of those that are at chance themselves.
+      say: hears one line if the student is no better than always naming the largest class, or
+        training stops.
     """
 
     def __init__(
@@ -88,6 +55,7 @@ class Validation(keras.callbacks.Callback):
         refresh: Callable[[], None] = lambda: None,
         patience: int | None = None,
         patience_start: int = 0,
+        weak_teachers: Sequence[str] = (),
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         super().__init__()
@@ -95,9 +63,9 @@ class Validation(keras.callbacks.Callback):
         self._patience, self._patience_start = patience, patience_start
         self._split, self._evaluator, self._attack = split, evaluator, attack
         self._folder, self._every, self._examples = folder, every, examples
-        self._epochs, self._say = epochs, say
-        self.best: dict[str, float] = {}
-        self.last: dict[str, float] = {}
+        self._epochs, self._weak_teachers, self._say = epochs, weak_teachers, say
+        self.best: dict[str, Any] = {}
+        self.last: dict[str, Any] = {}
         self._worse = 0  # validations since the best
 
     @property
@@ -134,7 +102,7 @@ class Validation(keras.callbacks.Callback):
             self.last["validation_score"] = self.last["validation_w_robust"]
         if logs is not None:
             logs |= {k: v for k, v in self.last.items() if k.startswith("validation_")}
-        self._warn(clean)
+        self._judge(clean)
         better = self.last["validation_score"] > self.best.get("validation_score", -1.0)
         if better:
             self.best = self.last
@@ -150,23 +118,30 @@ class Validation(keras.callbacks.Callback):
                 f"{self._worse} validations was better than that of epoch {self.best['epoch']}."
             )
 
-    def _warn(self, clean: float) -> None:
+    def _judge(self, clean: float) -> None:
+        """Notes a student at chance, and says it once epsilon has warmed up."""
         examples = min(self._examples or len(self._split), len(self._split))
-        chance = 1 / self.model.student.output_shape[-1]
-        noise = math.sqrt(chance * (1 - chance) / examples)
-        warm = float(self.model.epsilon_schedule(self.model.epoch)) >= 1.0
-        if warm and clean <= chance + 2 * noise:
+        share = largest_share(self._split.labels[:examples])
+        if not at_chance(round(clean * examples), examples, share):
+            return
+        self.last["at_chance"] = True
+        help_with = advice(self.model, self._weak_teachers)
+        if share == 1:
+            help_with = "nothing can be told from a validation split of one class: add others"
+        if float(self.model.epsilon_schedule(self.model.epoch)) >= 1.0:
             self._say(
-                f"the student is at chance after epoch {self.last['epoch']} "
-                f"({clean:.1%} of validation images); try a lower learning rate, "
-                "@optimizers.adam, or a longer epsilon warm-up (@schedules.Warmup())."
+                f"the student is at chance after epoch {self.last['epoch']} ({clean:.1%} of "
+                f"validation images, the largest class is {share:.1%}); "
+                f"{help_with}."
             )
 
 
 class Saver(keras.callbacks.Callback):
-    """Checkpoints every so many steps, at the end of each epoch, and when told to go.
+    """Checkpoints at the beginning, every so many steps, at the end of each epoch, when told to go.
 
-    Must come after the callbacks whose notes go into a state.
+    Must come after the callbacks whose notes go into a state. While steps are left out, as their
+    loss or gradient is not finite, nothing is written: the weights may be spoilt. The next step
+    that makes an update is checkpointed in their stead.
 
     Args:
       kept: where states go; None writes nothing (every worker but the chief).
@@ -176,6 +151,7 @@ class Saver(keras.callbacks.Callback):
       told: says whether any worker was told to go, once all ask; asks them after every
         `ask_every` steps.
       ask_every: 1 where there is one worker.
+      guard: knows of steps that were left out.
     """
 
     def __init__(
@@ -187,26 +163,30 @@ class Saver(keras.callbacks.Callback):
         steps: int,
         told: Callable[[], bool],
         ask_every: int = 1,
+        guard: Guard,
     ) -> None:
         super().__init__()
-        self._kept, self._notes = kept, notes
+        self._kept, self._notes, self._guard = kept, notes, guard
         self._every, self._steps = every, steps
         self._told, self._ask_every = told, ask_every
         self._seen = 0
+        self._owed = False  # a checkpoint that was due while steps were left out
 
     def on_train_begin(self, logs=None):
         self._seen = self.model.step
+        if self._kept is not None and self._seen == 0 and not self._kept.any():
+            self._save(0)
 
     def on_train_batch_end(self, batch, logs=None):
         step = self.model.step
         if step % self._steps == 0:
             return  # validation and the epoch's row come first
         told = self._due(step, self._ask_every) and self._told()
-        if told or self._due(step, self._every):
+        if told or self._owed or self._due(step, self._every):
             self._save(step)
         self._seen = step
         if told:
-            raise Preempted(step)
+            self._leave(step)
 
     def _due(self, step: int, every: int) -> bool:
         return step // every > self._seen // every
@@ -216,9 +196,18 @@ class Saver(keras.callbacks.Callback):
         self._save(step)
         self._seen = step
         if self._told():
-            raise Preempted(step)
+            self._leave(step)
+
+    def _leave(self, step: int) -> NoReturn:
+        if self._owed:
+            raise Preempted(where="while steps were left out, after the last checkpoint")
+        raise Preempted(step)
 
     def _save(self, step: int) -> None:
+        self._owed = self._guard.left_out > 0
+        if self._owed:
+            return
+        self._guard.check_weights()
         if self._kept is not None:
             values = checkpoints.values(self.model)
             self._kept.save(checkpoints.State(step, values, self._notes()))

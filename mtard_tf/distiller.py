@@ -23,7 +23,7 @@ from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
 from mtard_tf.schedules import CONSTANT, Schedule, epoch_of
 from mtard_tf.threat import ThreatModel
-from mtard_tf.updates import snapshot, update
+from mtard_tf.updates import connected, snapshot, update
 from mtard_tf.views import ATTACK_BATCH_NORM, Tensors, Views, as_float32
 from mtard_tf.weight_perturbation import WeightPerturbation
 
@@ -224,7 +224,7 @@ class Distiller(Views, DistributedFit, keras.Model):
     def train_step(self, data) -> dict[str, tf.Tensor]:
         """One step on (images, labels, ids, logits of each cached role); returns scalars by name.
 
-        Among them `non_finite`, how many elements of loss and gradient are not finite.
+        Among them `non_finite`, how many elements of loss and gradient are not; see `update`.
         """
         images, labels, ids, *cached = data
         before = snapshot(self._step_state()) if self.skip_non_finite else None
@@ -251,7 +251,7 @@ class Distiller(Views, DistributedFit, keras.Model):
             scaled, logs = loss(moved)
         # The student's are the first of the trained variables.
         sources = weights if moved is None else [*moved, *weights[len(moved) :]]
-        gradients = tape.gradient(scaled, sources)
+        gradients = connected(tape.gradient(scaled, sources), weights)
         for model in self.trained_models:
             average_replicas(model.non_trainable_variables)
         updates = tf.convert_to_tensor(self.optimizer.iterations)

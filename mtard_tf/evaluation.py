@@ -31,6 +31,10 @@ class EvaluationError(ValueError):
     """A result that must not be counted. The message is one line."""
 
 
+class NonFiniteLogits(EvaluationError):
+    """Logits that are not numbers."""
+
+
 class Evaluator:
     """Runs attacks on one model and counts what they leave.
 
@@ -188,7 +192,7 @@ class Evaluator:
         """Which images of a batch are classified rightly, bool `[batch]`."""
         logits = self.logits(images)
         if not np.isfinite(logits).all():
-            raise EvaluationError(
+            raise NonFiniteLogits(
                 f"{self.model.name} returned logits that are not finite on "
                 f"{int((~np.isfinite(logits)).any(axis=1).sum())} of {len(logits)} images; nothing "
                 "can be counted. Look at its weights and at its input scale."

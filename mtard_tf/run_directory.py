@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mtard_tf import files, model_files
+from mtard_tf import files, keras_environment, model_files
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.evaluation import EvaluationError
 
@@ -54,6 +54,7 @@ def environment() -> dict:
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
+        **{name: value for name, (value, _) in keras_environment.settings().items()},
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "devices": [device.name for device in tf.config.list_logical_devices()],

@@ -56,7 +56,8 @@ class Stage:
       precision: "float32", "mixed_bfloat16" or "mixed_float16" (with loss scaling), of student,
         teachers and attack; losses, entropies and balance stay in float32, and so does
         `student.keras`.
-      gradient_accumulation_steps: batches whose gradients make one step of the optimizer.
+      gradient_accumulation_steps: batches whose gradients make one step of the optimizer; a divisor
+        of the stage's batches, for none to be lost.
       steps_per_execution: steps that run without coming back to Python. Records, guards and
         checkpoints then see every so many steps only.
       synchronized_batch_norm: BatchNorm takes its statistics over all replicas.
@@ -152,7 +153,7 @@ class Stage:
                 skip_non_finite=self.on_non_finite == "skip",
             )
             optimizer = self.optimizer(rate)
-        self._check_optimizer(optimizer)
+        self._check_optimizer(optimizer, self.epochs * steps)
         if accumulated > 1:
             optimizer.gradient_accumulation_steps = accumulated
         if self.precision == "mixed_float16":
@@ -180,7 +181,16 @@ class Stage:
             extras["averaging"] = self.averaging
         return extras
 
-    def _check_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
+    def _check_optimizer(self, optimizer: keras.optimizers.Optimizer, batches: int) -> None:
+        left = batches % self.gradient_accumulation_steps
+        if left:
+            raise ValueError(
+                f"{self.scope}/Stage.gradient_accumulation_steps is "
+                f"{self.gradient_accumulation_steps}; of the stage's {batches:,} batches "
+                f"({self.epochs:,} epochs), the last {left:,} would make no update: give a divisor "
+                f"of {batches:,}, or epochs that are a multiple of "
+                f"{self.gradient_accumulation_steps}."
+            )
         if self.gradient_accumulation_steps > 1 and tf.distribute.has_strategy():
             raise ValueError(
                 f"{self.scope}/Stage.gradient_accumulation_steps is "

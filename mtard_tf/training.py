@@ -14,14 +14,16 @@ import tensorflow as tf
 
 from mtard_tf import checkpoints, files, soft_labels, strategies
 from mtard_tf.averaged_student import judged_student
-from mtard_tf.callbacks import Guard, Saver, Validation
+from mtard_tf.callbacks import Saver, Validation
 from mtard_tf.checkpoints import Checkpoints
 from mtard_tf.data.batches import steps_per_epoch, training_tensors
 from mtard_tf.evaluation import Evaluator
+from mtard_tf.guard import Guard
 from mtard_tf.models.precision import with_precision
 from mtard_tf.records import Progress, Recorder
 from mtard_tf.setting import Setting
 from mtard_tf.stage import Stage
+from mtard_tf.teacher_check import check_teachers
 
 
 def train(
@@ -52,7 +54,7 @@ def train(
 
     Raises:
       Preempted: the process was told to go; a checkpoint is written.
-      NonFinite: a loss or gradient is not finite.
+      NonFinite, NothingTrained, TeacherError: see `guard` and `teacher_check`.
       CheckpointError: the checkpoint is of another student or other teachers.
     """
     strategy, data = setting.strategy, setting.data
@@ -92,6 +94,7 @@ class _Run:
         self._setting, self._seed, self._sources = setting, seed, sources
         self._steps = steps_per_epoch(len(data.train), stage.batch_size)
         self._chief = strategies.is_chief(strategy)
+        self._taught = check_teachers(stage, distiller, data, self._say)
         kept = folder / "checkpoints"
         self._checkpoints = Checkpoints(kept, stage.keep_checkpoints)
         judged, refresh = judged_student(
@@ -110,6 +113,7 @@ class _Run:
             # What the average will reach, the student that stands in for it does not show; that of
             # one epoch is SWA's student itself.
             patience_start=0 if stage.averaging is None else stage.averaging.start + 1,
+            weak_teachers=[role for role, found in self._taught.items() if found["at_chance"]],
             say=self._say,
         )
         self._recorder: Recorder | None = None  # the chief's, once it is known where to begin
@@ -146,7 +150,8 @@ class _Run:
     def fit(self) -> None:
         """Trains what is left, epoch by epoch."""
         stage, distiller = self._stage, self._distiller
-        callbacks = [Guard(stage.name, self._steps, self._seed), self._validation]
+        guard = Guard(stage.name, self._steps, self._seed)
+        callbacks = [guard, self._validation]
         if self._recorder is not None:
             callbacks += [self._recorder, Progress(stage.name, stage.epochs, self._steps)]
         callbacks.append(
@@ -157,6 +162,7 @@ class _Run:
                 steps=self._steps,
                 told=self._setting.told,
                 ask_every=10 if strategies.is_multi_worker(self._setting.strategy) else 1,
+                guard=guard,
             )
         )
         tensors = [*training_tensors(self._setting.data), *self._tables()]
@@ -173,15 +179,17 @@ class _Run:
                 start_step=step,
                 tensors=tensors,
             )
-            distiller.fit(
-                batches,
-                initial_epoch=epoch,
-                epochs=epoch + 1,
-                steps_per_epoch=(epoch + 1) * self._steps - step,
-                shuffle=False,
-                verbose=0,
-                callbacks=list(callbacks),
-            )
+            with guard.judging():
+                distiller.fit(
+                    batches,
+                    initial_epoch=epoch,
+                    epochs=epoch + 1,
+                    steps_per_epoch=(epoch + 1) * self._steps - step,
+                    shuffle=False,
+                    verbose=0,
+                    callbacks=list(callbacks),
+                )
+        guard.check_end(distiller)
 
     def _tables(self) -> list[tf.Tensor]:
         return soft_labels.tables(
@@ -211,6 +219,8 @@ class _Run:
             "best": self._validation.best,
             "last": self._validation.last,
         }
+        if self._taught:
+            result["teachers_validation"] = self._taught
         if result["epochs"] < stage.epochs:
             result["stopped_early"] = {"planned_epochs": stage.epochs, "patience": stage.patience}
         files.write_json(folder / "stage.json", result)

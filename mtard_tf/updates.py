@@ -35,24 +35,47 @@ def update(
         then changes nothing. None applies whatever comes.
 
     Returns:
-      `non_finite`, and `skipped` where steps may be left out.
+      `non_finite`; `skipped`, 0 or 1, where steps may be left out; `overflowed`, 0 or 1, where loss
+      scaling leaves out those whose gradients are not finite at its scale.
     """
+    logs = {}
     overflow = replica_sum(_non_finite(gradients))
     non_finite = _non_finite([loss])
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         # It leaves steps that overflow out by itself, which is no fault; but it looks at one
         # replica's gradients, so each must know of the others' overflow.
         gradients = [tf.where(overflow > 0, float("inf"), g) for g in gradients]
+        logs["overflowed"] = tf.cast((overflow > 0) & (non_finite == 0), tf.float32)
     else:
         non_finite += overflow
+    logs["non_finite"] = non_finite
     if before is None:
         optimizer.apply(gradients, weights)
-        return {"non_finite": non_finite}
+        return logs
     finite = non_finite == 0
     apply_if(finite, optimizer, gradients, list(weights))
     for variable, old in before:
         variable.assign(tf.where(finite, variable.value, old))
-    return {"non_finite": non_finite, "skipped": tf.cast(~finite, tf.float32)}
+    return logs | {"skipped": tf.cast(~finite, tf.float32)}
+
+
+def connected(
+    gradients: list[tf.Tensor | None], weights: Sequence[keras.Variable]
+) -> list[tf.Tensor]:
+    """Gradients with 0 for a weight that the loss does not depend on.
+
+    Raises:
+      ValueError: the loss depends on none of the weights.
+    """
+    if all(gradient is None for gradient in gradients):
+        raise ValueError(
+            "No gradient reaches the weights of the student: it has none to train, or a layer "
+            "rounds, casts to integers or stops the gradient."
+        )
+    return [
+        tf.zeros_like(weight.value) if gradient is None else gradient
+        for gradient, weight in zip(gradients, weights, strict=True)
+    ]
 
 
 def _non_finite(tensors: list[tf.Tensor]) -> tf.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -75,6 +75,14 @@ class Views:
         infer = tf.function(lambda images: model(images, training=False))
         batches = evaluation_batches(split, _TABLE_BATCH)
         return np.concatenate([infer(images).numpy() for images, _, _ in batches])
+
+    def said_at_start(self, copied: Sequence[str]) -> str:
+        """A line on a student that starts from a teacher's weights, or "" if that changes nothing.
+
+        Args:
+          copied: roles of the teachers that it starts from.
+        """
+        return ""
 
     # What families use.
 

@@ -10,9 +10,10 @@ import pytest
 import tensorflow as tf
 
 from mtard_tf import checkpoints
-from mtard_tf.callbacks import Guard, NonFinite, Validation
+from mtard_tf.callbacks import Validation
 from mtard_tf.data.batches import training_batches
 from mtard_tf.evaluation import Evaluator
+from mtard_tf.guard import Guard, NonFinite
 from mtard_tf.models.precision import with_precision
 from mtard_tf.models.small_cnn import small_cnn
 from mtard_tf.optimizers import sgd
@@ -196,8 +197,8 @@ def test_a_student_at_chance_is_said(data):
     validation.set_model(distiller)
     validation.on_epoch_end(0, {})
     assert said == [
-        "the student is at chance after epoch 1 (33.3% of validation images); try a lower learning "
-        "rate, @optimizers.adam, or a longer epsilon warm-up (@schedules.Warmup())."
+        "the student is at chance after epoch 1 (33.3% of validation images, the largest class is "
+        "33.3%); 0 steps are few: give more Stage.epochs, or a smaller Stage.batch_size."
     ]
 
 

@@ -12,3 +12,7 @@ and safe inside `tf.function` and under `tf.distribute`:
 * `objective(images, logits) -> [batch]` replaces the loss that is maximised, where the attack
   has one to replace.
 """
+
+from mtard_tf import keras_environment
+
+keras_environment.check()

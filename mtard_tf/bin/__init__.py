@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from mtard_tf import keras_environment
 from mtard_tf.preemption import EXIT_CODE, Preempted, go_with_parent
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the whole stack trace of an error.")
@@ -24,6 +25,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     def guarded(argv: Sequence[str]) -> None:
         try:
             go_with_parent()
+            keras_environment.check()
             logging.set_verbosity(logging.FATAL)
             import_tensorflow_quietly()
             main(argv)

@@ -5,3 +5,7 @@ logits `[batch, classes]`; normalisation, where a model wants one, is its first 
 epsilon and clipping stay in pixel units. Built from Keras' own layers only, so that a saved
 `.keras` file loads without this package.
 """
+
+from mtard_tf import keras_environment
+
+keras_environment.check()

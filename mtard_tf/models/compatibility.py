@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from mtard_tf import keras_environment
+
 
 def check_fit(
     name: str,
@@ -26,9 +28,11 @@ def check_fit(
       extra_classes: logits that the student has beyond the teachers'.
 
     Raises:
+      KerasEnvironmentError: Keras is set up for something else.
       ValueError: a model that is not functional, a student with losses of its own, other roles, or
         other classes or image sizes than the student's.
     """
+    keras_environment.check()  # as Keras is set by now
     for role, model in {"student": student, **teachers}.items():
         keras_model = isinstance(model, keras.Model) or role != "student"
         if not (keras_model and hasattr(model, "input_shape") and hasattr(model, "output_shape")):

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import os
 
+from mtard_tf import keras_environment
+
+keras_environment.check()  # a family imports Keras next
+
 
 def _search_path(here: str) -> list[str]:
     if any(os.path.isfile(os.path.join(here, name, "__init__.py")) for name in os.listdir(here)):

@@ -74,6 +74,29 @@ def balanced_weights(
     return weights + rate * (target - weights)
 
 
+def first_losses(
+    losses: tf.Tensor, losses_of_uniform: tf.Tensor, rounding: float = 1e-3
+) -> tf.Tensor:
+    """L(0), by which the loss balance normalises, from the losses of the first batch.
+
+    A student that starts as a copy of one of its teachers has a first loss of 0 there, or what an
+    offset inside a logarithm leaves of it, and what is divided by that decides everything. Where a
+    first loss is below `rounding` of what a student would have that calls all classes equally
+    likely, as an untrained one does, that student's losses stand in for all first losses. Else they
+    are `losses`, to the bit. (Ours; the papers' students are untrained.)
+
+    Args:
+      losses: `[teachers]`, of the first batch, means over the *global* batch.
+      losses_of_uniform: `[teachers]`, those of a student with equal logits.
+      rounding: share below which a first loss measures nothing.
+
+    Returns:
+      `[teachers]`.
+    """
+    measured = tf.reduce_all(losses >= rounding * losses_of_uniform)
+    return tf.where(measured, losses, losses_of_uniform)
+
+
 def _mean_of_others(values: tf.Tensor) -> tf.Tensor:
     teachers = tf.convert_to_tensor(values).shape[0]
     if teachers <= 2:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from mtard_tf.distiller import Distiller, default_attack
-from mtard_tf.distribution import replicated_state
+from mtard_tf.distribution import global_means, replicated_state
 from mtard_tf.losses import kl_divergence
-from mtard_tf.plugins.multi_teacher.balance import balanced_weights
+from mtard_tf.plugins.multi_teacher.balance import balanced_weights, first_losses
 
 
 class MTARD(Distiller):
@@ -23,7 +23,8 @@ class MTARD(Distiller):
     used. The official mean over batch *and* classes, times classes / 10 (the script for 100 classes
     multiplies by 10), is the divergence / 10 for any number of classes. There is no label term and
     no temperature-squared factor. The student sees the adversarial batch first, then the clean one,
-    both in training mode.
+    both in training mode. Where it starts as a copy of a teacher, L(0) is not measured but that of
+    a student with equal logits, see `balance.first_losses`.
 
     Args:
       weight_rate: rate of the loss balance; 0 keeps the weights fixed.
@@ -91,22 +92,25 @@ class MTARD(Distiller):
         """`[teachers]`, those of this step's losses."""
         return tf.ones([len(self.roles)])
 
+    def said_at_start(self, copied):
+        if not copied or len(self.roles) == 1:
+            return ""
+        return (
+            f"the student starts from its teacher {copied[0]!r}, whose L(0) is then a rounding "
+            "error that normalises nothing; the loss balance takes the losses of a student that "
+            "calls all classes equally likely for L(0)."
+        )
+
     def terms(self, labels, student, teachers):
-        temperatures = self.teacher_temperatures()
-        return {
-            f"kl_{role}": kl_divergence(
-                teachers[role],
-                student[self.teacher_views[role]],
-                teacher_temperature=temperatures[i],
-                log_offset=self.log_offset,
-            )
-            / 10.0
-            for i, role in enumerate(self.roles)
-        }
+        return self._divergences(teachers, [student[self.teacher_views[r]] for r in self.roles])
 
     def weigh(self, means, teachers):
         losses = tf.stack([means[f"kl_{role}"] for role in self.roles])
-        first = tf.where(tf.math.is_nan(self.first_losses), losses, self.first_losses)
+        equal = [tf.zeros_like(teachers[role]) for role in self.roles]
+        of_uniform = global_means(list(self._divergences(teachers, equal).values()))
+        first = tf.where(
+            tf.math.is_nan(self.first_losses), first_losses(losses, of_uniform), self.first_losses
+        )
         weights = balanced_weights(
             self.balance_weights.value,
             losses,
@@ -121,3 +125,17 @@ class MTARD(Distiller):
             {f"kl_{role}": weight for role, weight in by_role.items()},
             {f"weight_{role}": weight for role, weight in by_role.items()},
         )
+
+    def _divergences(self, teachers, student):
+        """Each teacher's term, `[batch]`, for these logits of the student, by role."""
+        temperatures = self.teacher_temperatures()
+        return {
+            f"kl_{role}": kl_divergence(
+                teachers[role],
+                logits,
+                teacher_temperature=temperatures[i],
+                log_offset=self.log_offset,
+            )
+            / 10.0
+            for i, (role, logits) in enumerate(zip(self.roles, student, strict=True))
+        }

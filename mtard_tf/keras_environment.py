@@ -1,0 +1,66 @@
+"""Keras' settings that come from the environment, and those that this package can work with."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+
+# Setting -> what it must be, which is Keras' default.
+_NEEDED = {"backend": "tensorflow", "image_data_format": "channels_last", "floatx": "float32"}
+# Keras caps every `fit` at these; a stage would end untrained.
+_CAPS = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")
+
+
+class KerasEnvironmentError(ValueError):
+    """Keras is set up for something else. The message is one line."""
+
+
+def check() -> None:
+    """Refuses another backend, layout of images or type of floats than this package is made for.
+
+    Before Keras is imported, its file and variables are read as it will read them: another backend
+    may not even be installed.
+
+    Raises:
+      KerasEnvironmentError: naming the setting and where it comes from.
+    """
+    for name in _CAPS:
+        if name in os.environ:
+            raise KerasEnvironmentError(
+                f"{name} is {os.environ[name]!r} in the environment, which ends every training "
+                "early; unset it."
+            )
+    for name, (value, origin) in settings().items():
+        if value != _NEEDED[name]:
+            raise KerasEnvironmentError(
+                f"Keras' {name} is {value!r} ({origin}); mtard_tf needs {_NEEDED[name]!r}: change "
+                f"it there{', or set KERAS_BACKEND=tensorflow' if name == 'backend' else ''}."
+            )
+
+
+def settings() -> dict[str, tuple[str, str]]:
+    """Keras' settings: name -> (value, where it comes from)."""
+    keras = sys.modules.get("keras")
+    config = getattr(keras, "config", None)  # not there while Keras is being imported
+    if config is not None:
+        return {name: (getattr(config, name)(), "set in this process") for name in _NEEDED}
+    path = _folder() / "keras.json"
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        read = {}  # Keras passes over what it cannot read
+    if not isinstance(read, dict):
+        read = {}
+    found = {name: (read.get(name, needed), str(path)) for name, needed in _NEEDED.items()}
+    if os.environ.get("KERAS_BACKEND"):
+        found["backend"] = os.environ["KERAS_BACKEND"], "KERAS_BACKEND"
+    return found
+
+
+def _folder() -> pathlib.Path:
+    if "KERAS_HOME" in os.environ:
+        return pathlib.Path(os.environ["KERAS_HOME"])
+    home = os.path.expanduser("~")
+    return pathlib.Path(home if os.access(home, os.W_OK) else "/tmp", ".keras")
