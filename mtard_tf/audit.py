@@ -41,6 +41,9 @@ class Audit:
         the rest.
       temperature: at which the model was trained, see `at_temperature`; `tempered` attacks and
         measures use it.
+
+    Raises:
+      DataError: images without a label.
     """
 
     data: ImageData
@@ -56,6 +59,7 @@ class Audit:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"The split is {self.split!r}; use one of {', '.join(SPLITS)}.")
+        self.data.labelled(self.split, self.examples)  # before anything is loaded or trained
 
     @property
     def whole(self) -> bool:
@@ -65,9 +69,7 @@ class Audit:
     @property
     def chosen(self) -> Split:
         """The examples that are attacked."""
-        split: Split = getattr(self.data, self.split)
-        count = len(split) if self.examples is None else min(self.examples, len(split))
-        return split.take(np.arange(count))
+        return self.data.labelled(self.split, self.examples)
 
     def __call__(
         self,

@@ -194,9 +194,11 @@ def check(
     What they learn from is among them, finished in `run_dir`, or a file.
 
     Raises:
-      ValueError: a batch size that does not suit the data and the devices, or whatever the parts of
-        a stage refuse; a binding that nothing reads, where all stages are to run.
+      ValueError: training images that are also in another split, a batch size that does not suit
+        the data and the devices, or whatever the parts of a stage refuse; a binding that nothing
+        reads, where all stages are to run.
     """
+    data.check_apart()
     for stage in stages:
         check_batches(len(data.train), stage.batch_size, strategy.num_replicas_in_sync)
     dry_run(stages, data, experiment.threat, run_dir)

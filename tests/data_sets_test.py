@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets
 
 import mtard_tf.data
-from mtard_tf.data import catalogue, fashion, tfds_sets, writing
+from mtard_tf.data import catalogue, fashion, tfds_sets, tfds_splits, writing
 from mtard_tf.data.image_data import DataError, ImageData, Split, carve_validation
 
 LABELS = ("ant", "bee", "cat")
@@ -213,8 +213,14 @@ def test_two_labels_need_a_choice(tmp_path: pathlib.Path) -> None:
         (
             {"image": tensorflow_datasets.features.Image(shape=(4, 4, 3))},
             ("train",),
-            "odd has the splits (train); 'train' and 'test' or 'validation' are needed: name one "
-            "with test_split.",
+            "odd has the splits (train); 'train' and 'test' or 'validation' are needed: write a "
+            "set of your own with both, see mtard_tf.data.writing.",
+        ),
+        (
+            {"image": tensorflow_datasets.features.Image(shape=(4, 4, 3))},
+            ("train", "holdout"),
+            "odd has the splits (holdout, train); 'train' and 'test' or 'validation' are needed: "
+            "name a whole one with test_split.",
         ),
     ],
 )
@@ -238,14 +244,83 @@ def test_a_set_without_a_test_split_is_tested_on_validation(tmp_path: pathlib.Pa
 
 def test_a_set_over_the_limit_is_refused_before_it_is_read(tmp_path: pathlib.Path) -> None:
     _write(tmp_path)
-    # 39 images of 90 bytes: 3510.
+    # 39 images of 90 bytes, 3 of them held out and copied: 3780.
     with pytest.raises(DataError) as caught:
-        tfds_sets.tfds("toy", str(tmp_path), max_bytes=3_509)
+        tfds_sets.tfds("toy", str(tmp_path), max_bytes=3_779)
     assert str(caught.value) == (
         "toy takes 0.00 GiB in memory, over the limit of 0.00 GiB; raise max_bytes if there is "
         "room, or use a smaller set."
     )
-    assert len(tfds_sets.tfds("toy", str(tmp_path), max_bytes=3_510).train) == 27
+    assert len(tfds_sets.tfds("toy", str(tmp_path), max_bytes=3_780).train) == 27
+
+
+@pytest.mark.parametrize(
+    "wanted", ["train", "train[:80%]", "test+train", "test[:1]+train[1:]", " train", "all"]
+)
+def test_training_images_are_no_test_images(wanted: str, tmp_path: pathlib.Path) -> None:
+    _write(tmp_path)
+    with pytest.raises(DataError) as caught:
+        tfds_sets.tfds("toy", str(tmp_path), test_split=wanted)
+    assert str(caught.value) == (
+        f"test_split is {wanted!r} of toy, which is trained on; name one of test."
+    )
+
+
+def test_a_part_of_a_split_is_no_test_split(tmp_path: pathlib.Path) -> None:
+    _write(tmp_path)
+    with pytest.raises(DataError) as caught:
+        tfds_sets.tfds("toy", str(tmp_path), test_split="test[:50%]")
+    assert str(caught.value) == (
+        "toy has the splits (train, test); 'train' and 'test[:50%]' are needed: name a whole one "
+        "with test_split."
+    )
+
+
+def test_splits_in_one_memory_are_not_trained_on() -> None:
+    whole = _split(12)
+    parts = [Split(whole.images[a:b], whole.labels[a:b]) for a, b in ((0, 6), (6, 9), (9, 12))]
+    ImageData("toy", LABELS, *parts).check_apart()
+    even = [Split(whole.images[i::3], whole.labels[i::3]) for i in range(3)]
+    ImageData("toy", LABELS, *even).check_apart()
+    for role, splits in (
+        ("test", [parts[0], parts[1], parts[0]]),
+        ("validation", [whole, parts[1], _split(4)]),
+    ):
+        with pytest.raises(DataError) as caught:
+            ImageData("toy", LABELS, *splits).check_apart()
+        assert str(caught.value) == (
+            f"toy: the {role} images are training images; give each split its own."
+        )
+
+
+def test_a_test_split_without_labels_can_be_read_but_not_counted_on(tmp_path) -> None:
+    splits = {"train": _split(30), "test": _split(9, seed=1)}
+    splits["test"].labels[[2, 5, 6]] = -1
+    writing.write_tfds(tmp_path / "toy" / "1.0.0", "toy", splits, label_names=LABELS)
+    data = tfds_sets.tfds("toy", str(tmp_path))
+    data.check_apart()
+    assert list(data.labelled("test", 2).labels) == [0, 1]
+    with pytest.raises(DataError) as caught:
+        data.labelled("test")
+    assert str(caught.value) == (
+        "toy: 3 of 9 test images have no label, so nothing can be counted on them; use another "
+        "split (mtard-eval --split=validation) or another set."
+    )
+    assert data.labelled("train") is not data.train and len(data.labelled("train")) == 27
+    with pytest.raises(DataError, match="train labels run from -1 to 2"):
+        ImageData("toy", LABELS, splits["test"], _split(3), _split(3))
+
+
+def test_reading_moves_the_training_images_together(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tfds_splits, "_MOVED", 4)  # several turns
+    monkeypatch.setattr(tfds_splits, "_READ_BYTES", 90 * 7)
+    splits = _write(tmp_path)
+    data = tfds_sets.tfds("toy", str(tmp_path), validation_examples=11)
+    train, validation = carve_validation(splits["train"], 11)
+    np.testing.assert_array_equal(data.train.images, train.images)
+    np.testing.assert_array_equal(data.validation.images, validation.images)
+    # One array of all 30 images, and the 11 that are held out.
+    assert data.train.images.base.nbytes == 30 * 90 and data.validation.images.nbytes == 11 * 90
 
 
 def test_a_damaged_folder_gives_one_line(tmp_path: pathlib.Path) -> None:

@@ -97,6 +97,8 @@ def _train_and_audit(request: Request, experiment: Experiment, suite: Suite) -> 
     run_dir = pathlib.Path(request.run_dir)
     _check_attack(request.attack, [*suite.attacks, *suite.transfer, *suite.ensembles])
     data = experiment.dataset()
+    threat, seed = experiment.threat, experiment.seed
+    audit = Audit(data, suite, threat, examples=request.examples, seed=seed)
     training: list[jobs.Job] = []
     if request.config or request.gin:
         if experiment.strategy != "one_device":
@@ -108,8 +110,6 @@ def _train_and_audit(request: Request, experiment: Experiment, suite: Suite) -> 
         experiments.check(experiment, data, one_device, experiment.stages, run_dir)
         claim(run_dir, config.text())
         training = side_by_side.training_jobs(experiment.stages, run_dir)
-    threat, seed = experiment.threat, experiment.seed
-    audit = Audit(data, suite, threat, examples=request.examples, seed=seed)
     auditing = _audit_jobs(run_dir, experiment, audit, request, {job.name for job in training})
     side_by_side.run_jobs(run_dir, [*training, *auditing], request.jobs)
     if auditing:

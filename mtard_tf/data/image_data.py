@@ -59,7 +59,7 @@ class ImageData:
       label_names: one name per class; class id i is `label_names[i]`.
       train: what is trained on.
       validation: carved from the training split; chooses checkpoints.
-      test: only for the final audit.
+      test: only for the final audit; -1 is the label of an image that has none.
       augmentation: "none", or "crop_flip" (zero padding by 4, random crop, horizontal flip).
 
     Raises:
@@ -82,11 +82,41 @@ class ImageData:
                     f"{self.name}: {role} images are {split.images.shape[1:]}, train images are "
                     f"{self.image_shape}; all splits need one shape."
                 )
-            if len(split) and not 0 <= split.labels.min() <= split.labels.max() < self.num_classes:
+            lowest = -1 if role == "test" else 0
+            labels = split.labels
+            if len(split) and not lowest <= labels.min() <= labels.max() < self.num_classes:
                 raise DataError(
                     f"{self.name}: {role} labels run from {split.labels.min()} to "
                     f"{split.labels.max()}, but there are {self.num_classes} label names; give "
                     "one name per class."
+                )
+
+    def labelled(self, role: str, examples: int | None = None) -> Split:
+        """The first `examples` images of a split (None: all), which must have labels.
+
+        Raises:
+          DataError: one of them has none.
+        """
+        split: Split = getattr(self, role)
+        split = Split(split.images[:examples], split.labels[:examples])
+        unlabelled = int((split.labels < 0).sum())
+        if unlabelled:
+            raise DataError(
+                f"{self.name}: {unlabelled:,} of {len(split):,} {role} images have no label, so "
+                "nothing can be counted on them; use another split (mtard-eval --split=validation) "
+                "or another set."
+            )
+        return split
+
+    def check_apart(self) -> None:
+        """Raises DataError if validation or test split lie in the memory of the training split.
+
+        For training; what is only audited may have one split in all places.
+        """
+        for role in ("validation", "test"):
+            if _one_memory(getattr(self, role).images, self.train.images):
+                raise DataError(
+                    f"{self.name}: the {role} images are training images; give each split its own."
                 )
 
     @property
@@ -98,6 +128,13 @@ class ImageData:
         """(height, width, channels)."""
         height, width, channels = self.train.images.shape[1:]
         return height, width, channels
+
+
+def _one_memory(images: np.ndarray, others: np.ndarray) -> bool:
+    try:
+        return np.shares_memory(images, others, max_work=1)
+    except np.exceptions.TooHardError:
+        return False  # interleaved views
 
 
 def check_augmentation(augmentation: str) -> None:
@@ -124,7 +161,12 @@ def carve_validation(
     Raises:
       DataError: `examples` out of range.
     """
-    total = len(split)
+    chosen = held_out(split.labels, examples, seed=seed)
+    return split.take(np.flatnonzero(~chosen)), split.take(np.flatnonzero(chosen))
+
+
+def validation_size(total: int, examples: int | None = None) -> int:
+    """How many of `total` training examples are held out; arguments and errors as above."""
     if examples is None:
         examples = min(int(total * DEFAULT_VALIDATION_FRACTION), MAX_DEFAULT_VALIDATION)
     if not 0 < examples < total:
@@ -132,15 +174,22 @@ def carve_validation(
             f"validation_examples is {examples} of {total} training examples; give 1 to "
             f"{total - 1}: checkpoints are chosen on the validation split."
         )
-    classes, counts = np.unique(split.labels, return_counts=True)
+    return examples
+
+
+def held_out(labels: np.ndarray, examples: int | None = None, *, seed: int = 0) -> np.ndarray:
+    """Which examples `carve_validation` holds out, bool `[n]`; arguments and errors as there."""
+    total = len(labels)
+    examples = validation_size(total, examples)
+    classes, counts = np.unique(labels, return_counts=True)
     shares = examples * counts / total
     sizes = np.floor(shares).astype(int)
     by_remainder = np.argsort(sizes - shares, kind="stable")
     sizes[by_remainder[: examples - sizes.sum()]] += 1
     # RandomState, not default_rng: only its stream is promised never to change with NumPy.
     random = np.random.RandomState(seed)
-    held_out = np.zeros(total, bool)
+    chosen = np.zeros(total, bool)
     for label, size in zip(classes, sizes, strict=True):
-        places = np.flatnonzero(split.labels == label)
-        held_out[random.permutation(places)[:size]] = True
-    return split.take(np.flatnonzero(~held_out)), split.take(np.flatnonzero(held_out))
+        places = np.flatnonzero(labels == label)
+        chosen[random.permutation(places)[:size]] = True
+    return chosen

@@ -13,13 +13,13 @@ from mtard_tf.data import catalogue
 from mtard_tf.data.image_data import (
     DataError,
     ImageData,
-    Split,
-    carve_validation,
     check_augmentation,
+    validation_size,
 )
+from mtard_tf.data.tfds_splits import carve, damaged, read_split
 
 MAX_BYTES = 8 * 2**30
-_READ_BATCH = 1_000
+_MAKE_ONE = "write a set of your own with both, see mtard_tf.data.writing."
 
 
 def tfds(
@@ -49,12 +49,13 @@ def tfds(
         grey ones.
       image_key: the image's feature; None means the set's own supervised key, or its only image.
       label_key: the label's feature (cifar100 has "label" and "coarse_label"); None as above.
-      test_split: None means "test", or "validation" where there is no "test".
-      max_bytes: refuse a set that is larger than this when decoded.
+      test_split: a whole split other than "train"; None means "test", or "validation" where there
+        is no "test". It may be without labels (-1): then it cannot be audited.
+      max_bytes: refuse a set that takes more than this when decoded, held-out images twice.
 
     Raises:
       DataError: the set is not prepared, is not one image of fixed size with one label, is larger
-        than `max_bytes`, or lacks a split.
+        than `max_bytes`, lacks a split, or `test_split` has training images.
     """
     return read(
         catalogue.prepared_directory(name, data_dir),
@@ -137,20 +138,20 @@ def read(
     try:
         builder = tensorflow_datasets.builder_from_directory(os.fspath(directory))
     except Exception as error:  # whatever TFDS meets in a damaged folder
-        raise _damaged(directory, error) from error
+        raise damaged(directory, error) from error
     keys = _keys(builder.info, image_key, label_key)
     shape = _image_shape(builder.info, keys[0])
     test_split = _test_split(builder.info, test_split)
-    _check_size(builder.info, shape, ("train", test_split), max_bytes)
-    train, validation = carve_validation(
-        _read_split(builder, "train", keys, shape), validation_examples, seed=split_seed
+    _check_size(builder.info, shape, test_split, validation_examples, max_bytes)
+    train, validation = carve(
+        read_split(builder, "train", keys, shape), validation_examples, split_seed
     )
     return ImageData(
         name=builder.info.name,
         label_names=tuple(builder.info.features[keys[1]].names),
         train=train,
         validation=validation,
-        test=_read_split(builder, test_split, keys, shape),
+        test=read_split(builder, test_split, keys, shape),
         augmentation=augmentation or ("crop_flip" if shape[-1] == 3 else "none"),
     )
 
@@ -198,51 +199,35 @@ def _image_shape(info: Any, key: str) -> tuple[int, int, int]:
 
 def _test_split(info: Any, wanted: str | None) -> str:
     available = list(info.splits)
+    others = [name for name in available if name != "train"]
+    # TFDS writes parts and sums of splits as "train[:80%]" and "test+train"; "all" has every one.
+    parts = re.split(r"[+\[]", wanted or "")
+    if {"train", "all"} & {part.strip() for part in parts}:
+        raise DataError(
+            f"test_split is {wanted!r} of {info.name}, which is trained on; "
+            + (f"name one of {', '.join(others)}." if others else _MAKE_ONE)
+        )
     tests = [wanted] if wanted else ["test", "validation"]
-    found = [name for name in tests if name in available]
+    found = [name for name in tests if name in others]
     if "train" not in available or not found:
+        named = "train" in available and others
         raise DataError(
             f"{info.name} has the splits ({', '.join(available)}); 'train' and "
-            f"{' or '.join(map(repr, tests))} are needed: name one with test_split."
+            f"{' or '.join(map(repr, tests))} are needed: "
+            + ("name a whole one with test_split." if named else _MAKE_ONE)
         )
     return found[0]
 
 
-def _check_size(info: Any, shape: tuple[int, ...], splits: tuple[str, ...], limit: int) -> None:
-    size = sum(info.splits[name].num_examples for name in splits) * int(np.prod(shape))
+def _check_size(
+    info: Any, shape: tuple[int, ...], test_split: str, held_out: int | None, limit: int
+) -> None:
+    train, test = (info.splits[name].num_examples for name in ("train", test_split))
+    # Held-out images are copied; the gap that they leave in the training images stays.
+    count = train + test + validation_size(train, held_out)
+    size = count * int(np.prod(shape))
     if size > limit:
         raise DataError(
             f"{info.name} takes {size / 2**30:.2f} GiB in memory, over the limit of "
             f"{limit / 2**30:.2f} GiB; raise max_bytes if there is room, or use a smaller set."
         )
-
-
-def _read_split(
-    builder: Any, name: str, keys: tuple[str, str], shape: tuple[int, int, int]
-) -> Split:
-    import tensorflow as tf
-    import tensorflow_datasets
-
-    image_key, label_key = keys
-    count = builder.info.splits[name].num_examples
-    images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
-    dataset = builder.as_dataset(
-        split=name,
-        read_config=tensorflow_datasets.ReadConfig(try_autocache=False, skip_prefetch=True),
-    )
-    # Other features go before batching: they may not have one size.
-    dataset = dataset.map(lambda example: (example[image_key], example[label_key]))
-    stop = 0
-    try:
-        for batch_images, batch_labels in dataset.batch(_READ_BATCH).prefetch(1):
-            start, stop = stop, stop + len(batch_labels)
-            images[start:stop], labels[start:stop] = batch_images, batch_labels
-    except (tf.errors.OpError, ValueError) as error:
-        raise _damaged(builder.data_dir, error) from error
-    return Split(images, labels)
-
-
-def _damaged(directory: str | os.PathLike[str], reason: object) -> DataError:
-    # TensorFlow wraps the words in "{{function_node ...}} ... [Op:...] name:".
-    words = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", str(reason).strip().partition("\n")[0])
-    return DataError(f"TFDS cannot read {directory} ({words}); prepare it again.")

@@ -86,7 +86,8 @@ def run(request: Request, say: Callable[[str], None] = print) -> keras.Model:
         from mtard_tf import audit_flags  # with it come plots, which take 60 MB
 
         data = audit_flags.dataset(request.dataset, request.data_dir)
-        model_files.check(model, data.test, data.label_names)
+        labelled = data.labelled("test", request.examples or None)
+        model_files.check(model, labelled, data.label_names)
         for line in proving.accuracies(model, data, request.examples, request.batch_size):
             say(line)
     with files.replacing(out) as temporary:

@@ -1,0 +1,70 @@
+"""Reads and divides the splits of a TFDS set in hardly more memory than the images take."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import numpy as np
+
+from mtard_tf.data.image_data import DataError, Split, held_out
+
+# Decoded at a time; TFDS holds a few of these beside what is read.
+_READ_BYTES = 4 * 2**20
+_MOVED = 1_000  # images at a time
+
+
+def carve(split: Split, examples: int | None, seed: int) -> tuple[Split, Split]:
+    """`carve_validation` in the memory of `split`, which is overwritten."""
+    chosen = held_out(split.labels, examples, seed=seed)
+    validation = split.take(np.flatnonzero(chosen))
+    kept = np.flatnonzero(~chosen)
+    for start in range(0, len(kept), _MOVED):
+        places = kept[start : start + _MOVED]  # never before `start`, so nothing is lost
+        split.images[start : start + len(places)] = split.images[places]
+    return Split(split.images[: len(kept)], split.labels[kept]), validation
+
+
+def read_split(
+    builder: Any, name: str, keys: tuple[str, str], shape: tuple[int, int, int]
+) -> Split:
+    """One split of a prepared set, in the order in which TFDS gives it.
+
+    Args:
+      builder: TFDS' builder of the set.
+      name: of the split.
+      keys: the features that are image and label.
+      shape: of an image, (height, width, channels).
+
+    Raises:
+      DataError: a damaged file.
+    """
+    import tensorflow as tf
+    import tensorflow_datasets
+
+    image_key, label_key = keys
+    count = builder.info.splits[name].num_examples
+    images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
+    dataset = builder.as_dataset(
+        split=name,
+        read_config=tensorflow_datasets.ReadConfig(try_autocache=False, skip_prefetch=True),
+    )
+    # Other features go before batching: they may not have one size.
+    dataset = dataset.map(lambda example: (example[image_key], example[label_key]))
+    batch = max(1, min(1_000, _READ_BYTES // int(np.prod(shape))))
+    stop = 0
+    try:
+        for batch_images, batch_labels in dataset.batch(batch).prefetch(1):
+            start, stop = stop, stop + len(batch_labels)
+            images[start:stop], labels[start:stop] = batch_images, batch_labels
+    except (tf.errors.OpError, ValueError) as error:
+        raise damaged(builder.data_dir, error) from error
+    return Split(images, labels)
+
+
+def damaged(directory: str | os.PathLike[str], reason: object) -> DataError:
+    """The error of a folder that TFDS cannot read, in one line."""
+    # TensorFlow wraps the words in "{{function_node ...}} ... [Op:...] name:".
+    words = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", str(reason).strip().partition("\n")[0])
+    return DataError(f"TFDS cannot read {directory} ({words}); prepare it again.")
