@@ -19,6 +19,7 @@ _PUBLIC = {
     "FGSM": "mtard_tf.attacks.pgd",
     "PGD": "mtard_tf.attacks.pgd",
     "ThreatModel": "mtard_tf.threat",
+    "data": "mtard_tf.data",
     "get": "mtard_tf.registry",
     "losses": "mtard_tf.losses",
     "register": "mtard_tf.registry",

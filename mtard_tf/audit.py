@@ -134,7 +134,7 @@ class Audit:
                     "model": name,
                     "verdict": "this share is done; once all are, run the same without --share.",
                 }
-            looked = probes.gather(runner, self.suite, outcomes)
+            looked = probes.gather(runner, self.suite, outcomes, self.data.label_names)
             report = self._report(name, model, outcomes, looked, split, surrogate)
             report |= measurements.entries(
                 measured, outcomes, self.suite.measures, self.temperature

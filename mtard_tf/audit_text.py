@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mtard_tf import measurements
-from mtard_tf.diagnostics import MASKED, NOTE, Finding
+from mtard_tf.diagnostics import MASKED, NOTE, VOID, Finding
+
+_VOID = {"constant_prediction": "One class for all", "at_chance": "No better than chance"}
 
 
 def verdict(findings: Sequence[Finding], numbers: Mapping, epsilon: float, attacks: int) -> str:
@@ -23,6 +25,10 @@ def verdict(findings: Sequence[Finding], numbers: Mapping, epsilon: float, attac
         f"{numbers['worst_case']['robust_accuracy']:.1%} of {numbers['examples']:,} "
         f"(95 %: {low:.1%} to {high:.1%})"
     )
+    void = [finding for finding in findings if finding.severity == VOID]
+    if void:
+        kind = _VOID[void[0].name]
+        return f"{kind}: {void[0].evidence} {worst}, which says nothing of the model."
     bad = [finding for finding in findings if finding.severity == MASKED]
     if bad:
         return (

@@ -1,4 +1,4 @@
-"""Do the attacks see true gradients? Each check is a finding with its evidence."""
+"""Do the numbers mean what they seem to? Each check is a finding with its evidence."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from mtard_tf import suites
-from mtard_tf.probes import Probes
+from mtard_tf.probes import Predictions, Probes
 
-MASKED, NOTE, NONE = "masked", "note", "none"
+VOID, MASKED, NOTE, NONE = "void", "masked", "note", "none"
+# From this share on, predictions are of one class.
+CONSTANT = 0.99
 # Below it float32 holds nothing but rounding, and a sign step follows noise.
 VANISHING = 1e-12
 # A difference that chance and the choice of the attack do not explain: 5 points, 2 errors.
@@ -28,7 +30,8 @@ class Finding:
 
     Attributes:
       name: of the check.
-      severity: "masked" (the robust accuracies mislead), "note" (worth knowing), "none".
+      severity: "void" (no accuracy says anything of the model), "masked" (the robust accuracies
+        mislead), "note" (worth knowing), "none".
       evidence: one sentence with the numbers.
       values: the numbers.
     """
@@ -53,6 +56,8 @@ def findings(probes: Probes, outcomes: Outcomes, attacks: Mapping[str, Callable]
 
     iterated = {"the iterated attack": probes.iterated}
     found = [
+        _constant(probes.predictions),
+        _at_chance(probes.predictions),
         _vanishing_gradients(probes),
         _tempered(probes),
         _beside(probes),
@@ -70,7 +75,59 @@ def findings(probes: Probes, outcomes: Outcomes, attacks: Mapping[str, Callable]
         _randomised(probes),
         _monotone(probes),
     ]
-    return sorted(found, key=lambda finding: (MASKED, NOTE, NONE).index(finding.severity))
+    if found[0].severity == VOID:  # what says one thing stands anywhere, and has no slope
+        found = [
+            dataclasses.replace(finding, severity=NOTE) if finding.severity == MASKED else finding
+            for finding in found
+        ]
+    return sorted(found, key=lambda finding: (VOID, MASKED, NOTE, NONE).index(finding.severity))
+
+
+def _commonest(classes: np.ndarray) -> tuple[int, float]:
+    """The commonest class of these, and its share."""
+    found, counts = np.unique(classes, return_counts=True)
+    return int(found[counts.argmax()]), float(counts.max() / counts.sum())
+
+
+def _name(label: int, predictions: Predictions) -> str:
+    """A class as reports call it; a model may have one of outliers besides those of the data."""
+    names = predictions.names
+    return repr(names[label]) if label < len(names) else "the class of outliers"
+
+
+def _constant(predictions: Predictions) -> Finding:
+    labels, attacked = predictions.labels, predictions.attacked
+    answer, share = _commonest(predictions.clean)
+    under, under_share = _commonest(attacked)
+    largest = _commonest(labels)[1]
+    void = predictions.classes == 1 or share >= CONSTANT and share > largest
+    falls = under_share >= CONSTANT and under_share > _commonest(labels[: len(attacked)])[1]
+    return Finding(
+        "constant_prediction",
+        VOID if void else NOTE if falls else NONE,
+        f"{_name(answer, predictions)} is {share:.1%} of the predictions and "
+        f"{np.mean(labels == answer):.1%} of the {len(labels):,} images"
+        + (", and accuracy is no more than that" if void else "")
+        + f"; under the iterated attack {_name(under, predictions)} is {under_share:.1%} of the "
+        "predictions.",
+        {"clean": share, "attacked": under_share, "largest_class": largest},
+    )
+
+
+def _at_chance(predictions: Predictions) -> Finding:
+    labels = predictions.labels
+    largest, share = _commonest(labels)
+    accuracy = float(np.mean(predictions.clean == labels))
+    # Images of one class say nothing of the model, good or bad.
+    severity = NONE if accuracy > share else NOTE if share == 1 else VOID
+    above = "above" if accuracy > share else "not above"
+    return Finding(
+        "at_chance",
+        severity,
+        f"Clean accuracy is {accuracy:.1%}, {above} the {share:.1%} of always saying "
+        f"{_name(largest, predictions)}, the largest class of the audited images.",
+        {"clean": accuracy, "largest_class": share},
+    )
 
 
 def _difference(strong: np.ndarray, weak: np.ndarray) -> tuple[float, bool]:

@@ -143,13 +143,29 @@ class Evaluator:
           correct: bool `[batch]`, what the model gets right when clean.
           epsilon: another radius than the threat model's (sweeps).
         """
-        chosen = np.flatnonzero(correct)
-        if not len(chosen) or (self.threat.epsilon if epsilon is None else epsilon) == 0:
-            return correct.copy()
-        images, labels, ids = (tf.gather(tensor, chosen) for tensor in (images, labels, ids))
-        perturbed = self.perturb(attack, images, labels, ids, epsilon)
-        result = correct.copy()
-        result[chosen] = self.correct(perturbed, labels)
+        known = np.asarray(labels)
+        before = np.where(correct, known, -1)
+        return self.attacked_predictions(attack, images, labels, ids, before, epsilon) == known
+
+    def attacked_predictions(
+        self,
+        attack: Callable,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        ids: tf.Tensor,
+        before: np.ndarray,
+        epsilon: float | None = None,
+    ) -> np.ndarray:
+        """Predictions on one batch after `attack`, int64 `[batch]`; arguments as `standing`.
+
+        `before`, int64 `[batch]`, are those on clean images; where they are wrong they stay.
+        """
+        result = before.astype(np.int64)
+        chosen = np.flatnonzero(before == np.asarray(labels))
+        if len(chosen) and (self.threat.epsilon if epsilon is None else epsilon) != 0:
+            images, labels, ids = (tf.gather(tensor, chosen) for tensor in (images, labels, ids))
+            perturbed = self.perturb(attack, images, labels, ids, epsilon)
+            result[chosen] = self.predictions(perturbed)
         return result
 
     def perturb(
@@ -190,6 +206,14 @@ class Evaluator:
 
     def correct(self, images: tf.Tensor, labels: tf.Tensor) -> np.ndarray:
         """Which images of a batch are classified rightly, bool `[batch]`."""
+        return self.predictions(images) == np.asarray(labels)
+
+    def predictions(self, images: tf.Tensor) -> np.ndarray:
+        """The class of the largest logit, int64 `[batch]`.
+
+        Raises:
+          EvaluationError: a logit is not finite.
+        """
         logits = self.logits(images)
         if not np.isfinite(logits).all():
             raise NonFiniteLogits(
@@ -197,7 +221,7 @@ class Evaluator:
                 f"{int((~np.isfinite(logits)).any(axis=1).sum())} of {len(logits)} images; nothing "
                 "can be counted. Look at its weights and at its input scale."
             )
-        return logits.argmax(axis=1) == np.asarray(labels)
+        return logits.argmax(axis=1)
 
     def _largest_gradient(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         gradient = input_gradient(

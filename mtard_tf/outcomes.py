@@ -121,15 +121,19 @@ class BatchRunner:
         self._record = record
         self._name = name
         self._share = share
-        self._clean: np.ndarray | None = None
+        self._predictions: np.ndarray | None = None
+
+    def predictions(self) -> np.ndarray:
+        """The classes that the clean images are taken for, int64 `[examples]`."""
+        if self._predictions is None:
+            self._predictions = self.run(
+                "clean", "predictions", lambda images, *_: self.evaluator.predictions(images)
+            )
+        return self._predictions
 
     def clean(self) -> np.ndarray:
         """Which images are classified rightly, bool `[examples]`."""
-        if self._clean is None:
-            self._clean = self.run("clean", "", lambda images, labels, _: (
-                self.evaluator.correct(images, labels)
-            ))  # fmt: skip
-        return self._clean
+        return self.predictions() == self.split.labels[: self.examples]
 
     def attacked(
         self,

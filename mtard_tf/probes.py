@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,11 +11,30 @@ from mtard_tf.attacks.pgd import FGSM, PGD
 from mtard_tf.attacks.square import Square
 from mtard_tf.attacks.tempered import AtTemperature
 from mtard_tf.data.batches import to_float
-from mtard_tf.outcomes import BatchRunner
+from mtard_tf.outcomes import BatchRunner, digest
 from mtard_tf.suites import Attack, Suite
 
 # Mean gap of the two largest logits that leaves the softmax a gradient to follow.
 READABLE_GAP = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What the model says, and what it should.
+
+    Attributes:
+      clean: predictions on all audited images, int `[images]`.
+      attacked: those under the suite's probe, int `[examples]` of the first examples.
+      labels: of all audited images, int `[images]`.
+      names: name of each class that the data have.
+      classes: how many the model has.
+    """
+
+    clean: np.ndarray
+    attacked: np.ndarray
+    labels: np.ndarray
+    names: Sequence[str]
+    classes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +54,7 @@ class Probes:
       saturated: standing under the probe at a radius of half the box, which reaches mid-grey.
       curve: epsilon -> standing under the probe.
       jitter: largest difference between two calls, relative to the largest logit.
+      predictions: what all this counts.
     """
 
     clean: np.ndarray
@@ -48,6 +68,7 @@ class Probes:
     saturated: np.ndarray
     curve: Mapping[float, np.ndarray]
     jitter: float
+    predictions: Predictions
 
     @property
     def examples(self) -> int:
@@ -64,17 +85,27 @@ class Probes:
         return points
 
 
-def gather(runner: BatchRunner, suite: Suite, outcomes: Mapping[str, np.ndarray]) -> Probes:
+def gather(
+    runner: BatchRunner, suite: Suite, outcomes: Mapping[str, np.ndarray], names: Sequence[str]
+) -> Probes:
     """Runs what the checks need, on the first `suite.probe_examples` images.
 
     Args:
       runner: of the audit.
       suite: with the probe.
       outcomes: of its attacks, which are not run again.
+      names: of the classes.
     """
     examples = min(suite.probe_examples, runner.examples)
     evaluator, threat = runner.evaluator, runner.evaluator.threat
-    gap, jitter = _look(runner, examples)
+    classes, gap, jitter = _look(runner, examples)
+    predictions = Predictions(
+        clean=runner.predictions(),
+        attacked=_attacked(runner, suite.probe, examples),
+        labels=runner.split.labels[: runner.examples],
+        names=names,
+        classes=classes,
+    )
     temperature = float(max(1.0, gap / READABLE_GAP))
 
     def attacked(key, attack, epsilon=None):
@@ -83,7 +114,7 @@ def gather(runner: BatchRunner, suite: Suite, outcomes: Mapping[str, np.ndarray]
                 return outcomes[name][:examples]
         return runner.attacked(f"probe {key}", attack, examples, epsilon)
 
-    iterated = attacked("iterated", suite.probe)
+    iterated = predictions.attacked == predictions.labels[:examples]
     curve = {0.0: runner.clean()[:examples]}
     for radius in sorted({threat.epsilon * factor for factor in suite.factors} - {0.0}):
         same = np.isclose(radius, threat.epsilon)
@@ -106,7 +137,18 @@ def gather(runner: BatchRunner, suite: Suite, outcomes: Mapping[str, np.ndarray]
         saturated=attacked("half the box", suite.probe, _saturation(runner)),
         curve=curve,
         jitter=jitter,
+        predictions=predictions,
     )
+
+
+def _attacked(runner: BatchRunner, probe: Attack, examples: int) -> np.ndarray:
+    before, evaluator = runner.predictions(), runner.evaluator
+
+    def compute(images, labels, ids):
+        clean = before[ids.numpy()]
+        return evaluator.attacked_predictions(probe, images, labels, ids, clean)
+
+    return runner.run("probe iterated", digest(probe), compute, examples)
 
 
 def _beside(probe: Attack) -> PGD | None:
@@ -116,13 +158,14 @@ def _beside(probe: Attack) -> PGD | None:
     return dataclasses.replace(probe, start="gaussian")
 
 
-def _look(runner: BatchRunner, examples: int) -> tuple[float, float]:
-    """Mean gap of the two largest logits, and the relative jitter of two calls."""
+def _look(runner: BatchRunner, examples: int) -> tuple[int, float, float]:
+    """Number of logits, mean gap of the two largest, and the relative jitter of two calls."""
     images = to_float(runner.split.images[: min(examples, runner.evaluator.batch_size)])
     first, second = (runner.evaluator.logits(images) for _ in range(2))
     ordered = np.sort(first, axis=1)
     jitter = np.abs(first - second).max() / max(np.abs(first).max(), 1e-30)
-    return float((ordered[:, -1] - ordered[:, -2]).mean()), float(jitter)
+    gap = np.diff(ordered[:, -2:], axis=1)  # of a single logit there is none
+    return first.shape[1], float(gap.mean()) if gap.size else 0.0, float(jitter)
 
 
 def _saturation(runner: BatchRunner) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf import audit_text, diagnostics, model_files, plots
+from mtard_tf import audit_text, diagnostics, model_files, plots, probes
 from mtard_tf.attacks.apgd import APGDTargeted
 from mtard_tf.attacks.pgd import FGSM, PGD
 from mtard_tf.attacks.square import Square
@@ -121,7 +121,7 @@ def test_an_honest_model_is_believed(honest) -> None:
     report, out = honest
     assert "masked" not in report["verdict"].lower()
     assert report["verdict"].startswith("Worst case over 2 attacks: ")
-    assert "; none of 8 checks speaks against it" in report["verdict"]
+    assert "; none of 10 checks speaks against it" in report["verdict"]
     noted = dataclasses.replace(diagnostics.Finding(**report["findings"][0]), severity="note")
     said = audit_text.verdict([noted], report, 0.1, attacks=2)
     assert said.endswith(
@@ -179,6 +179,13 @@ def test_randomised_outputs_are_found(tmp_path) -> None:
     assert "randomised_outputs" in report["verdict"]
 
 
+def _predictions(clean, attacked=None, labels=None, classes=4):
+    labels = np.arange(100) % 4 if labels is None else labels
+    attacked = clean if attacked is None else attacked
+    names = ("ant", "bee", "cat", "dog")
+    return probes.Predictions(np.asarray(clean), np.asarray(attacked), labels, names, classes)
+
+
 def _probes(**changes):
     bits = np.ones(100, bool)
     base = {
@@ -193,6 +200,7 @@ def _probes(**changes):
         "saturated": ~bits,
         "curve": {0.0: bits, 0.1: bits},
         "jitter": 0.0,
+        "predictions": _predictions(np.arange(100) % 4),
     }
     return diagnostics.Probes(**(base | changes))
 
@@ -219,6 +227,108 @@ def test_each_check_is_triggered_by_its_evidence_alone(name, changes) -> None:
     assert found[0].name == name  # the gravest comes first
     calm = diagnostics.findings(_probes(), outcomes, {})
     assert {finding.severity for finding in calm} == {"none"}
+
+
+def _first(predictions) -> tuple[str, str, str]:
+    bits = np.ones(100, bool)
+    looked = _probes(predictions=predictions, saturated=bits)  # a constant stands anywhere
+    found = diagnostics.findings(looked, {"clean": bits}, {})
+    return found[0].name, found[0].severity, found[0].evidence
+
+
+def test_one_class_for_all_is_no_masked_gradient() -> None:
+    assert _first(_predictions(np.full(100, 2))) == (
+        "constant_prediction",
+        "void",
+        "'cat' is 100.0% of the predictions and 25.0% of the 100 images, and accuracy is no more "
+        "than that; under the iterated attack 'cat' is 100.0% of the predictions.",
+    )
+    found = diagnostics.findings(
+        _probes(predictions=_predictions(np.full(100, 2)), saturated=np.ones(100, bool)),
+        {"clean": np.ones(100, bool)},
+        {},
+    )
+    assert [f.name for f in found if f.severity == "void"] == ["constant_prediction", "at_chance"]
+    assert "masked" not in {f.severity for f in found}
+
+
+@pytest.mark.parametrize(
+    "others, largest, severity",
+    [(1, 97, "void"), (2, 97, "none"), (1, 99, "none"), (0, 99, "void"), (0, 100, "none")],
+)
+def test_nearly_one_class_is_measured_by_the_largest_class(others, largest, severity) -> None:
+    """99 % and more than the largest class: a good model of rare classes says it 97 times too."""
+    labels = np.where(np.arange(100) < largest, 0, 1)
+    clean = np.where(np.arange(100) < 100 - others, 0, 1)
+    found = diagnostics._constant(_predictions(clean, labels=labels))
+    assert found.severity == severity
+    assert found.values["largest_class"] == largest / 100
+
+
+def test_one_class_under_attack_is_a_note() -> None:
+    answers = np.arange(100) % 4
+    found = diagnostics._constant(_predictions(answers, attacked=np.full(100, 4)))
+    assert (found.severity, found.evidence) == (
+        "note",
+        "'ant' is 25.0% of the predictions and 25.0% of the 100 images; under the iterated attack "
+        "the class of outliers is 100.0% of the predictions.",
+    )
+    alone = _predictions(np.zeros(100, int), labels=np.zeros(100, int), classes=1)
+    assert diagnostics._constant(alone).severity == "void"
+
+
+def test_chance_is_the_share_of_the_largest_class() -> None:
+    answers = np.arange(100) % 4
+    for labels, severity, said in (
+        (answers, "none", "100.0%, above the 25.0% of always saying 'ant'"),
+        (np.roll(answers, 1), "void", "0.0%, not above the 25.0% of always saying 'ant'"),
+        (
+            np.where(np.arange(100) < 40, 3, answers),
+            "none",
+            "70.0%, above the 55.0% of always saying 'dog'",
+        ),
+        (np.full(100, 1), "note", "25.0%, not above the 100.0% of always saying 'bee'"),
+    ):
+        found = diagnostics._at_chance(_predictions(answers, labels=labels))
+        assert (found.severity, found.evidence) == (
+            severity,
+            f"Clean accuracy is {said}, the largest class of the audited images.",
+        )
+
+
+def test_a_constant_model_gets_a_verdict_of_its_own(tmp_path) -> None:
+    model = linear(0.0)
+    model.layers[-1].bias.assign([0.0, 3.0, 0.0, 0.0])
+    report = Audit(quadrants(), SUITE, THREAT)(model, "constant", tmp_path)
+    assert report["verdict"] == (
+        "One class for all: 'quadrant 1' is 100.0% of the predictions and 25.0% of the 40 images, "
+        "and accuracy is no more than that; under the iterated attack 'quadrant 1' is 100.0% of "
+        "the predictions. Worst case over 2 attacks: 25.0% of 40 (95 %: 12.5% to 40.0%), which "
+        "says nothing of the model."
+    )
+    assert "masked" not in _severities(report).values()
+    turned = linear()
+    turned.layers[-1].set_weights([np.roll(20 * np.eye(4), 1, axis=1), np.zeros(4)])
+    report = Audit(quadrants(), SUITE, THREAT)(turned, "turned", tmp_path)
+    assert report["verdict"].startswith(
+        f"No better than chance: Clean accuracy is {report['clean']:.1%}, not above the 25.0% of "
+        "always saying 'quadrant 0', the largest class of the audited images. Worst case"
+    )
+
+
+def test_images_without_labels_are_not_audited() -> None:
+    data = quadrants(8)
+    labels = data.test.labels.copy()
+    labels[3:] = -1
+    data = dataclasses.replace(data, test=Split(data.test.images, labels))
+    assert len(Audit(data, SUITE, THREAT, examples=3).chosen) == 3
+    with pytest.raises(ValueError) as error:
+        Audit(data, SUITE, THREAT)
+    assert str(error.value) == (
+        "quadrants: 5 of 8 test images have no label, so nothing can be counted on them; use "
+        "another split (mtard-eval --split=validation) or another set."
+    )
+    assert len(Audit(data, SUITE, THREAT, split="validation").chosen) == 8
 
 
 def test_a_start_is_noted_where_it_clearly_matters_and_was_moved() -> None:
