@@ -26,7 +26,7 @@ def digest(*parts: object) -> str:
     for part in parts:
         if isinstance(part, np.ndarray):
             sha.update(f"{part.dtype}{part.shape}".encode())
-            sha.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8))  # no copy
+            sha.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)  # no copy
         else:
             sha.update(part if isinstance(part, bytes) else repr(part).encode())
         sha.update(b"\0")

@@ -132,7 +132,8 @@ class ImageData:
 
 def _one_memory(images: np.ndarray, others: np.ndarray) -> bool:
     try:
-        return np.shares_memory(images, others, max_work=1)
+        # NumPy's stubs allow the two names of its limits only.
+        return np.shares_memory(images, others, max_work=1)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return False  # interleaved views
 
