@@ -68,7 +68,9 @@ def is_path(source: str) -> bool:
 
 def student_path(run_dir: pathlib.Path, source: str) -> pathlib.Path:
     """The file of a teacher: that of a stage of the run, or a path."""
-    return pathlib.Path(source) if is_path(source) else run_dir / source / "student.keras"
+    if is_path(source):
+        return pathlib.Path(source).expanduser()
+    return run_dir / source / "student.keras"
 
 
 def existing(run_dir: pathlib.Path, source: str) -> pathlib.Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 
+import mtard_tf
 from mtard_tf import (
     audit_flags,
     config,
@@ -22,6 +24,7 @@ from mtard_tf import (
     run_directory,
 )
 from mtard_tf.accuracies import w_robust
+from mtard_tf.bin import paths
 from mtard_tf.comparing import command
 from mtard_tf.evaluation import EvaluationError, Evaluator
 from mtard_tf.threat import ThreatModel
@@ -161,27 +164,64 @@ def test_an_attack_that_leaves_the_ball_is_not_counted(finished):
         evaluator.attacked(cheat, described.dataset().test)
 
 
+def test_the_home_is_expanded_wherever_a_path_comes_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert paths.Path().parse("~/runs/x") == f"{tmp_path}/runs/x"
+    assert run_directory.student_path(pathlib.Path("run"), "~/t.keras") == tmp_path / "t.keras"
+    assert run_directory.student_path(pathlib.Path("run"), "t") == pathlib.Path(
+        "run/t/student.keras"
+    )
+    with pytest.raises(ValueError, match="it is empty; give a path"):
+        paths.Path().parse(" ")
+
+
 def test_w_robust():
     # (87.36 + 61.20) / 2 = 74.28: a row of the MTARD paper's table.
     assert w_robust(0.8736, 0.6120) == pytest.approx(0.7428)
 
 
-@pytest.mark.parametrize("binary", ["train", "eval", "export", "data", "import_", "compare"])
-def test_help_is_quick_and_says_what_to_type(binary):
+BINARIES = ["train", "eval", "export", "data", "import_", "compare", "plan"]
+
+
+@pytest.mark.parametrize("binary", BINARIES)
+def test_help_is_quick_and_lists_every_flag(binary):
+    root = pathlib.Path(__file__).parent.parent
+    command = [sys.executable, "-X", "importtime", "-m", f"mtard_tf.bin.{binary}"]
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0
+    assert f"mtard-{binary.rstrip('_')}" in done.stdout
+    source = (root / "mtard_tf" / "bin" / f"{binary}.py").read_text()
+    defined = re.findall(r'(?:DEFINE_\w+|define)\(\s*"(\w+)"', source)
+    others = ["strategy", "devices", "workers", "index"] if binary == "train" else []
+    for flag in [*defined, *others]:
+        assert re.search(rf"^  --(\[no\])?{flag}[=:]", done.stdout, re.M), flag
+    for line in ("--[no]debug: ", "--help: ", "--version: "):
+        assert f"\n  {line}" in done.stdout
+    for heavy in ("tensorflow", "keras", "numpy"):
+        assert f" {heavy}\n" not in done.stderr
+
+
+@pytest.mark.parametrize("binary", BINARIES)
+def test_every_command_says_its_version(binary):
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", f"mtard_tf.bin.{binary}", "--help"],
+        [sys.executable, "-m", f"mtard_tf.bin.{binary}", "--version"],
         capture_output=True,
         text=True,
         cwd=pathlib.Path(__file__).parent.parent,
     )
-    assert f"mtard-{binary.rstrip('_')}" in done.stdout and "--" in done.stdout
-    for heavy in ("tensorflow", "keras", "numpy"):
-        assert f" {heavy}\n" not in done.stderr
+    said = f"mtard-{binary.rstrip('_')} {mtard_tf.__version__}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["train", "quickstart.gin", "--run_dir=x"], "mtard-train: 'quickstart.gin' stands alone; did you mean --config=quickstart.gin?"),
+        (["eval", "student.keras"], "mtard-eval: 'student.keras' stands alone; did you mean --model=student.keras?"),
+        (["export", "--run_dir=x", "student"], "mtard-export: 'student' stands alone; write --FLAG=VALUE"),
+        (["train", "--config=quickstart.gin", "--run_dir="], "mtard-train: flag --run_dir=: it is empty; give a path, or look whether a variable is set"),
+        (["compare", "--run_dri=x", "--run_dir=x"], "mtard-compare: Unknown command line flag 'run_dri'. Did you mean: run_dir"),
+        (["plan", "--throughput=fast"], "mtard-plan: flag --throughput=fast: "),
         (["eval", "--run_dir=/nowhere"], "/nowhere holds no run (no config.gin); run"),
         (["train", "--run_dir=/tmp/x", "--config=quikstart.gin"], "did you mean 'quickstart.gin'?"),
         (

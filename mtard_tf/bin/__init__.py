@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from mtard_tf import keras_environment
+from mtard_tf.bin import usage
 from mtard_tf.preemption import EXIT_CODE, Preempted, go_with_parent
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the whole stack trace of an error.")
@@ -19,11 +19,18 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the whole stack trace of an err
 _LOST_WORKER = ("UnavailableError", "AbortedError", "DeadlineExceededError", "CancelledError")
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs `main` under absl: quiet TensorFlow, and a user's error as one line with exit code 1."""
+def run(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> None:
+    """Runs `main` under absl: quiet TensorFlow, and a user's error as one line with exit code 1.
+
+    Args:
+      main: of a binary.
+      takes_words: whether it takes arguments that are no flags.
+    """
 
     def guarded(argv: Sequence[str]) -> None:
         try:
+            if not takes_words:
+                usage.refuse_rest(argv[1:])
             go_with_parent()
             keras_environment.check()
             logging.set_verbosity(logging.FATAL)
@@ -33,8 +40,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             # A TypeError is a user's only where gin left an argument of a plugin unset.
             if _DEBUG.value or (isinstance(error, TypeError) and "by Gin" not in str(error)):
                 raise
-            # gin appends, line by line, the calls that an error went through.
-            message = re.split(r"\n\s+(?:In call to|No values supplied)", str(error))[0]
+            message = str(error)
+            if "In call to configurable" in message:
+                from mtard_tf.gin_errors import explain
+
+                message = explain(error)
             sys.exit(f"{_command(argv[0])}: {message}")
         except Preempted as error:
             _leave(argv[0], str(error))
@@ -51,11 +61,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
                 "workers again with the same commands; they go on from the last checkpoint.",
             )
 
-    # absl shows the flags of `__main__` as a program's own; for an installed script that is a stub.
-    for flag in flags.FLAGS.get_flags_for_module(main.__module__):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
-    app.run(guarded)
+    docstring = sys.modules[main.__module__].__doc__ or ""
+    app.run(guarded, flags_parser=lambda argv: usage.parse(argv, _command(argv[0]), docstring))
 
 
 def _leave(program: str, message: str) -> NoReturn:

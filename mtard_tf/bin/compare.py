@@ -18,9 +18,10 @@ from typing import Any
 from absl import flags
 
 from mtard_tf import bin as binary
+from mtard_tf.bin import paths
 
 _FLAGS = {
-    "run_dir": flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True),
+    "run_dir": paths.define("run_dir", "Directory of the run.", required=True),
     "config": flags.DEFINE_multi_string("config", [], "Gin file; repeatable, later ones win."),
     "gin": flags.DEFINE_multi_string("gin", [], "Gin binding; repeatable."),
     "jobs": flags.DEFINE_integer(

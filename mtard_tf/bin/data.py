@@ -14,15 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from absl import flags
-
 from mtard_tf import bin as binary
+from mtard_tf.bin import paths
 
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Prepared TFDS sets; default $TFDS_DATA_DIR or ~/tensorflow_datasets."
+_DATA_DIR = paths.define(
+    "data_dir", "Prepared TFDS sets; default $TFDS_DATA_DIR or ~/tensorflow_datasets."
 )
-_SOURCE = flags.DEFINE_string("source", None, "The folder with the set's own files.")
-_OUT = flags.DEFINE_string("out", None, "make-mini: the version folder to write.")
+_SOURCE = paths.define("source", "The folder with the set's own files.")
+_OUT = paths.define("out", "make-mini: the version folder to write.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -48,7 +47,7 @@ def _bar(places: Sequence[int], role: str) -> Iterable[int]:
 
 
 def run() -> None:
-    binary.run(main)
+    binary.run(main, takes_words=True)
 
 
 if __name__ == "__main__":

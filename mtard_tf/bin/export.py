@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from mtard_tf import bin as binary
+from mtard_tf.bin import paths
 
-_RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of a finished run.", required=True)
+_RUN_DIR = paths.define("run_dir", "Directory of a finished run.", required=True)
 _STAGE = flags.DEFINE_string("stage", None, "Stage to export; default the last.")
 
 

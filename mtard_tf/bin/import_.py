@@ -16,13 +16,14 @@ from typing import Any
 from absl import flags
 
 from mtard_tf import bin as binary
+from mtard_tf.bin import paths
 
 _FLAGS = {
-    "source": flags.DEFINE_string("source", None, "The file of weights.", required=True),
-    "model": flags.DEFINE_string(
-        "model", None, "models.NAME, or a .keras file with the same layers.", required=True
+    "source": paths.define("source", "The file of weights.", required=True),
+    "model": paths.define(
+        "model", "models.NAME, or a .keras file with the same layers.", required=True
     ),
-    "out": flags.DEFINE_string("out", None, "The .keras file to write.", required=True),
+    "out": paths.define("out", "The .keras file to write.", required=True),
     "classes": flags.DEFINE_integer("classes", 10, "Number of logits.", 1),
     "image_shape": flags.DEFINE_string("image_shape", "32,32,3", "height,width,channels."),
     "normalization": flags.DEFINE_string(
@@ -34,10 +35,10 @@ _FLAGS = {
     "gin": flags.DEFINE_multi_string("gin", [], "Binding of the model; repeatable."),
     "key": flags.DEFINE_string("key", None, "Which of several state_dicts in the file."),
     "allow_unused": flags.DEFINE_bool("allow_unused", False, "Leave out what has no place."),
-    "probe": flags.DEFINE_string("probe", None, "An .npz of `images` and the source's `logits`."),
+    "probe": paths.define("probe", "An .npz of `images` and the source's `logits`."),
     "verify": flags.DEFINE_bool("verify", False, "Insist on a --probe."),
     "dataset": flags.DEFINE_string("dataset", None, "Measure the accuracy on its test images."),
-    "data_dir": flags.DEFINE_string("data_dir", None, "Prepared TFDS sets; default TFDS' own."),
+    "data_dir": paths.define("data_dir", "Prepared TFDS sets; default TFDS' own."),
     "examples": flags.DEFINE_integer("examples", 1000, "First so many test images; 0 for all.", 0),
     "batch_size": flags.DEFINE_integer("batch_size", 100, "Images at a time.", 1),
 }

@@ -24,11 +24,11 @@ from collections.abc import Sequence
 from absl import flags
 
 from mtard_tf import bin as binary
-from mtard_tf.bin import devices
+from mtard_tf.bin import devices, paths
 
 _CONFIG = flags.DEFINE_multi_string("config", [], "Gin file; repeatable, later ones win.")
 _GIN = flags.DEFINE_multi_string("gin", [], "Gin binding, such as student/Stage.epochs=5.")
-_RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
+_RUN_DIR = paths.define("run_dir", "Directory of the run.", required=True)
 _JOBS = flags.DEFINE_integer("jobs", 1, "Processes, each for a stage on its share of the cores.", 1)
 _ONLY = flags.DEFINE_multi_string("only", [], "Stage to run, its teachers finished; repeatable.")
 

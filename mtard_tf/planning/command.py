@@ -25,7 +25,7 @@ from mtard_tf.data.image_data import (
 from mtard_tf.experiment import Experiment
 from mtard_tf.planning import plan, rates, text
 from mtard_tf.planning.flops import PlanError
-from mtard_tf.run_directory import load_student
+from mtard_tf.run_directory import load_student, student_path
 
 # Sets whose size is known where they are not prepared: image shape, classes, training images.
 SIZES = {
@@ -148,7 +148,7 @@ def _teacher_files(
         if path in names:
             make = registry.get("models", names[path].removeprefix("@").removeprefix("models."))
             models[path] = make(data.image_shape, data.num_classes)
-        elif pathlib.Path(path).exists():
+        elif student_path(pathlib.Path(), path).exists():
             models[path] = load_student(pathlib.Path(), path)
         else:
             raise PlanError(

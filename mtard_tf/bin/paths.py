@@ -1,0 +1,25 @@
+"""Flags that are paths: `~` is the home, and an empty one is a variable that was not set."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from absl import flags
+
+
+class Path(flags.ArgumentParser[str]):
+    """Reads one."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        if not argument.strip():
+            raise ValueError("it is empty; give a path, or look whether a variable is set")
+        return os.path.expanduser(argument)
+
+
+def define(name: str, help: str, *, required: bool = False) -> flags.FlagHolder[Any]:
+    """A flag for a path, with no default."""
+    serializer = flags.ArgumentSerializer[str]()
+    return flags.DEFINE(Path(), name, None, help, serializer=serializer, required=required)
