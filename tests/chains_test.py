@@ -89,7 +89,8 @@ chain.teachers = {'clean': 'clean_teacher'}
 chain.models = @models.small_cnn
 chain.widths = ((4, 4), (2, 2))
 """
-    described = _experiment(tiny_run_file, CHAIN, lines)
+    no_teacher = CHAIN.replace("teacher/Stage.validation_attack = None\n", "")
+    described = _experiment(tiny_run_file, no_teacher, lines)
     assistant, student = described.stages[-2:]
     assert dict(student.teachers) == {"robust": assistant.name, "clean": "clean_teacher"}
     assert dict(assistant.teachers) == {"robust": "robust_teacher", "clean": "clean_teacher"}
