@@ -190,7 +190,10 @@ def check_classes(model: Any, classes: int) -> None:
 
 def _has_outlier_class(model: Any) -> bool:
     # Predicting it is never right.
-    return isinstance(model, keras.Model) and OUTLIER_LAYER in model.output_names
+    if not isinstance(model, keras.Model):
+        return False
+    # A Sequential model has no `output_names`; its last layer is its output.
+    return OUTLIER_LAYER in getattr(model, "output_names", (model.layers[-1].name,))
 
 
 def check_logits(logits: np.ndarray) -> None:

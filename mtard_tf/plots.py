@@ -6,13 +6,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
-import numpy as np  # noqa: E402
-
-from mtard_tf import files  # noqa: E402
+from mtard_tf import files
 
 
 def trade_off(points: Sequence[Mapping[str, Any]], attack: str, path: pathlib.Path) -> None:
@@ -31,9 +28,8 @@ def trade_off(points: Sequence[Mapping[str, Any]], attack: str, path: pathlib.Pa
     best = max(point["robust"] for point in points)
     near = [point for point in points if point["robust"] >= best / 2]
     panels = [points, near] if many and 1 < len(near) < len(points) else [points]
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(5.5 * len(panels) + many, 4.5), layout="constrained", squeeze=False
-    )
+    figure = _figure(5.5 * len(panels) + many, 4.5)
+    axes = figure.subplots(1, len(panels), squeeze=False)
     looks = {
         point["label"]: {"color": f"C{place % 10}", "fmt": "os^"[place // 10 % 3]}
         for place, point in enumerate(points)
@@ -69,9 +65,8 @@ def by_temperature(
       panels: name of a measure -> label of its axis.
       path: the PNG.
     """
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(5.0 * len(panels), 3.8), layout="constrained", squeeze=False
-    )
+    figure = _figure(5.0 * len(panels), 3.8)
+    axes = figure.subplots(1, len(panels), squeeze=False)
     temperatures = sorted({point["temperature"] for point in points})
     for axis, (name, label) in zip(axes[0], panels.items(), strict=True):
         for depth in sorted({point["depth"] for point in points}):
@@ -107,7 +102,8 @@ def epsilon_curve(
       examples: how many images the curve is of.
       path: the PNG.
     """
-    figure, axes = plt.subplots(figsize=(5.5, 3.8), layout="constrained")
+    figure = _figure(5.5, 3.8)
+    axes = figure.subplots()
     radii = [point["epsilon"] for point in points]
     axes.plot(radii, [point["worst_case"] for point in points], color="0.6", label="worst so far")
     axes.plot(radii, [point["robust_accuracy"] for point in points], marker="o", label="probe")
@@ -130,9 +126,8 @@ def balance(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> bool:
     if not drawn:
         return False
     drawn = {"kl_": [n for n in names if n.startswith("kl_")], **drawn}
-    figure, axes = plt.subplots(
-        len(drawn), 1, figsize=(6.5, 1.9 * len(drawn)), sharex=True, layout="constrained"
-    )
+    figure = _figure(6.5, 1.9 * len(drawn))
+    axes = figure.subplots(len(drawn), 1, sharex=True)
     for axis, (prefix, found) in zip(np.atleast_1d(axes), drawn.items(), strict=True):
         for name in found:
             steps = [row["step"] for row in rows if name in row]
@@ -158,13 +153,14 @@ def adversarial_grid(
       captions: (prediction on the clean image, on the attacked one) per image.
       path: the PNG.
     """
-    figure, axes = plt.subplots(
-        2, len(clean), figsize=(1.3 * len(clean), 3.2), layout="constrained"
-    )
+    figure = _figure(1.3 * len(clean), 3.2)
+    axes = figure.subplots(2, len(clean), squeeze=False)
     for column, caption in enumerate(captions):
         for row, images in enumerate((clean, perturbed)):
             axis = axes[row, column]
-            image = images[column].squeeze()
+            image = images[column]
+            if image.shape[-1] not in (3, 4):  # no colours that matplotlib knows
+                image = image.mean(axis=-1)
             axis.imshow(image, cmap="gray" if image.ndim == 2 else None, vmin=0, vmax=1)
             axis.set_title(caption[row], fontsize=7)
             axis.set_xticks([])
@@ -205,7 +201,11 @@ def _mark(axis: Any, point: Mapping[str, Any], look: Mapping[str, str], named: b
         axis.annotate(label, place, xytext=(5, 5), textcoords="offset points", fontsize=8)
 
 
-def _save(figure: Any, path: pathlib.Path) -> None:
+def _figure(width: float, height: float) -> Figure:
+    """A figure in inches that no window and no backend of the process knows of."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Figure, path: pathlib.Path) -> None:
     with files.replacing(path) as temporary:
         figure.savefig(temporary, dpi=130)
-    plt.close(figure)

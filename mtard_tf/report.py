@@ -102,7 +102,8 @@ def draw_examples(model: Any, audit: Audit, path: pathlib.Path, count: int = 8) 
         audit.suite.probe, images, tf.constant(labels), tf.range(len(labels), dtype=tf.int64)
     )
     predicted = [evaluator.logits(batch).argmax(axis=1) for batch in (images, perturbed)]
-    captions = [(names[clean], names[attacked]) for clean, attacked in zip(*predicted, strict=True)]
+    named = [[names[c] if c < len(names) else "outlier" for c in classes] for classes in predicted]
+    captions = list(zip(*named, strict=True))
     plots.adversarial_grid(images.numpy(), perturbed.numpy(), captions, path)
 
 

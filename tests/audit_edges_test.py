@@ -1,0 +1,89 @@
+"""Audits at the edges: Sequential models, one image, one class, one pixel, odd channels."""
+
+from __future__ import annotations
+
+import pathlib
+
+import keras
+import matplotlib
+import numpy as np
+import pytest
+
+from mtard_tf import model_files, plots, probes, report
+from mtard_tf.attacks.pgd import FGSM, PGD
+from mtard_tf.audit import Audit
+from mtard_tf.data.image_data import ImageData, Split
+from mtard_tf.models.layers import OUTLIER_LAYER
+from mtard_tf.suites import Suite
+from mtard_tf.threat import ThreatModel
+
+SUITE = Suite({"fgsm": FGSM()}, probe=PGD(num_steps=1), factors=(1.0,), probe_examples=4)
+THREAT = ThreatModel("linf", 0.1)
+
+
+def _data(shape: tuple[int, int, int], classes: int, count: int = 4) -> ImageData:
+    images = np.random.RandomState(0).randint(0, 256, (count, *shape)).astype(np.uint8)
+    split = Split(images, (np.arange(count) % classes).astype(np.int32))
+    return ImageData("edge", tuple(f"class {i}" for i in range(classes)), split, split, split)
+
+
+def _sequential(shape: tuple[int, int, int], classes: int, name: str = "logits"):
+    dense = keras.layers.Dense(classes, name=name)
+    return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), dense])
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "examples"),
+    [((4, 4, 1), 3, 1), ((1, 1, 1), 3, 4), ((1, 1, 3), 3, 1), ((4, 4, 1), 1, 4), ((3, 4, 2), 2, 4)],
+)
+def test_an_audit_of_little_has_a_report_and_its_pictures(
+    shape, classes, examples, tmp_path: pathlib.Path
+) -> None:
+    data = _data(shape, classes)
+    audit = Audit(data, SUITE, THREAT, examples=examples)
+    model = _sequential(shape, classes)
+    found = audit(model, "small", tmp_path)
+    assert found["examples"] == examples
+    assert (tmp_path / "report.md").read_text().startswith("# Audit of small")
+    report.draw_examples(model, audit, tmp_path / "images.png")
+    assert (tmp_path / "images.png").stat().st_size > 1_000
+    severities = {finding["name"]: finding["severity"] for finding in found["findings"]}
+    if classes == 1:
+        assert found["verdict"].startswith("One class for all: 'class 0' is 100.0% of the pred")
+        assert severities["constant_prediction"] == "void"
+    elif examples == 1:
+        assert severities["at_chance"] == "note"  # the image's class is all there is
+
+
+def test_a_sequential_model_may_have_a_class_of_outliers(tmp_path: pathlib.Path) -> None:
+    data = _data((4, 4, 1), 3)
+    model_files.check(_sequential((4, 4, 1), 3), data.test, data.label_names)
+    defensive = _sequential((4, 4, 1), 4, OUTLIER_LAYER)
+    defensive.layers[-1].bias.assign([0.0, 0.0, 0.0, 50.0])
+    model_files.check(defensive, data.test, data.label_names)
+    report.draw_examples(defensive, Audit(data, SUITE, THREAT), tmp_path / "outliers.png")
+    with pytest.raises(ValueError, match="has 4 classes and the data set 3"):
+        model_files.check(_sequential((4, 4, 1), 4), data.test, data.label_names)
+
+
+def test_figures_leave_matplotlib_as_it_was(tmp_path: pathlib.Path) -> None:
+    before, settings = matplotlib.get_backend(auto_select=False), dict(matplotlib.rcParams)
+    points = [{"label": "one", "clean": 0.9, "robust": 0.5}]
+    plots.trade_off(points, "pgd", tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert matplotlib.get_backend(auto_select=False) == before
+    assert dict(matplotlib.rcParams) == settings
+
+
+def test_a_single_logit_has_no_gap() -> None:
+    class Runner:
+        split = _data((2, 2, 1), 1).test
+
+        class evaluator:
+            batch_size = 4
+
+            @staticmethod
+            def logits(images):
+                return np.full((len(images), 1), 2.0)
+
+    assert probes._look(Runner, 4) == (1, 0.0, 0.0)  # type: ignore[arg-type]
