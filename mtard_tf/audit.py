@@ -16,6 +16,7 @@ from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.evaluation import EvaluationError, Evaluator
 from mtard_tf.locking import locked
 from mtard_tf.outcomes import BatchRunner, Record, digest
+from mtard_tf.run_files import sound_report
 from mtard_tf.suites import Suite
 from mtard_tf.threat import ThreatModel
 
@@ -152,7 +153,7 @@ class Audit:
         """The report of a finished audit on the same inputs; None if there is none in `out`."""
         if not (out / "report.json").exists() or not (out / "examples.npz").exists():
             return None
-        report = files.read_json(out / "report.json")
+        report = sound_report(out / "report.json", _say)
         known = self._fingerprint(self._inputs(model, self.chosen, surrogate))
         return report if report.get("fingerprint") == known else None
 

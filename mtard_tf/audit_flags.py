@@ -94,7 +94,7 @@ def part(text: str) -> tuple[int, int]:
       ValueError: anything else.
     """
     index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+    if not (index.isdecimal() and count.isdigit() and int(index) < int(count)):
         raise ValueError(f"--share is {text!r}; give I/N with I from 0 to N - 1, such as 0/4.")
     return int(index), int(count)
 

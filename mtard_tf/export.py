@@ -91,7 +91,7 @@ def export(
 def _numbered(partial: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """Gives a whole export the next free version, also while other processes do the same."""
     while True:
-        versions = [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+        versions = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
         target = folder / str(max(versions, default=0) + 1)
         try:
             partial.rename(target)

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import keras
 
-from mtard_tf import __version__, files, model_files
+from mtard_tf import __version__, model_files, run_files
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.experiment import Experiment
 
@@ -34,14 +34,14 @@ def metadata(
     stage = next(stage for stage in experiment.stages if stage.name == name)
     return {
         "version": __version__,
-        "stage": files.read_json(run_dir / name / "stage.json"),
+        "stage": run_files.stage(run_dir / name / "stage.json"),
         "distiller": getattr(stage.distiller, "__name__", repr(stage.distiller)),
         "net": {"name": student.name, "parameters": model_files.parameters(student)},
         "dataset": data.name,
         "label_names": list(data.label_names),
         "images": {"dtype": "uint8", "shape": list(data.image_shape)},
         "threat": {"norm": experiment.norm, "epsilon": experiment.epsilon},
-        "evaluation": files.read_json(report) if report.exists() else None,
+        "evaluation": run_files.report(report) if report.exists() else None,
     }
 
 

@@ -40,7 +40,7 @@ class SavedModel:
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
-        self.name = folder.name if not folder.name.isdigit() else folder.parent.name
+        self.name = folder.name if not folder.name.isdecimal() else folder.parent.name
         self._loaded = tf.saved_model.load(str(folder))  # kept: it owns the variables
         self._function, self._input = self._signature(folder)
         self.input_shape = tuple(self._function.structured_input_signature[1][self._input].shape)
@@ -111,7 +111,7 @@ def _resolved(path: pathlib.Path) -> pathlib.Path:
         raise ModelFileError(f"There is no model at {path}; give a .keras file or a SavedModel.")
     if path.is_file() or (path / "saved_model.pb").exists():
         return path
-    versions = [p.parent for p in path.glob("*/saved_model.pb") if p.parent.name.isdigit()]
+    versions = [p.parent for p in path.glob("*/saved_model.pb") if p.parent.name.isdecimal()]
     if not versions:
         raise ModelFileError(f"{path} is a folder without saved_model.pb; give a SavedModel.")
     return max(versions, key=lambda version: int(version.name))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from mtard_tf import files, model_files, plots
+from mtard_tf import files, model_files, plots, run_files
 from mtard_tf.audit import Audit
 from mtard_tf.data.batches import to_float
 from mtard_tf.evaluation import Evaluator
@@ -50,6 +49,8 @@ def evaluate_run(
     known = [stage.name for stage in experiment.stages]
     for stage in stages:
         check_stage(experiment, stage)
+    if out is None and audit.whole:
+        _check_readable(run_dir, known, stages or known)
     reports = []
     for stage in dict.fromkeys(stages) or known:
         model = load_student(run_dir, stage)
@@ -68,6 +69,17 @@ def evaluate_run(
     return reports
 
 
+def _check_readable(run_dir: pathlib.Path, known: Sequence[str], audited: Sequence[str]) -> None:
+    """Reads, before hours of attacks, the other files of which the report is made."""
+    for name in known:
+        path = run_dir / "evaluation" / name / "report.json"
+        if name not in audited and path.exists():
+            run_files.report(path)
+        if (run_dir / name / "stage.json").exists():
+            run_files.stage(run_dir / name / "stage.json")
+        _metrics(run_dir / name / "metrics.jsonl")
+
+
 def surrogate_of(experiment: Experiment, stage: str) -> str | None:
     """The stage whose student crafts the transfer attacks on `stage`.
 
@@ -84,7 +96,7 @@ def stands(run_dir: pathlib.Path, experiment: Experiment, audit: Audit, stage: s
     if not path.exists():
         return False
     digest = file_digest(student_path(run_dir, stage))
-    if files.read_json(path).get("student", digest) != digest:
+    if run_files.report(path).get("student", digest) != digest:
         return False
     model, surrogate = load_student(run_dir, stage), None
     if audit.suite.transfer:
@@ -112,7 +124,7 @@ def write_report(run_dir: pathlib.Path, experiment: Experiment) -> pathlib.Path:
     folder = run_dir / "report"
     names = [stage.name for stage in experiment.stages]
     reports = {
-        name: files.read_json(path)
+        name: run_files.report(path)
         for name in names
         if (path := run_dir / "evaluation" / name / "report.json").exists()
     }
@@ -147,7 +159,7 @@ def write_report(run_dir: pathlib.Path, experiment: Experiment) -> pathlib.Path:
 
 def _temperature(run_dir: pathlib.Path, stage: str) -> float:
     """At which the stage's student was trained; 1 where the stage does not say."""
-    return float(files.read_json(run_dir / stage / "stage.json").get("temperature", 1.0))
+    return float(run_files.stage(run_dir / stage / "stage.json").get("temperature", 1.0))
 
 
 def _points(reports: dict[str, dict], attack: str) -> list[dict]:
@@ -211,7 +223,7 @@ def _stages(run_dir: pathlib.Path, names: Sequence[str]) -> list[str]:
         path = run_dir / name / "stage.json"
         if not path.exists():
             continue  # a later stage may still be training
-        stage = files.read_json(path)
+        stage = run_files.stage(path)
         chosen = stage[stage["selected"]]
         teachers = ", ".join(f"{role}: {source}" for role, source in stage["teachers"].items())
         robust = f"{chosen['validation_robust']:.1%}" if "validation_robust" in chosen else ""
@@ -224,7 +236,4 @@ def _stages(run_dir: pathlib.Path, names: Sequence[str]) -> list[str]:
 
 def _metrics(path: pathlib.Path) -> list[dict]:
     """The rows of kind "step"; none if the stage has not begun."""
-    if not path.exists():
-        return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if row["kind"] == "step"]
+    return [row for row in run_files.rows(path, {"kind": str}) if row["kind"] == "step"]

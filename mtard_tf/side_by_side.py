@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from mtard_tf import files, jobs
+from mtard_tf import jobs, run_files
 from mtard_tf.experiment import Experiment, check, check_stage
 from mtard_tf.locking import locked
 from mtard_tf.run_directory import RunError, claim
@@ -58,7 +58,7 @@ def run(
     check(experiment, experiment.dataset(), strategy, stages, run_dir)
     claim(run_dir, config)
     run_jobs(run_dir, training_jobs(stages, run_dir, options), count)
-    return [files.read_json(run_dir / stage.name / "stage.json") for stage in stages]
+    return [run_files.stage(run_dir / stage.name / "stage.json") for stage in stages]
 
 
 def run_jobs(run_dir: pathlib.Path, todo: Sequence[jobs.Job], count: int) -> None:

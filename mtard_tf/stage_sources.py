@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import keras
 
-from mtard_tf import files
+from mtard_tf import run_files
 from mtard_tf.model_files import file_digest
 from mtard_tf.run_directory import RunError, existing, is_path
 from mtard_tf.stage import Stage
@@ -54,7 +54,7 @@ def finished(stage: Stage, run_dir: pathlib.Path) -> dict | None:
     folder = run_dir / stage.name
     if not (folder / "stage.json").exists():
         return None
-    result = files.read_json(folder / "stage.json")
+    result = run_files.stage(folder / "stage.json")
     sources = fingerprints(stage, run_dir)
     before = result.get("sources", sources)  # runs of version 0.1 did not note them
     changed = sorted(role for role in sources if before.get(role) != sources[role])

@@ -195,7 +195,7 @@ def _devices(count: int | None) -> list[str]:
 def _announce(workers: Sequence[str], index: int | None) -> None:
     """Writes `TF_CONFIG` from the flags, if given, and checks it: a wrong one waits for ever."""
     if workers:
-        without = [worker for worker in workers if not worker.rpartition(":")[2].isdigit()]
+        without = [worker for worker in workers if not worker.rpartition(":")[2].isdecimal()]
         if without:
             raise StrategyError(f"--workers has {without[0]!r}; give HOST:PORT for each.")
         if index is None or not 0 <= index < len(workers):

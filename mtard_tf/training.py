@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mtard_tf import checkpoints, files, soft_labels, strategies
+from mtard_tf import checkpoints, files, run_files, soft_labels, strategies
 from mtard_tf.averaged_student import judged_student
 from mtard_tf.callbacks import Saver, Validation
 from mtard_tf.checkpoints import Checkpoints
@@ -72,7 +72,7 @@ def train(
     if strategies.is_chief(strategy):
         run.finish()
     strategies.wait_for_all(strategy)
-    return files.read_json(folder / "stage.json")
+    return run_files.stage(folder / "stage.json")
 
 
 class _Run:

@@ -69,6 +69,7 @@ ROWS = {
         "records",
         "report",
         "run_directory",
+        "run_files",
         "side_by_side",
         "soft_labels",
         "setting",

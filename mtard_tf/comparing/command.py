@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from mtard_tf import config, files, jobs, plots, report, side_by_side, strategies
+from mtard_tf import config, files, jobs, plots, report, run_files, side_by_side, strategies
 from mtard_tf import experiment as experiments
 from mtard_tf.audit import Audit
 from mtard_tf.comparing import comparison, temperatures, text
@@ -136,7 +136,7 @@ def write(
     folder = run_dir / "comparison"
     stages = [run_dir / name / "stage.json" for name in names]
     points = temperatures.by_temperature(
-        audited, [files.read_json(path) for path in stages if path.exists()]
+        audited, [run_files.stage(path) for path in stages if path.exists()]
     )
     figures = ["trade_off.png"]
     shown = _points(compared, attack)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mtard_tf import accuracies, files, registry
+from mtard_tf import accuracies, registry, run_files
 from mtard_tf.comparing.statistics import over_seeds, paired_difference, w_robust_by_example
 from mtard_tf.model_files import file_digest
 from mtard_tf.run_directory import student_path
@@ -143,20 +142,20 @@ def _load(run_dir: pathlib.Path, name: str) -> Audited | None:
     paths = run_dir / name / "stage.json", audit / "report.json", audit / "examples.npz"
     if not all(path.exists() for path in paths):
         return None
-    stage, report = (files.read_json(path) for path in paths[:2])
+    stage, report = run_files.stage(paths[0]), run_files.report(paths[1])
     student = student_path(run_dir, name)
     # Of a table that is made where only the reports are, the students are not asked.
     if "student" in report and student.exists() and report["student"] != file_digest(student):
         return None
-    with np.load(paths[2]) as stored:
-        outcomes = {key: stored[key] for key in ("clean", *report["attacks"])}
+    names = ("clean", *report["attacks"])
+    outcomes = run_files.outcomes(paths[2], names, report["examples"])
     return Audited(stage, report, outcomes, _seconds(run_dir / name / "timing.jsonl"))
 
 
 def _seconds(path: pathlib.Path) -> float | None:
-    if not path.exists():
+    rows = run_files.rows(path, {"seconds": (int, float)})
+    if not rows:
         return None
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     if not all("partial" in row for row in rows):  # a resumed epoch would pass for the fastest
         return float(np.median([row["seconds"] for row in rows]))
     whole = [row["seconds"] for row in rows if row["validated"] and not row["partial"]]

@@ -132,7 +132,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
       ValueError: not three numbers above 0.
     """
     parts = text.replace(" ", "").split(",")
-    if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
         raise ValueError(f"--image_shape is {text!r}; give height,width,channels, as 32,32,3.")
     return tuple(map(int, parts))
 

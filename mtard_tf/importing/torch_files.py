@@ -110,6 +110,8 @@ def read_legacy(path: pathlib.Path) -> Any:
         value = pickles.load(file, path.name, storage)
         keys = pickles.load(file, path.name)
         end = os.path.getsize(path)
+        if not isinstance(keys, (list, tuple)):
+            raise damaged(path, f"{str(keys)[:40]!r} is no list of storages")
         for key in map(str, keys):
             kind, count = storages.get(key, (None, -1))
             head = file.read(8)

@@ -1,0 +1,129 @@
+"""The files of a run as they are read back: whole and of the kind that was written, or one line."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+_NUMBER = (int, float)
+_CHOSEN = {"epoch": int, "validation_clean": _NUMBER}
+_STAGE = {"stage": str, "teachers": dict}
+_REPORT = {"attacks": dict, "worst_case": dict, "threat": dict, "clean": _NUMBER, "examples": int}
+_ATTACKED = {"robust_accuracy": _NUMBER}
+
+
+class RunFileError(ValueError):
+    """A file of a run that is damaged. The message is one line."""
+
+
+def stage(path: pathlib.Path) -> dict[str, Any]:
+    """A `stage.json`.
+
+    Raises:
+      RunFileError: it is damaged.
+    """
+    value = _mapping(path, _STAGE)
+    if "selected" in value:
+        _check(path, value.get(str(value["selected"])), _CHOSEN)
+    if not isinstance(value.get("temperature", 1.0), _NUMBER):
+        raise _damaged(path, f"temperature is {value['temperature']!r}")
+    return value
+
+
+def report(path: pathlib.Path) -> dict[str, Any]:
+    """A `report.json`.
+
+    Raises:
+      RunFileError: it is damaged.
+    """
+    value = _mapping(path, _REPORT)
+    for entry in (*value["attacks"].values(), value["worst_case"]):
+        _check(path, entry, _ATTACKED)
+    return value
+
+
+def sound_report(path: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """A `report.json`; an empty one, of which `say` hears, where it is damaged."""
+    try:
+        return report(path)
+    except RunFileError:
+        say(f"{path} is damaged; audited anew.")
+        return {}
+
+
+def rows(path: pathlib.Path, needs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl` or `timing.jsonl`; one that is being written is left out.
+
+    Args:
+      path: the file; none is no rows.
+      needs: key -> type that every row has.
+
+    Raises:
+      RunFileError: it is damaged.
+    """
+    if not path.exists():
+        return []
+    lines = _text(path).split("\n")[:-1]
+    values = [_json(path, line) for line in lines]
+    for value in values:
+        _check(path, value, needs)
+    return values
+
+
+def outcomes(path: pathlib.Path, names: Sequence[str], examples: int) -> dict[str, np.ndarray]:
+    """Of an `examples.npz`, which examples stand, bool `[examples]` by name.
+
+    Raises:
+      RunFileError: it is damaged, or lacks one of the names.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            found = {name: stored[name] for name in names}
+    except OSError:
+        raise
+    except Exception as error:  # zipfile's, zlib's and NumPy's, for one cause
+        raise _damaged(path, error) from error
+    for name, values in found.items():
+        if values.dtype != bool or values.shape != (examples,):
+            raise _damaged(path, f"{name} is {values.dtype} {values.shape}, not {examples} bool")
+    return found
+
+
+def _mapping(path: pathlib.Path, needs: Mapping[str, Any]) -> dict[str, Any]:
+    value = _json(path, _text(path))
+    _check(path, value, needs)
+    return value
+
+
+def _text(path: pathlib.Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise _damaged(path, error) from error
+
+
+def _json(path: pathlib.Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, error) from error
+
+
+def _check(path: pathlib.Path, value: Any, needs: Mapping[str, Any]) -> None:
+    if not isinstance(value, dict):
+        raise _damaged(path, f"it has {str(value)[:40]!r} where names and values are needed")
+    for name, kind in needs.items():
+        if not isinstance(value.get(name), kind):
+            raise _damaged(path, f"{name} is {str(value.get(name))[:40]!r}")
+
+
+def _damaged(path: pathlib.Path, reason: object) -> RunFileError:
+    words = " ".join(str(reason).split())[:120]
+    return RunFileError(
+        f"{path} is damaged ({words}); put it back from a copy, or remove it and run again what "
+        "wrote it."
+    )
