@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mtard_tf import files, model_card
+from mtard_tf import encoded_images, files, model_card
+from mtard_tf.models.empty_batches import never_empty
 
 TOLERANCE = 1e-5
 
@@ -24,17 +26,25 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import numpy as np, tensorflow as tf
 model = tf.saved_model.load(sys.argv[1])
 images = np.load(sys.argv[2])
-served = model.signatures["serving_default"](images=tf.constant(images))
-encoded = tf.stack([tf.io.encode_png(image) for image in images])
-decoded = model.signatures["encoded_images"](encoded=encoded)
+given = {
+    "serving_default": {"images": tf.constant(images)},
+    "encoded_images": {"encoded": tf.stack([tf.io.encode_png(x) for x in images[..., :3]])},
+    "logits": {"images": tf.constant(images, tf.float32) / 255.0},
+}
+answers = {}
+for name in set(given) & set(model.signatures):
+    (key, tensor), = given[name].items()
+    answer = model.signatures[name]
+    answers[name] = answer(**{key: tensor})["logits"]
+    empty = answer(**{key: tensor[:0]})["logits"]
+    assert empty.shape == (0, *answers[name].shape[1:]), f"{name} of no images is {empty.shape}"
+    try:
+        answer(**{key: tensor[None]})
+        raise AssertionError(f"{name} answers a request of another rank")
+    except tf.errors.InvalidArgumentError:
+        pass
 assert "mtard_tf" not in sys.modules
-floats = model.signatures["logits"](images=tf.constant(images, tf.float32) / 255.0)
-np.savez(
-    sys.argv[3],
-    serving_default=served["logits"],
-    encoded_images=decoded["logits"],
-    logits=floats["logits"],
-)
+np.savez(sys.argv[3], **answers)
 """
 
 
@@ -55,19 +65,23 @@ def export(
     (int64 `[batch]`) and `label_name` (string `[batch]`):
 
     * `serving_default`: `images`, uint8 `[batch, height, width, channels]`, 0 to 255;
-    * `encoded_images`: `encoded`, string `[batch]`, PNG or JPEG bytes, resized (bilinear) if
-      their size differs from the model's.
+    * `encoded_images`: `encoded`, string `[batch]`, PNG or JPEG bytes of up to 4,096 pixels a side,
+      resized (bilinear) if their size differs from the model's; absent unless the images have 1
+      or 3 channels.
 
     A third returns `logits` alone and lets gradients through, for `mtard-eval`:
 
     * `logits`: `images`, float32 `[batch, height, width, channels]`, 0 to 1.
 
+    A batch may be empty. Images of another rank, size or number of channels, and bytes that are no
+    image, are an error that says so; the process lives.
+
     Args:
       student: from float32 images in [0, 1] to logits.
       label_names: one per class.
       folder: parent of the versions.
-      probe_images: uint8 `[n, height, width, channels]`; the exported logits on them must equal the
-        student's.
+      probe_images: uint8 `[n, height, width, channels]`; the signatures take images of their shape,
+        and the exported logits on them must equal the student's.
       metadata: from `model_card.metadata`; kept as `assets.extra/metadata.json`, and told in
         `README.md`.
 
@@ -75,11 +89,19 @@ def export(
       The folder of the new version.
 
     Raises:
-      ExportError: a fresh process could not load what was written, or its logits differ by more
-        than 1e-5 (times the largest logit, where that is above 1).
+      ExportError: the student cannot be written as a SavedModel, a fresh process could not load
+        what was written, or its logits differ by more than 1e-5 (times the largest logit, where
+        that is above 1).
     """
     with files.temporary(folder / "version") as partial:
-        _write(student, label_names, partial)
+        height, width, channels = probe_images.shape[1:]
+        try:
+            _write(student, label_names, (height, width, channels), partial)
+        except Exception as error:
+            raise ExportError(
+                f"{student.name} cannot be written as a SavedModel "
+                f"({' '.join(str(error).split())[:200]}); nothing is left."
+            ) from error
         if metadata is not None:
             files.write_json(partial / "assets.extra" / "metadata.json", metadata)
             files.write_text(partial / "README.md", model_card.text(metadata))
@@ -102,15 +124,23 @@ def _numbered(partial: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
             return target
 
 
-def _write(student: keras.Model, label_names: Sequence[str], folder: pathlib.Path) -> None:
-    shape = student.input_shape[1:]
+def _write(
+    student: keras.Model,
+    label_names: Sequence[str],
+    shape: tuple[int, int, int],
+    folder: pathlib.Path,
+) -> None:
     names = tf.constant(list(label_names))
+    model_fn = never_empty(lambda images: tf.cast(student(images, training=False), tf.float32))
 
+    # Each begins with ensure_shape: TensorFlow's runtime does not hold a request to the signature,
+    # and of another rank oneDNN aborts the process.
     def logits_of(images):
-        return {"logits": tf.cast(student(images, training=False), tf.float32)}
+        return {"logits": model_fn(tf.ensure_shape(images, (None, *shape)))}
 
     def serve(images):
-        logits = logits_of(tf.cast(images, tf.float32) / 255.0)["logits"]
+        images = tf.ensure_shape(images, (None, *shape))
+        logits = model_fn(tf.cast(images, tf.float32) / 255.0)
         label = tf.argmax(logits, axis=-1)
         return {
             "logits": logits,
@@ -119,20 +149,16 @@ def _write(student: keras.Model, label_names: Sequence[str], folder: pathlib.Pat
             "label_name": tf.gather(names, label),
         }
 
-    def decode(encoded):
-        image = tf.io.decode_image(encoded, channels=shape[-1], expand_animations=False)
-        image = tf.image.resize(tf.cast(image, tf.float32), shape[:2], antialias=True)
-        return tf.ensure_shape(tf.cast(tf.round(image), tf.uint8), shape)
-
     def serve_encoded(encoded):
-        return serve(tf.map_fn(decode, encoded, fn_output_signature=tf.uint8))
+        return serve(encoded_images.decode(tf.ensure_shape(encoded, (None,)), shape))
 
+    # Not `archive.track(student)`, which writes all weights a second time.
     archive = keras.export.ExportArchive()
-    archive.track(student)
     images = tf.TensorSpec((None, *shape), tf.uint8, name="images")
     archive.add_endpoint("serve", serve, input_signature=[images])
-    encoded = tf.TensorSpec((None,), tf.string, name="encoded")
-    archive.add_endpoint("encoded_images", serve_encoded, input_signature=[encoded])
+    if shape[-1] in encoded_images.CHANNELS:
+        encoded = tf.TensorSpec((None,), tf.string, name="encoded")
+        archive.add_endpoint("encoded_images", serve_encoded, input_signature=[encoded])
     floats = tf.TensorSpec((None, *shape), tf.float32, name="images")
     archive.add_endpoint("logits", logits_of, input_signature=[floats])
     archive.write_out(str(folder), verbose=False)
@@ -140,18 +166,18 @@ def _write(student: keras.Model, label_names: Sequence[str], folder: pathlib.Pat
 
 def _prove(student: keras.Model, folder: pathlib.Path, images: np.ndarray) -> None:
     expected = np.asarray(student(images.astype(np.float32) / 255.0, training=False))
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, files.literal(folder) as place:
         given, answer = pathlib.Path(scratch, "images.npy"), pathlib.Path(scratch, "logits.npz")
         np.save(given, images)
-        command = [sys.executable, "-c", _PROBE, str(folder.resolve()), str(given), str(answer)]
+        command = [sys.executable, "-c", _PROBE, str(place.resolve()), str(given), str(answer)]
         # An empty folder, so that a checkout in the working directory cannot be imported.
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise ExportError(f"The exported model does not load in a fresh process: {last}")
-        served = np.load(answer)
-        for signature in ("serving_default", "encoded_images", "logits"):
-            difference = float(np.max(np.abs(served[signature] - expected)))
+            raise ExportError(
+                f"The exported model does not load in a fresh process: {_reason(done.stderr)}"
+            )
+        for signature, logits in np.load(answer).items():
+            difference = float(np.max(np.abs(logits - expected)))
             if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
                 raise ExportError(
                     f"The exported {signature} differs from the student by {difference:.3g} in its "
@@ -159,6 +185,19 @@ def _prove(student: keras.Model, folder: pathlib.Path, images: np.ndarray) -> No
                 )
 
 
+def _reason(stderr: str) -> str:
+    """The error that ended a process, in one line; its last line if Python raised none."""
+    lines = stderr.strip().splitlines() or ["no message"]
+    errors = [i for i, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return " ".join(" ".join(lines[errors[-1] if errors else -1 :]).split())[:300]
+
+
 def describe(folder: pathlib.Path) -> str:
-    """How to look at an exported model with TensorFlow's own tool."""
-    return f"saved_model_cli show --dir {json.dumps(str(folder))} --all"
+    """How to look at an export with TensorFlow's own tool, and whether it can be served there."""
+    look = f"Look at it: saved_model_cli show --dir {json.dumps(str(folder))} --all"
+    if files.is_pattern(folder):
+        look += (
+            "\nCopy it before it is served: TensorFlow cannot load a model from a path that has "
+            "*, ?, [ or a backslash in it."
+        )
+    return look

@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -82,6 +83,21 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """The value of a JSON file."""
     return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+
+
+def is_pattern(folder: pathlib.Path) -> bool:
+    """Whether TensorFlow would take the path for a pattern: it looks for `run[1]` in `run1`."""
+    return bool(set("*?[\\") & set(folder.resolve().as_posix()))
+
+
+@contextlib.contextmanager
+def literal(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The folder of a SavedModel, or a copy of it where TensorFlow would not find its variables."""
+    if not is_pattern(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield shutil.copytree(folder, pathlib.Path(scratch, "model"))
 
 
 def remove(path: pathlib.Path) -> None:

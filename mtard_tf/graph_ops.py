@@ -31,6 +31,11 @@ _REFUSED = re.compile(
     r"|(Encode|Decode)Proto(|V2)|XlaCustomCall(|V2)|CustomAggregator"
     r"|InitializeTableFromTextFile|Debug\w+|Reader\w+|\w*Dataset\w*"
 )
+# Data sets of what is in memory: `mtard-export` finds the image of a request that is damaged so.
+_IN_MEMORY = re.compile(
+    r"(TensorSlice|Tensor|Range|Zip|Map|Concatenate|Rewrite)Dataset|BatchDatasetV2|IgnoreErrorsDataset"
+    r"|DatasetToSingleElement"
+)
 # What the functions do that save and restore the variables; TensorFlow calls neither of them when
 # it loads a model, and nothing else in the graph may.
 _SAVING = ("SaveV2", "RestoreV2", "MergeV2Checkpoints")
@@ -83,6 +88,8 @@ def _computes(operation: str) -> bool:
     from tensorflow.python.framework import op_def_registry
 
     known = op_def_registry.get(operation)
+    if _IN_MEMORY.fullmatch(operation):
+        return True
     if known is None or _REFUSED.fullmatch(operation):
         return False
     return not known.is_stateful or _ALLOWED.fullmatch(operation) is not None

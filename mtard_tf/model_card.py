@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 
 import keras
 
@@ -110,12 +110,16 @@ def _teachers(stage: Mapping) -> Sequence[str]:
 
 def _threat(threat: Mapping) -> str:
     epsilon = threat["epsilon"]
-    levels = Fraction(epsilon * 255).limit_denominator(1000)
-    exact = f" = {levels}/255" if abs(float(levels) - epsilon * 255) < 1e-6 else ""
-    return (
+    levels = round(epsilon * 255, 3)
+    known = abs(levels - epsilon * 255) < 1e-6
+    exact = f" = {levels:.6g}/255" if known else ""
+    lines = [
         f"Perturbations of norm {threat['norm']} up to {epsilon:.5g}{exact} in [0, 1] pixel units, "
         "by an attacker who knows the weights; pixels stay in [0, 1]."
-    )
+    ]
+    if threat["norm"] == "linf" and not (known and levels.is_integer()):
+        lines.append(f"Images of 8 bits come up to {math.floor(epsilon * 255)}/255 within it.")
+    return " ".join(lines)
 
 
 def _figures(report: Mapping | None) -> Sequence[str]:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mtard_tf import graph_ops
+from mtard_tf import files, graph_ops
 from mtard_tf.data.batches import to_float
 from mtard_tf.data.image_data import Split
 from mtard_tf.evaluation import EvaluationError
@@ -41,7 +41,8 @@ class SavedModel:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.name = folder.name if not folder.name.isdecimal() else folder.parent.name
-        self._loaded = tf.saved_model.load(str(folder))  # kept: it owns the variables
+        with files.literal(folder) as place:
+            self._loaded = tf.saved_model.load(str(place))  # kept: it owns the variables
         self._function, self._input = self._signature(folder)
         self.input_shape = tuple(self._function.structured_input_signature[1][self._input].shape)
         outputs = self._function.structured_outputs

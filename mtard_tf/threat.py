@@ -16,7 +16,7 @@ NORMS = ("linf", "l2")
 
 
 def radius(given: object, what: str = "ThreatModel.epsilon", norm: str = "linf") -> float:
-    """An epsilon as a number in [0, 1] pixel units, from a number or from "0.1" or "8/255".
+    """An epsilon as a number in [0, 1] pixel units, from a number, "0.1", "8/255" or "25.5/255".
 
     Args:
       given: what a user wrote.
@@ -29,7 +29,8 @@ def radius(given: object, what: str = "ThreatModel.epsilon", norm: str = "linf")
     value: Any = given
     if isinstance(given, str):
         try:
-            value = float(fractions.Fraction(given.replace(" ", "")))
+            first, *rest = (fractions.Fraction(x) for x in given.replace(" ", "").split("/"))
+            value = float(first / math.prod(rest)) if len(rest) < 2 else math.nan
         except (ValueError, ZeroDivisionError, OverflowError):
             value = math.nan
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)

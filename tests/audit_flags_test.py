@@ -93,12 +93,14 @@ def test_unknown_dataset_names_the_nearest(tmp_path) -> None:
     assert len(audit_flags.dataset("fashion_mini").test) == 1_000
 
 
-@pytest.mark.parametrize("text, value", [("0.1", 0.1), ("8/255", 8 / 255), ("0", 0.0)])
+@pytest.mark.parametrize(
+    "text, value", [("0.1", 0.1), ("8/255", 8 / 255), ("25.5/255", 0.1), ("0", 0.0)]
+)
 def test_epsilon_as_text(text, value) -> None:
     assert radius(text, "--epsilon") == pytest.approx(value)
 
 
-@pytest.mark.parametrize("text", ["-0.1", "eight", "1/0", "1e400", "nan", ""])
+@pytest.mark.parametrize("text", ["-0.1", "eight", "1/0", "1/2/3", "1e400", "nan", ""])
 def test_epsilon_that_means_nothing(text) -> None:
     with pytest.raises(ValueError, match=re.escape(f"--epsilon is {text!r}; give a number >= 0")):
         radius(text, "--epsilon")

@@ -46,6 +46,7 @@ ROWS = {
         "comparing",
         "config",
         "diagnostics",
+        "encoded_images",
         "dry_run",
         "evaluation",
         "experiment",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mtard_tf import model_card
 
 REPORT = {
@@ -75,3 +77,25 @@ def test_what_is_not_known_is_said():
     assert "Not measured: `mtard-eval` had not been run when this was exported." in card
     assert "norm l2 up to 0.12346 in [0, 1]" in card
     assert "18, 19 and 180 more)" in card
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "said"),
+    [
+        ("linf", 8 / 255, "0.031373 = 8/255 in [0, 1] pixel units"),
+        ("linf", 0.1, "0.1 = 25.5/255 in [0, 1] pixel units"),
+        ("linf", 0.031, "0.031 = 7.905/255 in"),
+        ("linf", 2 / 3 / 255, "0.0026144 in [0, 1]"),
+        ("l2", 0.5, "0.5 = 127.5/255 in"),
+    ],
+)
+def test_epsilon_in_levels_of_8_bits(norm, epsilon, said) -> None:
+    card = model_card.text(METADATA | {"threat": {"norm": norm, "epsilon": epsilon}})
+    assert f"norm {norm} up to {said}" in card
+
+
+def test_a_radius_between_two_levels() -> None:
+    """25.5/255 cannot be reached by images of 8 bits, which the export is served."""
+    card = model_card.text(METADATA | {"threat": {"norm": "linf", "epsilon": 0.1}})
+    assert "pixels stay in [0, 1]. Images of 8 bits come up to 25/255 within it." in card
+    assert "Images of 8 bits" not in model_card.text(METADATA)

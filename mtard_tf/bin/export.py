@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     )
     print(f"SavedModel: {folder} (loaded by a fresh process, logits equal)")
     print(f"What to know of it: {folder / 'README.md'}")
-    print(f"Look at it: {export.describe(folder)}")
+    print(export.describe(folder))
 
 
 def run() -> None:
