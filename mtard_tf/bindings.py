@@ -181,6 +181,7 @@ def _unread(key: Key, called: bool, used: Sequence[str], stages: Sequence[Stage]
 
 
 def _instead(key: Key, stages: Sequence[Stage]) -> str:
+    """What to bind instead; without stages, of a suite or a model, what else takes it."""
     scope, selector, parameter = key
     name, prefix = short(selector), f"{scope}/" if scope else ""
     kind = name.partition(".")[0]
@@ -193,6 +194,9 @@ def _instead(key: Key, stages: Sequence[Stage]) -> str:
             return f"bind {prefix or f'{stage.scope}/'}{distiller}.attack = @{name}()."
         if kind == "distillers" and parameter in takes:
             return f"did you mean {prefix}{distiller}.{parameter}?"
+    if not stages:
+        used = sorted({at for _, at in gin.config._OPERATIVE_CONFIG if at.startswith(f"{kind}.")})
+        return f"used are: {', '.join(used) or 'none'}."
     instead = _USES.get(kind, "").format(name)
     return f"bind {prefix if instead.startswith('Stage') else ''}{instead}, or leave it out."
 

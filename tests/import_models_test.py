@@ -413,6 +413,11 @@ def test_accuracy_on_a_data_set(tmp_path, monkeypatch):
         ({"normalization": "cifar"}, "normalization is 'cifar'; use one of raw"),
         ({"gin": ("models.resnet20.shortcut = 'C'",)}, "shortcut is 'C'; use 'A'"),
         ({"gin": ("models.resnet20.option = 'A'",)}, "parameter of .*resnet20 'option'"),
+        (
+            {"gin": ("models.resnet56.shortcut = 'A'",)},
+            "models.resnet56.shortcut has no effect: .* used are: models.resnet20",
+        ),
+        ({"gin": ("models.resnet20.shortcut = 1e999",)}, "shortcut holds inf; give finite"),
         ({"verify": True}, "--verify compares logits .* --probe=FILE.npz"),
         ({"probe": "none.npz"}, "none.npz is no probe .*arrays `images` and `logits`"),
         ({"key": "ema"}, "no weights under 'ema'"),

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 import gin
 import keras
 
-from mtard_tf import files, gin_errors, model_files, registry
+from mtard_tf import bindings, files, gin_errors, model_files, registry
+from mtard_tf.binding_values import check_values
 from mtard_tf.importing import checkpoint, keras_files, matching, proving
 from mtard_tf.models.layers import NORMALIZATIONS, Normalization
 
@@ -122,7 +123,11 @@ def build(request: Request) -> keras.Model:
     gin.clear_config()
     with gin_errors.one_line():
         gin.parse_config(list(request.gin))
-        return factory(parse_shape(request.image_shape), request.classes, **settings)
+        check_values()
+        bindings.require(None, request.gin)
+        model = factory(parse_shape(request.image_shape), request.classes, **settings)
+        bindings.check_read(())
+    return model
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pathlib
 import platform
@@ -66,7 +67,7 @@ def run(experiment: Experiment, request: Request) -> str:
       ValueError: flags that do not go together or mean nothing, a teacher or data set that is not
         there, or a step that cannot be counted; the message is one line.
     """
-    if request.throughput is not None and (request.check or not request.throughput > 0):
+    if request.throughput is not None and (request.check or not 0 < request.throughput < math.inf):
         raise PlanError(
             f"--throughput is {request.throughput:g}; give TFLOP/s above 0, and no --check: only "
             "this device's steps can be timed."
