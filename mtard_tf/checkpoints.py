@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +17,11 @@ import numpy as np
 from mtard_tf import files
 
 _NOTES = "notes"
+_VALUES = "values/"
+
+
+# What reading a damaged archive raises.
+_DAMAGED = (EOFError, ValueError, KeyError, zipfile.BadZipFile)
 
 
 class CheckpointError(ValueError):
@@ -27,12 +34,12 @@ class State:
 
     Attributes:
       step: batches done.
-      values: of every variable of distiller and optimizer, in their order.
+      values: path -> value of every variable of distiller and optimizer.
       notes: what the callbacks go on with; must survive JSON.
     """
 
     step: int
-    values: list[np.ndarray]
+    values: Mapping[str, np.ndarray]
     notes: Mapping[str, Any]
 
 
@@ -51,7 +58,7 @@ class Checkpoints:
 
     def save(self, state: State) -> None:
         """Writes a state, on disk when this returns, and removes those beyond `keep`."""
-        arrays = {f"{i:05d}": value for i, value in enumerate(state.values)}
+        arrays = {f"{_VALUES}{path}": value for path, value in state.values.items()}
         notes = np.frombuffer(json.dumps(dict(state.notes)).encode(), np.uint8)
         with files.replacing(self._folder / f"state-{state.step:09d}.npz") as temporary:
             np.savez(temporary, **arrays, **{_NOTES: notes})  # type: ignore[arg-type]
@@ -70,9 +77,17 @@ class Checkpoints:
         for path in self._paths():
             try:
                 return _read(path)
-            except (EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            except _DAMAGED as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 say(f"{path} is damaged ({reason}); it is passed over for the state before it.")
+        return None
+
+    def notes(self) -> Mapping[str, Any] | None:
+        """The notes of the newest state whose notes are whole, without its variables; or None."""
+        for path in self._paths():
+            with contextlib.suppress(*_DAMAGED), path.open("rb") as file:
+                with np.load(file, allow_pickle=False) as archive:
+                    return json.loads(archive[_NOTES].tobytes())
         return None
 
     def any(self) -> bool:
@@ -93,27 +108,61 @@ def variables(distiller: keras.Model) -> list[keras.Variable]:
     return [*distiller.variables, *distiller.optimizer.variables]
 
 
-def values(distiller: keras.Model) -> list[np.ndarray]:
-    """What `variables` hold, in their order."""
-    return [np.asarray(variable.numpy()) for variable in variables(distiller)]
+def values(distiller: keras.Model) -> dict[str, np.ndarray]:
+    """Path -> value of all `variables`, see `named`."""
+    return {path: np.asarray(variable.numpy()) for path, variable in named(distiller).items()}
 
 
-def restore(distiller: keras.Model, arrays: list[np.ndarray]) -> None:
+def named(distiller: keras.Model) -> dict[str, keras.Variable]:
+    """Path -> variable, in the order of `variables`; the paths are the same in every process.
+
+    Keras numbers what was given no name through the process (`dense_7/kernel`, `adam_2/iteration`),
+    so that the numbers depend on what was built before. Here they are counted within the distiller.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    owned: dict[str, str] = {}  # as an optimizer's variable names it -> path
+    result: dict[str, keras.Variable] = {}
+    for variable in variables(distiller):
+        top, _, rest = variable.path.partition("/")
+        owner = next((o for o in sorted(owned, key=len, reverse=True) if rest.startswith(o)), None)
+        parts = [top, owned[owner] + rest[len(owner) :]] if owner else variable.path.split("/")
+        path = "/".join(_counted(part, counts) for part in parts)
+        while path in result:
+            path += "+"  # of the same name as another
+        result[path] = variable
+        owned.setdefault(variable.path.replace("/", "_") + "_", path.replace("/", "_") + "_")
+    return result
+
+
+def restore(distiller: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
     """Sets `variables` to what `values` gave.
 
     Raises:
       CheckpointError: other variables; none has been changed then.
     """
-    targets = variables(distiller)
-    ours = [(tuple(v.shape), str(v.dtype)) for v in targets]
-    theirs = [(array.shape, str(array.dtype)) for array in arrays]
-    if ours != theirs:
-        raise CheckpointError(
-            f"The checkpoint holds {len(theirs)} variables of other shapes than the {len(ours)} of "
-            "this student and optimizer; remove the stage's folder to begin anew."
-        )
-    for variable, array in zip(targets, arrays, strict=True):
-        variable.assign(array)
+    targets = named(distiller)
+    for path in dict.fromkeys((*targets, *arrays)):
+        ours = _kind(tuple(targets[path].shape), targets[path].dtype) if path in targets else ""
+        theirs = _kind(arrays[path].shape, arrays[path].dtype) if path in arrays else ""
+        if ours != theirs:
+            raise CheckpointError(
+                f"The checkpoint is of another student or optimizer: the variable {path} is "
+                f"{theirs or 'missing'} there and {ours or 'missing'} here; put the former one "
+                "back, or remove the stage's folder to begin anew."
+            )
+    for path, variable in targets.items():
+        variable.assign(arrays[path])
+
+
+def _kind(shape: tuple[int, ...], dtype: Any) -> str:
+    return f"{dtype} {list(shape)}"
+
+
+def _counted(part: str, counts: dict[str, dict[str, int]]) -> str:
+    """A name with its number counted among those of the same name."""
+    base = re.sub(r"_\d+$", "", part)
+    number = counts.setdefault(base, {}).setdefault(part, len(counts[base]))
+    return f"{base}_{number}" if number else base
 
 
 def _step(path: pathlib.Path) -> int:
@@ -122,6 +171,6 @@ def _step(path: pathlib.Path) -> int:
 
 def _read(path: pathlib.Path) -> State:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        names = sorted(name for name in archive.files if name != _NOTES)
+        names = [name for name in archive.files if name != _NOTES]
         notes = json.loads(archive[_NOTES].tobytes())
-        return State(_step(path), [archive[name] for name in names], notes)
+        return State(_step(path), {name[len(_VALUES) :]: archive[name] for name in names}, notes)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from mtard_tf import bindings, registry, strategies
+from mtard_tf import bindings, identity, registry, strategies
 from mtard_tf.data.batches import check_batches
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.dry_run import dry_run
@@ -26,6 +26,7 @@ from mtard_tf.run_directory import (
 from mtard_tf.setting import Setting
 from mtard_tf.stage import Stage
 from mtard_tf.stage_sources import check_initial, check_source, fingerprints, finished
+from mtard_tf.stage_sources import restart as begin_anew
 from mtard_tf.threat import ThreatModel, radius
 from mtard_tf.training import train
 
@@ -112,6 +113,7 @@ def run(
     config: str,
     strategy: tf.distribute.Strategy | None = None,
     only: Sequence[str] = (),
+    restart: Sequence[str] = (),
 ) -> list[dict]:
     """Runs all stages that are not finished; one that was cut off goes on.
 
@@ -122,21 +124,25 @@ def run(
       strategy: what to train on; default one device.
       only: names of the stages to run, whose teachers are finished; other processes may run others
         in the same directory at the same time. All if empty.
+      restart: names of stages to begin anew where they were begun with other data, code, settings
+        or teachers; what was there is moved to `<name>.before`.
 
     Returns:
       One `stage.json` per stage.
 
     Raises:
       RunError: the directory holds a run of another configuration, or is in use.
+      Changed: a stage was begun with other data, code, settings or teachers.
       Preempted: the process was told to go (SIGTERM).
     """
     strategy = strategy or tf.distribute.get_strategy()
     only = list(dict.fromkeys(only))  # a lock is held once
-    for name in only:
+    for name in (*only, *restart):
         check_stage(experiment, name)
     stages = [s for s in experiment.stages if not only or s.name in only]
     data = experiment.dataset()
     check(experiment, data, strategy, stages, run_dir)
+    identities = identities_of(experiment, data)
     chief = strategies.is_chief(strategy)
     with contextlib.ExitStack() as stack:
         if chief:
@@ -149,11 +155,32 @@ def run(
             claim(run_dir, config)  # by now it is there: this compares
         preemption = stack.enter_context(Preemption().listening())
         setting = Setting(data, experiment.threat, strategy, preemption)
-        return [_stage(experiment, stage, run_dir, setting) for stage in stages]
+        results = []
+        for stage in stages:
+            if stage.name in restart and chief:
+                begin_anew(stage, run_dir, identities[stage.name])
+            strategies.wait_for_all(strategy)
+            results.append(_stage(experiment, stage, run_dir, setting, identities[stage.name]))
+        return results
 
 
-def _stage(experiment: Experiment, stage: Stage, run_dir: pathlib.Path, setting: Setting) -> dict:
-    result = finished(stage, run_dir)
+def identities_of(experiment: Experiment, data: ImageData) -> dict[str, identity.Identity]:
+    """Name -> what the stage is."""
+    prints = identity.of_data(data)
+    return {
+        stage.name: identity.of_stage(stage, prints, experiment.threat, experiment.seed)
+        for stage in experiment.stages
+    }
+
+
+def _stage(
+    experiment: Experiment,
+    stage: Stage,
+    run_dir: pathlib.Path,
+    setting: Setting,
+    now: identity.Identity,
+) -> dict:
+    result = finished(stage, run_dir, now)
     if result is not None:
         if strategies.is_chief(setting.strategy):
             print(f"{stage.name}: finished before, not run again.")
@@ -172,6 +199,7 @@ def _stage(experiment: Experiment, stage: Stage, run_dir: pathlib.Path, setting:
         seed=stage_seed(experiment.seed, stage.name),
         sources=fingerprints(stage, run_dir),
         initial=initial,
+        identity=now,
     )
     keras.backend.clear_session()
     return result

@@ -12,9 +12,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mtard_tf import files, keras_environment, model_files
+from mtard_tf import __version__, files, keras_environment, model_files
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.evaluation import EvaluationError
+from mtard_tf.identity import cores, threads
 
 
 class RunError(ValueError):
@@ -50,6 +51,7 @@ def claim(run_dir: pathlib.Path, config: str) -> None:
 def environment() -> dict:
     """Where a run took place."""
     return {
+        "mtard_tf": __version__,
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
@@ -57,6 +59,7 @@ def environment() -> dict:
         **{name: value for name, (value, _) in keras_environment.settings().items()},
         "machine": platform.machine(),
         "cores": os.cpu_count(),
+        "process": {"cores": cores(), "threads": threads()},
         "devices": [device.name for device in tf.config.list_logical_devices()],
     }
 

@@ -29,6 +29,9 @@ def stage(path: pathlib.Path) -> dict[str, Any]:
     value = _mapping(path, _STAGE)
     if "selected" in value:
         _check(path, value.get(str(value["selected"])), _CHOSEN)
+    for part in (value.get("sources", {}), *_values(value.get("identity", {}))):
+        if not isinstance(part, dict):
+            raise _damaged(path, f"{str(part)[:40]!r} where names and values are needed")
     if not isinstance(value.get("temperature", 1.0), _NUMBER):
         raise _damaged(path, f"temperature is {value['temperature']!r}")
     return value
@@ -91,6 +94,10 @@ def outcomes(path: pathlib.Path, names: Sequence[str], examples: int) -> dict[st
         if values.dtype != bool or values.shape != (examples,):
             raise _damaged(path, f"{name} is {values.dtype} {values.shape}, not {examples} bool")
     return found
+
+
+def _values(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else [value]
 
 
 def _mapping(path: pathlib.Path, needs: Mapping[str, Any]) -> dict[str, Any]:

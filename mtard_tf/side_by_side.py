@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
 from mtard_tf import jobs, run_files
-from mtard_tf.experiment import Experiment, check, check_stage
+from mtard_tf.experiment import Experiment, check, check_stage, identities_of
+from mtard_tf.identity import Identity
 from mtard_tf.locking import locked
 from mtard_tf.run_directory import RunError, claim
 from mtard_tf.stage import Stage
@@ -24,6 +25,7 @@ def run(
     strategy: tf.distribute.Strategy | None = None,
     options: Sequence[str] = (),
     only: Sequence[str] = (),
+    restart: Sequence[str] = (),
 ) -> list[dict]:
     """The same as `experiment.run` in `count` processes, each with its share of the cores.
 
@@ -38,6 +40,7 @@ def run(
       strategy: must be one device: each process has its own.
       options: flags of `mtard-train` for each process.
       only: see `experiment.run`.
+      restart: see `experiment.run`.
 
     Returns:
       One `stage.json` per stage.
@@ -53,11 +56,13 @@ def run(
             "use one device with --jobs, or one job with several devices."
         )
     stages = [stage for stage in experiment.stages if not only or stage.name in only]
-    for name in only:
+    for name in (*only, *restart):
         check_stage(experiment, name)
-    check(experiment, experiment.dataset(), strategy, stages, run_dir)
+    data = experiment.dataset()
+    check(experiment, data, strategy, stages, run_dir)
     claim(run_dir, config)
-    run_jobs(run_dir, training_jobs(stages, run_dir, options), count)
+    known = identities_of(experiment, data)
+    run_jobs(run_dir, training_jobs(stages, run_dir, known, options, restart), count)
     return [run_files.stage(run_dir / stage.name / "stage.json") for stage in stages]
 
 
@@ -73,17 +78,32 @@ def run_jobs(run_dir: pathlib.Path, todo: Sequence[jobs.Job], count: int) -> Non
 
 
 def training_jobs(
-    stages: Sequence[Stage], run_dir: pathlib.Path, options: Sequence[str] = ()
+    stages: Sequence[Stage],
+    run_dir: pathlib.Path,
+    identities: Mapping[str, Identity],
+    options: Sequence[str] = (),
+    restart: Sequence[str] = (),
 ) -> list[jobs.Job]:
     """One job for each stage of a claimed run that is not finished, named as the stage.
 
+    Args:
+      stages: of the experiment.
+      run_dir: of the run.
+      identities: name -> what the stage is now.
+      options: flags of `mtard-train` for each process.
+      restart: see `experiment.run`.
+
     Raises:
-      RunError: a finished stage learned from other files than those now there.
+      Changed: a stage was begun as another and is not to be begun anew.
     """
     command = [sys.executable, "-m", "mtard_tf.bin.train", f"--run_dir={run_dir}"]
     command += ["--strategy=one_device", *options]
-    return [
-        jobs.Job(stage.name, [*command, f"--only={stage.name}"], stage.sources)
-        for stage in stages
-        if finished(stage, run_dir) is None
-    ]
+    todo: dict[str, jobs.Job] = {}
+    for stage in stages:
+        # A stage whose teacher is trained anew asks once more whether it stands.
+        asks = stage.name in restart or bool(set(stage.sources) & set(todo))
+        if asks or finished(stage, run_dir, identities[stage.name]) is None:
+            own = [f"--only={stage.name}"]
+            own += [f"--restart={stage.name}"] if stage.name in restart else []
+            todo[stage.name] = jobs.Job(stage.name, [*command, *own], stage.sources)
+    return list(todo.values())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 
-from mtard_tf import run_files
+from mtard_tf import files, identity, run_files
+from mtard_tf.checkpoints import Checkpoints
 from mtard_tf.model_files import file_digest
 from mtard_tf.run_directory import RunError, existing, is_path
 from mtard_tf.stage import Stage
@@ -45,30 +46,60 @@ def check_start(stage: Stage, student: keras.Model, start: keras.Model) -> None:
         )
 
 
-def finished(stage: Stage, run_dir: pathlib.Path) -> dict | None:
+class Changed(RunError):
+    """What is in a stage's folder was begun with other data, code, settings or teachers."""
+
+
+def finished(stage: Stage, run_dir: pathlib.Path, now: Mapping[str, Mapping]) -> dict | None:
     """The `stage.json` of a finished stage, None for one that is not.
 
+    Args:
+      stage: of the experiment.
+      run_dir: of the run.
+      now: what the stage is, from `identity.of_stage`.
+
     Raises:
-      RunError: it learned from other files than those now there, or its student is gone.
+      Changed: it was begun as another, whether it is finished or was cut off.
+      RunError: its student, or a teacher's, is gone.
     """
     folder = run_dir / stage.name
-    if not (folder / "stage.json").exists():
+    result = None
+    if (folder / "stage.json").exists():
+        result = run_files.stage(folder / "stage.json")
+    before = Checkpoints(folder / "checkpoints").notes() if result is None else result
+    if before is None:
         return None
-    result = run_files.stage(folder / "stage.json")
-    sources = fingerprints(stage, run_dir)
-    before = result.get("sources", sources)  # runs of version 0.1 did not note them
-    changed = sorted(role for role in sources if before.get(role) != sources[role])
+    sources = {f"the file of the teacher {k}": v for k, v in fingerprints(stage, run_dir).items()}
+    former = {f"the file of the teacher {k}": v for k, v in before.get("sources", {}).items()}
+    changed = identity.changes(
+        {**before.get("identity", {}), "sources": former}, {**now, "sources": sources}
+    )
     if changed:
-        raise RunError(
-            f"{folder} was trained from other files than those now there for "
-            f"{', '.join(changed)}; remove {folder} to train it anew."
+        raise Changed(
+            f"{folder} was begun with something else: {'; '.join(changed)}. Put it back, choose "
+            f"another --run_dir, or begin the stage anew with mtard-train --restart={stage.name}."
         )
-    if not (folder / "student.keras").exists():
+    if result is not None and not (folder / "student.keras").exists():
         raise RunError(
             f"{folder / 'student.keras'} of a finished stage is gone; put it back, or remove "
             f"{folder} to train it anew."
         )
     return result
+
+
+def restart(stage: Stage, run_dir: pathlib.Path, now: Mapping[str, Mapping]) -> None:
+    """Moves a stage that was begun as another out of the way, to `<name>.before`.
+
+    One that is what it was stays: the same command, repeated, goes on with it.
+    """
+    folder = run_dir / stage.name
+    try:
+        finished(stage, run_dir, now)
+    except Changed as error:
+        aside = folder.with_name(f"{folder.name}.before")
+        files.remove(aside)
+        folder.rename(aside)
+        print(f"{stage.name}: begins anew; what was there is in {aside}. {error}", flush=True)
 
 
 def fingerprints(stage: Stage, run_dir: pathlib.Path) -> dict[str, str]:

@@ -19,6 +19,7 @@ from mtard_tf.checkpoints import Checkpoints
 from mtard_tf.data.batches import steps_per_epoch, training_tensors
 from mtard_tf.evaluation import Evaluator
 from mtard_tf.guard import Guard
+from mtard_tf.identity import computing, gone_on
 from mtard_tf.models.precision import with_precision
 from mtard_tf.records import Progress, Recorder
 from mtard_tf.setting import Setting
@@ -35,6 +36,7 @@ def train(
     seed: int,
     sources: Mapping[str, str] | None = None,
     initial: keras.Model | None = None,
+    identity: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict:
     """Trains a stage and writes its folder; `stage.json`, written last, marks it finished.
 
@@ -48,6 +50,7 @@ def train(
       seed: of the stage.
       sources: teacher or initial -> fingerprint of the file it came from.
       initial: model whose weights the student starts from.
+      identity: what the stage is, from `identity.of_stage`; kept with every state.
 
     Returns:
       The content of `stage.json`.
@@ -55,7 +58,7 @@ def train(
     Raises:
       Preempted: the process was told to go; a checkpoint is written.
       NonFinite, NothingTrained, TeacherError: see `guard` and `teacher_check`.
-      CheckpointError: the checkpoint is of another student or other teachers.
+      CheckpointError: the checkpoint is of another student.
     """
     strategy, data = setting.strategy, setting.data
     sources = dict(sources or {})
@@ -63,7 +66,7 @@ def train(
         distiller = stage.build(data, teachers, setting.threat, seed)
         if initial is not None:
             distiller.student.set_weights(initial.get_weights())
-    run = _Run(stage, distiller, folder, setting, seed, sources, teachers)
+    run = _Run(stage, distiller, folder, setting, seed, sources, teachers, identity or {})
     run.resume()
     try:
         run.fit()
@@ -87,8 +90,9 @@ class _Run:
         seed: int,
         sources: Mapping[str, str],
         teachers: Mapping[str, keras.Model],
+        identity: Mapping[str, Mapping[str, str]],
     ) -> None:
-        self._teachers = teachers
+        self._teachers, self._identity = teachers, identity
         data, strategy = setting.data, setting.strategy
         self._stage, self._distiller, self._folder = stage, distiller, folder
         self._setting, self._seed, self._sources = setting, seed, sources
@@ -117,9 +121,10 @@ class _Run:
             say=self._say,
         )
         self._recorder: Recorder | None = None  # the chief's, once it is known where to begin
+        self._computed_on = [computing(strategy)]
 
     def resume(self) -> None:
-        """Sets everything to the newest checkpoint, if there is one for these sources."""
+        """Sets everything to the newest checkpoint, if there is one."""
         state = self._checkpoints.newest(self._say)
         step = 0 if state is None else state.step
         strategy = self._setting.strategy
@@ -128,11 +133,6 @@ class _Run:
             raise checkpoints.CheckpointError(
                 f"{self._folder}: the workers see different checkpoints; --run_dir must be one "
                 "folder that all workers share."
-            )
-        if state is not None and state.notes["sources"] != self._sources:
-            raise checkpoints.CheckpointError(
-                f"{self._folder}: a teacher's file is not the one that this stage was begun with; "
-                f"put it back, or remove {self._folder} to train the stage anew."
             )
         if self._chief:
             if state is None:
@@ -146,6 +146,7 @@ class _Run:
         if self._recorder is not None:
             self._recorder.restore(state.notes["recorder"])
         self._say(f"goes on at step {state.step:,} of {self._stage.epochs * self._steps:,}.")
+        self._computed_on = gone_on(state.notes["computed_on"], self._computed_on[0], self._say)
 
     def fit(self) -> None:
         """Trains what is left, epoch by epoch."""
@@ -210,7 +211,9 @@ class _Run:
             "distiller": type(self._distiller).__name__,
             "teachers": dict(stage.teachers),
             "initial": stage.initial,
-            "sources": dict(self._sources),
+            "sources": self._sources,
+            "identity": self._identity,
+            "computed_on": self._computed_on,
             "epochs": self._distiller.step // self._steps,
             "steps": self._distiller.step,
             "seed": self._seed,
@@ -245,6 +248,8 @@ class _Run:
         recorder = {} if self._recorder is None else self._recorder.notes
         return {
             "sources": self._sources,
+            "identity": self._identity,
+            "computed_on": self._computed_on,
             "validation": self._validation.notes,
             "recorder": recorder,
         }

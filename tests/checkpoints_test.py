@@ -17,7 +17,7 @@ STAGES = ("clean_teacher", "robust_teacher", "student")
 
 
 def _state(step: int) -> State:
-    values = [np.full((3, 2), step, np.float32), np.array(step, np.int64)]
+    values = {"net/kernel": np.full((3, 2), step, np.float32), "steps": np.array(step, np.int64)}
     return State(step, values, {"best": {"score": 0.1 + 0.2}})
 
 
@@ -29,8 +29,8 @@ def test_the_newest_few_stay(tmp_path) -> None:
     assert names == ["state-000000010.npz", "state-000000015.npz"]
     newest = kept.newest()
     assert newest.step == 15 and newest.notes == {"best": {"score": 0.1 + 0.2}}
-    np.testing.assert_array_equal(newest.values[0], np.full((3, 2), 15, np.float32))
-    assert newest.values[1].dtype == np.int64 and newest.values[1].shape == ()
+    np.testing.assert_array_equal(newest.values["net/kernel"], np.full((3, 2), 15, np.float32))
+    assert newest.values["steps"].dtype == np.int64 and newest.values["steps"].shape == ()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "a flipped bit", "not an archive"])
@@ -118,17 +118,26 @@ def test_a_teacher_that_was_replaced(tiny_run_file, tmp_path) -> None:
     with pytest.raises(run_directory.RunError) as caught:
         _run(tiny_run_file, run_dir)
     folder = run_dir / "student"
-    assert str(caught.value) == (
-        f"{folder} was trained from other files than those now there for clean; remove {folder} "
-        "to train it anew."
+    line = (
+        f"{folder} was begun with something else: the file of the teacher clean. Put it back, "
+        "choose another --run_dir, or begin the stage anew with mtard-train --restart=student."
     )
+    assert str(caught.value) == line
     # The same, for a student that has not ended.
+    result = files.read_json(folder / "stage.json")
     (folder / "stage.json").unlink()
     kept = Checkpoints(folder / "checkpoints")
-    notes = {"sources": {"clean": "another", "robust": "another"}}
-    kept.save(State(2, [], notes))
-    with pytest.raises(checkpoints.CheckpointError, match="a teacher's file is not the one that"):
+    notes = {name: result[name] for name in ("sources", "identity", "computed_on")}
+    kept.save(State(2, {}, notes))
+    with pytest.raises(run_directory.RunError) as caught:
         _run(tiny_run_file, run_dir)
+    assert str(caught.value) == line
+    # Begun anew if asked, and only once.
+    for _ in range(2):
+        config.parse([str(tiny_run_file)], ["Stage.checkpoint_every = 2"])
+        experiment.run(config.experiment(), run_dir, config.text(), restart=["student"])
+    assert Checkpoints(run_dir / "student.before" / "checkpoints").any()
+    assert (folder / "stage.json").exists()
 
 
 def test_a_vanished_teacher(tiny_run_file, tmp_path) -> None:
@@ -150,9 +159,16 @@ def test_a_checkpoint_of_another_student(tiny_run_file, tmp_path, monkeypatch) -
         _run(tiny_run_file, run_dir)
     kept = Checkpoints(run_dir / "clean_teacher" / "checkpoints")
     state = kept.newest()
-    kept.save(State(state.step, state.values[1:], state.notes))
-    with pytest.raises(checkpoints.CheckpointError, match="variables of other shapes than the"):
+    values = dict(state.values)
+    values["conv9/kernel"] = values.pop("conv2/kernel")  # of the same shape
+    kept.save(State(state.step, values, state.notes))
+    with pytest.raises(checkpoints.CheckpointError) as caught:
         _run(tiny_run_file, run_dir)
+    assert str(caught.value) == (
+        "The checkpoint is of another student or optimizer: the variable conv2/kernel is missing "
+        "there and float32 [3, 3, 4, 4] here; put the former one back, or remove the stage's "
+        "folder to begin anew."
+    )
 
 
 def test_two_trainers_in_one_directory(tmp_path) -> None:

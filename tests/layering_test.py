@@ -55,6 +55,7 @@ ROWS = {
         "gin_errors",
         "graph_ops",
         "guard",
+        "identity",
         "importing",
         "jobs",
         "locking",

@@ -160,7 +160,7 @@ def test_a_perturbed_step_moves_balance_and_statistics_once(data, precision):
     waiting = _fit(
         data, later, epochs=1, weight_perturbation=0.5, **common, weight_perturbation_start=1
     )
-    _equal(checkpoints.values(waiting), checkpoints.values(without))
+    _equal(*(list(checkpoints.values(one).values()) for one in (waiting, without)))
     moved = _fit(data, on, epochs=1, weight_perturbation=0.5, **common)
     # The first step: temperatures move by one rate, from teachers that are not perturbed.
     for role in ("clean", "robust"):

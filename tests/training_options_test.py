@@ -65,7 +65,7 @@ def _fit(distiller, data, *callbacks, epochs=2):
     distiller.fit(
         batches, epochs=epochs, steps_per_epoch=STEPS, shuffle=False, verbose=0, callbacks=callbacks
     )
-    return checkpoints.values(distiller)
+    return list(checkpoints.values(distiller).values())
 
 
 class _Trace(keras.callbacks.Callback):
@@ -75,7 +75,7 @@ class _Trace(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.logs.append(dict(logs))
-        self.values.append(checkpoints.values(self.model))
+        self.values.append(list(checkpoints.values(self.model).values()))
 
 
 class NaNAtThirdStep(BMTARD):

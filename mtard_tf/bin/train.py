@@ -4,11 +4,11 @@
     mtard-train --config=quickstart.gin --gin='student/Stage.epochs = 20' --run_dir=runs/longer
 
 Finished stages are not run again; one that was cut off goes on from its last checkpoint, so the
-same command is all that a scheduler has to repeat. Exit codes: 0 done, 1 a mistake that repeating
-will not mend, 75 told to go (SIGTERM) or left by another worker: run it again.
+same command is all that a scheduler repeats. Exit codes: 0 done, 1 a mistake that repeating will
+not mend, 75 told to go (SIGTERM) or left by another worker: run it again; 130 Ctrl-C.
 
-Without --config it goes on with the run that is there. --jobs=2 trains stages that can in two
-processes at a time. On several devices:
+Without --config it goes on with the run that is there. --jobs=2 trains in two processes. On
+several devices:
 
     mtard-train --strategy=mirrored --config=... --run_dir=...
     mtard-train --strategy=multi_worker --workers=HOST1:2222,HOST2:2222 --index=0 ...   (on HOST1)
@@ -18,6 +18,7 @@ Also `python -m mtard_tf.bin.train ...`.
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -31,6 +32,7 @@ _GIN = flags.DEFINE_multi_string("gin", [], "Gin binding, such as student/Stage.
 _RUN_DIR = paths.define("run_dir", "Directory of the run.", required=True)
 _JOBS = flags.DEFINE_integer("jobs", 1, "Processes, each for a stage on its share of the cores.", 1)
 _ONLY = flags.DEFINE_multi_string("only", [], "Stage to run, its teachers finished; repeatable.")
+_RESTART = flags.DEFINE_multi_string("restart", [], "Stage to begin anew if it is another now.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -39,16 +41,14 @@ def main(argv: Sequence[str]) -> None:
     run_dir = pathlib.Path(_RUN_DIR.value)
     described = config.begin_or_go_on(run_dir, _CONFIG.value, _GIN.value)
     strategy = devices.strategy(described.strategy)
-    text, jobs, only = config.text(), _JOBS.value, _ONLY.value
-    if jobs > 1:
-        stages = side_by_side.run(described, run_dir, text, jobs, strategy, devices.options(), only)
-    else:
-        stages = experiment.run(described, run_dir, text, strategy, only)
-    if not strategies.is_chief(strategy):
-        return
-    for stage in stages:
-        print(f"{stage['stage']}: {run_dir / stage['stage'] / 'student.keras'}")
-    print(f"Next: mtard-eval --run_dir={run_dir}")
+    run, chosen = experiment.run, {"only": _ONLY.value, "restart": _RESTART.value}
+    if _JOBS.value > 1:
+        run = functools.partial(side_by_side.run, count=_JOBS.value, options=devices.options())
+    stages = run(described, run_dir, config.text(), strategy=strategy, **chosen)
+    if strategies.is_chief(strategy):
+        for stage in stages:
+            print(f"{stage['stage']}: {run_dir / stage['stage'] / 'student.keras'}")
+        print(f"Next: mtard-eval --run_dir={run_dir}")
 
 
 def run() -> None:

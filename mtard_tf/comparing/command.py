@@ -109,7 +109,8 @@ def _train_and_audit(request: Request, experiment: Experiment, suite: Suite) -> 
         one_device = strategies.create("one_device")
         experiments.check(experiment, data, one_device, experiment.stages, run_dir)
         claim(run_dir, config.text())
-        training = side_by_side.training_jobs(experiment.stages, run_dir)
+        known = experiments.identities_of(experiment, data)
+        training = side_by_side.training_jobs(experiment.stages, run_dir, known)
     auditing = _audit_jobs(run_dir, experiment, audit, request, {job.name for job in training})
     side_by_side.run_jobs(run_dir, [*training, *auditing], request.jobs)
     if auditing:
