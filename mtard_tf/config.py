@@ -13,7 +13,7 @@ from typing import IO
 
 import gin
 
-from mtard_tf import bindings, registry
+from mtard_tf import bindings, config_text, registry
 from mtard_tf.bindable import CONFIGURABLE
 from mtard_tf.binding_values import check_values
 from mtard_tf.experiment import Experiment
@@ -66,7 +66,7 @@ def parse(files: Sequence[str], given: Sequence[str] = (), *, finished: bool = F
 
 def text() -> str:
     """The whole configuration as one gin file, with every include and macro in it."""
-    return gin.config_str()
+    return config_text.whole()
 
 
 def experiment() -> Experiment:

@@ -34,6 +34,7 @@ def one_line() -> Iterator[None]:
         raise ConfigError(f"A value does not end: {what}, line {line}.") from error
     except (
         *(ValueError, TypeError, RuntimeError, SyntaxError, OSError, NameError, ImportError),
+        KeyError,
     ) as error:
         raise ConfigError(explain(error)) from error
 
@@ -50,6 +51,9 @@ def explain(error: Exception) -> str:
         )
     place = re.search(r'In (file "[^"]+", line \d+|bindings string line \d+|[\w./-]+:\d+)', message)
     where = f" ({place.group(1)})" if place else ""
+    if match := re.search(r"Ambiguous selector '([\w.]+)', matches \[(.*?)\]", message):
+        one, several = match.group(1), match.group(2).replace("'", "")
+        return f"{one} may be any of {several}; write the whole name{where}."
     if match := re.search(r"No configurable matching (?:reference )?'@?([\w./]+)", message):
         return registry.unknown_name("name", match.group(1), _selectors()) + where
     if match := re.search(

@@ -88,8 +88,8 @@ def computing(strategy: tf.distribute.Strategy) -> str:
     """On what a stage is computed, as far as it decides about the last bits of its weights."""
     device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
     replicas = strategy.num_replicas_in_sync
-    host = f", {threads()} threads per process" if device == "CPU" else ""
-    return f"mtard_tf {__version__}, TensorFlow {tf.__version__}, {replicas} {device}{host}"
+    host = f", threads per process: {threads()}" if device == "CPU" else ""
+    return f"mtard_tf {__version__}, TensorFlow {tf.__version__}, {device} x {replicas}{host}"
 
 
 def gone_on(before: list[str], now: str, say: Callable[[str], None]) -> list[str]:

@@ -14,9 +14,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from mtard_tf.preemption import EXIT_CODE, PARENT, Preempted, Preemption
+from mtard_tf.preemption import EXIT_CODE, INTERRUPTED, PARENT, Preempted, Preemption
 
 _POLL_SECONDS = 0.2
+_TOLD = (EXIT_CODE, INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)  # exit codes
 _STOPPED = "its processes have written their state"
 
 
@@ -55,8 +56,8 @@ def run(
 
     Raises:
       JobError: jobs failed; all that does not need them has ended well.
-      Preempted: this process was told to go (SIGTERM), or a job was; those that were running are
-        told to go and have gone.
+      Preempted: this process was told to go (SIGTERM, Ctrl-C), or a job was; those that were
+        running are told to go and have gone.
       ValueError: a count below 1.
     """
     if count < 1:
@@ -142,7 +143,7 @@ class _Pool:
             if process.poll() is None:
                 continue
             del self.running[place]
-            if process.returncode in (EXIT_CODE, -signal.SIGTERM):
+            if process.returncode in _TOLD:
                 raise Preempted(where=_STOPPED)
             reason = self._reason(job, process.returncode) if process.returncode else ""
             result.append((job, time.monotonic() - start, reason))

@@ -1,4 +1,4 @@
-"""Being told to go: SIGTERM, which schedulers send some seconds before they kill."""
+"""Being told to go: SIGTERM, which schedulers send some seconds before they kill, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,39 +9,90 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from types import FrameType
 
 # sysexits.h, EX_TEMPFAIL: the same command may work later. Schedulers can requeue on it.
 EXIT_CODE = 75
+# What shells give a command that ended by SIGINT. Schedulers do not repeat it.
+INTERRUPTED = 130
 # Set for a process by the one that started it and waits for it.
 PARENT = "MTARD_PARENT"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_received: list[int] = []  # by this process, in their order
 
 
-class Preempted(Exception):
-    """Training stopped because the process was told to go; the same command goes on."""
+class Preempted(BaseException):
+    """The process was told to go and has left nothing half done; the same command goes on.
+
+    No Exception, as KeyboardInterrupt is none: it may come anywhere, and what handles mistakes must
+    let it pass.
+
+    Attributes:
+      code: with which the process should exit.
+    """
 
     def __init__(self, step: int | None = None, where: str = "between two stages") -> None:
+        by_hand = _received[:1] == [signal.SIGINT]
+        self.code = INTERRUPTED if by_hand else EXIT_CODE
         where = where if step is None else f"checkpointed at step {step:,}"
-        super().__init__(f"Told to go (SIGTERM): {where}. The same command goes on.")
+        cause = "Interrupted (Ctrl-C)" if by_hand else "Told to go (SIGTERM)"
+        super().__init__(f"{cause}: {where}. The same command goes on.")
 
 
 class Preemption:
-    """Remembers whether SIGTERM has come."""
+    """Remembers whether SIGTERM or SIGINT has come."""
 
     def __init__(self) -> None:
         self.told = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[Preemption]:
-        """Handles SIGTERM inside the block; only the main thread can."""
+        """Handles both inside the block; only the main thread can. A second Ctrl-C does not wait.
+
+        Raises:
+          Preempted: Ctrl-C came twice.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "told", True))
+        before = {number: signal.signal(number, self._note) for number in _heard()}
         try:
             yield self
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        again = number == signal.SIGINT and signal.SIGINT in _received
+        self.told = True
+        if again:
+            _leave(number, frame)
+        _received.append(number)
+
+
+def leave_at_once() -> None:
+    """From here on either signal raises Preempted, wherever the main thread is, once only."""
+    for number in _heard():
+        signal.signal(number, _leave)
+
+
+def _heard() -> list[signal.Signals]:
+    """Not those that this process was started to ignore: Ctrl-C is no word to a background job."""
+    return [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+
+
+def told() -> bool:
+    """Whether this process was told to go."""
+    return bool(_received)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
+    for other in _SIGNALS:  # a second one must not cut short what the first one cleans up
+        signal.signal(other, signal.SIG_IGN)
+    raise Preempted(where="what is written is whole")
 
 
 def go_with_parent() -> None:

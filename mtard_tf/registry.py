@@ -26,6 +26,12 @@ from mtard_tf.built_ins import BUILT_INS
 KINDS = ("distillers", "attacks", "measures", "models", "datasets")
 ENTRY_POINTS = "mtard_tf.plugins"
 
+# What run files say without a kind; a plugin of such a name would make all of them ambiguous.
+RESERVED = (
+    *("Experiment", "Stage", "Suite", "replicates", "chain", "temperature_sweep"),
+    *("macro", "constant", "singleton"),
+)
+
 # What a stage gives every distiller; a binding of these would be overruled without a word.
 SET_BY_STAGE = (
     "student",
@@ -77,7 +83,7 @@ def register(kind: str, name: str) -> Callable[[Any], Any]:
       name: its name in `get` and in gin (`@attacks.my_attack`).
 
     Raises:
-      RegistryError: an unknown kind, or a name that another module has taken.
+      RegistryError: an unknown kind, or a name that another module, or run files, have taken.
     """
 
     def decorate(target: Any) -> Any:
@@ -189,6 +195,10 @@ def _table(kind: str) -> dict[str, Plugin]:
 
 def _add(kind: str, name: str, target: Any, origin: str) -> None:
     table = _table(kind)
+    if name in RESERVED:
+        raise RegistryError(
+            f"The name {kind}.{name}, of {origin}, is a word of run files; rename it."
+        )
     if name in table:
         raise RegistryError(
             f"The name {kind}.{name} is registered twice: by {table[name].origin} and by {origin}; "

@@ -7,12 +7,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import gin
 import keras
 import numpy as np
 import tensorflow as tf
 
-from mtard_tf import checkpoints, files, run_files, soft_labels, strategies
+from mtard_tf import checkpoints, config_text, files, run_files, soft_labels, strategies
 from mtard_tf.averaged_student import judged_student
 from mtard_tf.callbacks import Saver, Validation
 from mtard_tf.checkpoints import Checkpoints
@@ -205,7 +204,7 @@ class _Run:
         )
         with files.replacing(folder / "student.keras") as temporary:
             with_precision(chosen, "float32").save(temporary)
-        files.write_text(folder / "operative_config.gin", gin.operative_config_str())
+        files.write_text(folder / "operative_config.gin", config_text.operative())
         result = {
             "stage": stage.name,
             "distiller": type(self._distiller).__name__,

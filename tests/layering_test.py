@@ -45,6 +45,7 @@ ROWS = {
         "checkpoints",
         "comparing",
         "config",
+        "config_text",
         "diagnostics",
         "encoded_images",
         "dry_run",

@@ -12,7 +12,7 @@ from absl import app, flags, logging
 
 from mtard_tf import keras_environment
 from mtard_tf.bin import usage
-from mtard_tf.preemption import EXIT_CODE, Preempted, go_with_parent
+from mtard_tf.preemption import EXIT_CODE, Preempted, go_with_parent, leave_at_once, told
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the whole stack trace of an error.")
 
@@ -21,6 +21,9 @@ _LOST_WORKER = ("UnavailableError", "AbortedError", "DeadlineExceededError", "Ca
 
 def run(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> None:
     """Runs `main` under absl: quiet TensorFlow, and a user's error as one line with exit code 1.
+
+    Told to go (SIGTERM, Ctrl-C), also before `main` has begun, the process says so in one line and
+    exits with 75 or 130.
 
     Args:
       main: of a binary.
@@ -31,11 +34,10 @@ def run(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> 
         try:
             if not takes_words:
                 usage.refuse_rest(argv[1:])
-            go_with_parent()
             keras_environment.check()
             logging.set_verbosity(logging.FATAL)
             import_tensorflow_quietly()
-            main(argv)
+            _unless_told(main, argv)
         except (ValueError, OSError, TypeError) as error:
             # A TypeError is a user's only where gin left an argument of a plugin unset.
             if _DEBUG.value or (isinstance(error, TypeError) and "by Gin" not in str(error)):
@@ -46,10 +48,6 @@ def run(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> 
 
                 message = explain(error)
             sys.exit(f"{_command(argv[0])}: {message}")
-        except Preempted as error:
-            _leave(argv[0], str(error))
-        except KeyboardInterrupt:
-            sys.exit(130)
         except Exception as error:
             # TensorFlow is not imported here; its errors of a lost connection have these names.
             lost = type(error).__name__ in _LOST_WORKER and "TF_CONFIG" in os.environ
@@ -59,17 +57,32 @@ def run(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> 
                 argv[0],
                 f"Another worker is gone ({type(error).__name__}; --debug says more). Start all "
                 "workers again with the same commands; they go on from the last checkpoint.",
+                EXIT_CODE,
             )
 
     docstring = sys.modules[main.__module__].__doc__ or ""
-    app.run(guarded, flags_parser=lambda argv: usage.parse(argv, _command(argv[0]), docstring))
+    try:
+        leave_at_once()
+        go_with_parent()
+        app.run(guarded, flags_parser=lambda argv: usage.parse(argv, _command(argv[0]), docstring))
+    except Preempted as error:
+        _leave(sys.argv[0], str(error), error.code)
 
 
-def _leave(program: str, message: str) -> NoReturn:
+def _unless_told(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
+    try:
+        main(argv)
+    except Exception as error:
+        if told():  # somebody made a mistake of it on its way here
+            raise Preempted(where="what is written is whole") from error
+        raise
+
+
+def _leave(program: str, message: str, code: int) -> NoReturn:
     print(f"{_command(program)}: {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     # Not sys.exit: TensorFlow's threads may wait for a worker that never answers.
-    os._exit(EXIT_CODE)
+    os._exit(code)
 
 
 def _command(path: str) -> str:
@@ -95,7 +108,7 @@ def import_tensorflow_quietly() -> None:
 
             tf.config.list_physical_devices()
             tf.get_logger().setLevel("ERROR")
-        except BaseException:
+        except Exception:
             noise.seek(0)
             os.write(kept, noise.read())
             raise
