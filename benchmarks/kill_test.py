@@ -1,13 +1,14 @@
 """Kills runs, starts them again, and holds what comes out against a run that nobody killed.
 
-    python benchmarks/kill_test.py --kills=20             # train, evaluate, export
+    python benchmarks/kill_test.py --kills=40             # train, audit, compare, export
     python benchmarks/kill_test.py --kills=4 --workers=2  # kills one of two training workers
 
-A run of three stages on small images is killed with SIGKILL, at random moments and at chosen ones
-(while a checkpoint is written, at the end of a stage, in the evaluation, in the export), and each
-time the same commands are run again. In the end weights, `metrics.jsonl`, `stage.json`, reports and
-the exported model's logits must equal those of a run that nobody killed, to the bit. Prints one
-line per kill and the comparison; exits with 1 if anything differs.
+Small runs get SIGKILL at every rename and first write of each command (`kill_hook.py`), at some of
+those of the processes that `mtard-compare --jobs=2` starts, and at random moments; each time the
+same command is run again. In the end weights, `metrics.jsonl`, `stage.json`, reports, the
+comparison and the exported model's logits must equal those of runs that nobody killed, to the bit,
+and no checkpoint, audited batch or finished part may be lost on the way. Prints one line per kill;
+exits with 1 if anything differs or was lost.
 """
 
 from __future__ import annotations
@@ -16,189 +17,211 @@ import argparse
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 
-from small_run import CONFIG, DATA, ROOT, STAGES, SUITE, free_port
+from kill_outcomes import differences, kept
+from small_run import CONFIG, DATA, ROOT, SUITE, free_port
 
-CHECKPOINT = "a checkpoint is written"
+HERE = pathlib.Path(__file__).parent
+JOB_KILLS = 5  # moments of the jobs of mtard-compare, which are those of training and auditing
+AT_RANDOM = 10  # kills at random moments, at least
+# Two stages, and few steps: the processes take longer to start than to train.
+COMPARED = """
+include 'run.gin'
+Experiment.stages = ('clean_teacher', 'robust_teacher')
+"""
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=40, help="at least so many")
+    parser.add_argument("--chosen", type=int, help="at most so many moments; default all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="training processes")
     return parser.parse_args()
 
 
-class Run:
-    """The commands of one run directory."""
+class Runs:
+    """The commands of a run, and of one that is compared as it is trained."""
 
     def __init__(self, folder: pathlib.Path, name: str, workers: int) -> None:
-        self.run_dir, self.folder, self.workers = folder / name, folder, workers
-        self.environment = os.environ | {
-            "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
-            "TF_NUM_INTRAOP_THREADS": "1",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-        }
+        self.folder, self.root, self.workers = folder, folder / name, workers
+        self.root.mkdir()
+        self.seen = folder / f"{name}.seen"
+        self.deadly = folder / f"{name}.deadly"
         self.log = (folder / f"{name}.log").open("ab")
 
-    def commands(self) -> list[list[list[str]]]:
-        """Processes that run side by side, by turn."""
-        here = f"--run_dir={self.run_dir}"
-        train = ["train", f"--config={self.folder / 'run.gin'}", here]
-        turns = [[train]]
+    def commands(self) -> dict[str, list[list[str]]]:
+        """Name -> the processes that run side by side."""
+        run, compared = (f"--run_dir={self.root / name}" for name in ("run", "compared"))
+        train = ["train", f"--config={self.folder / 'run.gin'}", run]
+        suite = f"--suite={self.folder / 'suite.gin'}"
         if self.workers > 1:
             ports = ",".join(f"localhost:{free_port()}" for _ in range(self.workers))
             flags = ["--strategy=multi_worker", f"--workers={ports}"]
-            turns = [[[*train, *flags, f"--index={i}"] for i in range(self.workers)]]
-        suite = f"--suite={self.folder / 'suite.gin'}"
-        return [*turns, [["eval", here, suite]], [["export", here, "--stage=student"]]]
+            return {"train": [[*train, *flags, f"--index={i}"] for i in range(self.workers)]}
+        config = f"--config={self.folder / 'compared.gin'}"
+        return {
+            "train": [train],
+            "eval": [["eval", run, suite, "--batch_size=20"]],
+            "compare": [["compare", config, compared, suite, "--jobs=2"]],
+            "export": [["export", run, "--stage=student"]],
+        }
 
-    def changed(self) -> float:
-        """When anything in the run directory was written last."""
-        paths = self.run_dir.rglob("*") if self.run_dir.exists() else ()
-        times = []
-        for path in paths:
-            try:
-                times.append(path.stat().st_mtime)
-            except FileNotFoundError:
-                pass  # removed since it was listed
-        return max(times, default=0.0)
-
-    def attempt(self, delay: float | None, when: Callable[[], bool] | None, victim: int) -> bool:
-        """Runs the commands; kills a process `delay` after its first write, or once `when` holds.
+    def attempt(self, name: str, delay: float | None = None, victim: int = 0) -> bool:
+        """Runs a command; kills one of its processes `delay` seconds after its first moment.
 
         Returns:
-          Whether all of them ended well.
+          Whether it ended well, and was not killed.
         """
-        begun, working = time.time(), None
-        for turn in self.commands():
-            running = [
-                subprocess.Popen(
-                    [sys.executable, "-m", f"mtard_tf.bin.{command[0]}", *command[1:]],
-                    env=self.environment,
-                    cwd=self.folder,
-                    stdout=self.log,
-                    stderr=self.log,
-                )
-                for command in turn
-            ]
-            while any(process.poll() is None for process in running):
-                if delay is not None and working is None and self.changed() > begun:
-                    working = time.monotonic()
-                late = working is not None and time.monotonic() - working > (delay or 0.0)
-                if late or (when is not None and when()):
-                    running[victim % len(running)].send_signal(signal.SIGKILL)
-                    time.sleep(1 if len(running) > 1 else 0)
-                    for process in running:  # what a scheduler does with the others
-                        process.kill()
-                        process.wait()
-                    return False
-                time.sleep(0.002)
-            if any(process.returncode for process in running):
-                lines = pathlib.Path(self.log.name).read_text(errors="replace").splitlines()
-                print(*lines[-20:], sep="\n")
-                raise SystemExit(f"A command failed: {[p.returncode for p in running]}.")
-        return True
+        self.seen.touch()
+        begun, working = self.seen.stat().st_size, None
+        environment = os.environ | {
+            "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}",
+            "TF_NUM_INTRAOP_THREADS": "1",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "KILL_FOLDER": str(self.root),
+            "KILL_SEEN": str(self.seen),
+            "KILL_AT": str(self.deadly) if self.deadly.exists() else os.devnull,
+            "KILL_AFTER": str(victim % 2),
+            "KILL_COMMAND": name,
+        }
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-m", f"mtard_tf.bin.{command[0]}", *command[1:]],
+                **dict(env=environment, cwd=self.folder, stdout=self.log, stderr=self.log),
+                start_new_session=True,
+            )
+            for command in self.commands()[name]
+        ]
+        while any(process.poll() is None for process in running):
+            if delay is not None and working is None and self.seen.stat().st_size > begun:
+                working = time.monotonic()
+            if working is not None and time.monotonic() - working > (delay or 0.0):
+                os.killpg(running[victim % len(running)].pid, signal.SIGKILL)
+                time.sleep(1 if len(running) > 1 else 0)
+                break
+            time.sleep(0.005)
+        codes = [process.poll() for process in running]
+        for process in running:  # what a scheduler does with the others
+            process.kill()
+            process.wait()
+        if any(code not in (0, -signal.SIGKILL, None) for code in codes):
+            lines = pathlib.Path(self.log.name).read_text(errors="replace").splitlines()
+            print(*lines[-20:], sep="\n")
+            raise SystemExit(f"{name} failed: {codes}.")
+        return codes == [0] * len(codes)
+
+    def moments(self) -> list[str]:
+        """All moments that were passed."""
+        return list(dict.fromkeys(self.seen.read_text().splitlines()))
 
 
-def moments(run_dir: pathlib.Path) -> dict[str, Callable[[], bool]]:
-    """Chosen moments, by what lies in the run directory then."""
+class Killer:
+    """Kills the commands of `Runs` and counts."""
 
-    def exists(pattern: str) -> Callable[[], bool]:
-        return lambda: any(run_dir.glob(pattern))
+    def __init__(self, runs: Runs, numbers: random.Random) -> None:
+        self._runs, self._numbers = runs, numbers
+        self.kills, self.lost = 0, []
 
-    def ending(stage: str) -> Callable[[], bool]:
-        folder = run_dir / stage
-        return lambda: (folder / "student.keras").exists() and not (folder / "stage.json").exists()
+    def chosen(self, name: str, moments: list[str]) -> None:
+        """Runs a command again and again until none of the moments comes any more."""
+        left = list(moments)
+        while True:
+            self._runs.deadly.write_text("\n".join(left))
+            before = len(self._runs.moments())
+            seen = self._runs.seen.read_text().splitlines()
+            if self._step(name, None):
+                return
+            new = self._runs.seen.read_text().splitlines()[len(seen) :]
+            hit = [moment for moment in new if moment in left]
+            assert hit, (name, before, new)
+            left = [moment for moment in left if moment not in hit]
+            self._say(hit[-1])
 
-    return {
-        CHECKPOINT: exists("student/checkpoints/.state-*"),
-        "the best student is written": exists("student/checkpoints/.best*"),
-        "clean_teacher ends": ending("clean_teacher"),
-        "student ends": ending("student"),
-        "the audit has a batch": exists("evaluation/student/progress*"),
-        "the export is written": exists("export/student/.*"),
-    }
+    def at_random(self, name: str, seconds: float) -> bool:
+        """Kills a command within so many seconds of its first moment, if it lasts so long."""
+        self._runs.deadly.write_text("")
+        ended = self._step(name, self._numbers.uniform(0.0, seconds))
+        if not ended:
+            self._say(f"{name}: at random")
+        return ended
+
+    def _step(self, name: str, delay: float | None) -> bool:
+        before = kept(self._runs.root)
+        ended = self._runs.attempt(name, delay, self.kills)
+        after = kept(self._runs.root)
+        self.lost += [
+            f"{k}: {v} -> {after.get(k)}" for k, v in before.items() if after.get(k, 0) < v
+        ]
+        return ended
+
+    def _say(self, what: str) -> None:
+        self.kills += 1
+        done = "" if self.kills % 2 else ", before it"
+        print(f"kill {self.kills:2}: {what}{done if 'rename' in what else ''}", flush=True)
 
 
-def differences(killed: pathlib.Path, whole: pathlib.Path) -> list[str]:
-    """What is not the same in the two run directories."""
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
-    found = []
-    for stage in STAGES:
-        ours, theirs = (
-            keras.models.load_model(folder / stage / "student.keras", compile=False).get_weights()
-            for folder in (killed, whole)
-        )
-        if not all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)):
-            found.append(f"{stage}: weights")
-        for name in ("metrics.jsonl", "stage.json"):
-            if (killed / stage / name).read_bytes() != (whole / stage / name).read_bytes():
-                found.append(f"{stage}/{name}")
-    for name in (*(f"evaluation/{stage}/report.json" for stage in STAGES), "report/report.md"):
-        ours, theirs = (folder / name for folder in (killed, whole))
-        # A report names its run directory.
-        if ours.read_text().replace(killed.name, whole.name) != theirs.read_text():
-            found.append(name)
-    images = np.random.RandomState(1).randint(0, 256, (16, 8, 8, 3), np.uint8)
-    ours, theirs = (
-        tf.saved_model.load(str(folder / "export" / "student" / "1"))
-        .signatures["serving_default"](images=tf.constant(images))["logits"]
-        .numpy()
-        for folder in (killed, whole)
-    )
-    if not np.array_equal(ours, theirs):
-        found.append("logits of the export")
-    return found
+def choose(moments: list[str], most: int | None, numbers: random.Random) -> dict[str, list[str]]:
+    """Command -> its moments; of those of jobs, and of all where there is a limit, some by lot."""
+    jobs = [moment for moment in moments if moment.startswith("job: ")]
+    taken = [moment for moment in moments if moment not in jobs]
+    taken += numbers.sample(jobs, min(JOB_KILLS, len(jobs)))
+    if most is not None:
+        taken = numbers.sample(taken, min(most, len(taken)))
+    by_command: dict[str, list[str]] = {}
+    for moment in moments:
+        if moment in taken:
+            command = moment.split(":")[0].replace("job", "compare")
+            by_command.setdefault(command, []).append(moment)
+    return by_command
 
 
 def main() -> None:
     args = parse()
     numbers = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        (folder / "run.gin").write_text(CONFIG)
+        folder = pathlib.Path(name).resolve()
+        (folder / "run.gin").write_text(CONFIG + "Stage.epochs = 4\n")
+        (folder / "compared.gin").write_text(COMPARED)
         (folder / "suite.gin").write_text(SUITE)
         (folder / "kill_test_data.py").write_text(DATA)
-        whole = Run(folder, "whole", args.workers)
-        started = time.monotonic()
-        assert whole.attempt(None, None, 0)
-        length = time.monotonic() - started
-        print(f"unkilled: {length:.0f} s", flush=True)
-        done, found, runs = 0, [], 0
-        while done < args.kills:
-            runs += 1
-            killed = Run(folder, f"killed{runs}", args.workers)
-            chosen = list(moments(killed.run_dir).items())
-            numbers.shuffle(chosen)
-            chosen.sort(key=lambda moment: moment[0] == CHECKPOINT)  # the last is the next
-            while done < args.kills:
-                # Every second kill waits for a chosen moment while there are any left.
-                what, when = chosen.pop() if chosen and done % 2 else ("", None)
-                delay = None if when else numbers.uniform(0.0, length / 5)
-                started = time.monotonic()
-                if killed.attempt(delay, when, numbers.randrange(args.workers)):
-                    break
-                done += 1
-                spent = time.monotonic() - started
-                print(f"kill {done:2}: after {spent:5.1f} s {what and f'({what})'}", flush=True)
-            assert killed.attempt(None, None, 0)
-            found += differences(killed.run_dir, whole.run_dir)
-            log = (folder / f"killed{runs}.log").read_text(errors="replace")
-            said = [line for line in log.splitlines() if "goes on" in line or "damaged" in line]
-            print(f"run {runs} ended; it said {len(said)} times that it goes on", flush=True)
-        print(f"{done} kills in {runs} runs; differences: {', '.join(found) or 'none'}")
-    sys.exit(bool(found))
+        shutil.copy(HERE / "kill_hook.py", folder / "sitecustomize.py")
+        whole = Runs(folder, "whole", args.workers)
+        seconds = {}
+        for command in whole.commands():
+            started = time.monotonic()
+            assert whole.attempt(command)
+            seconds[command] = time.monotonic() - started
+        print("unkilled:", ", ".join(f"{k} {v:.0f} s" for k, v in seconds.items()), flush=True)
+        every = whole.moments() if args.workers == 1 else []
+        moments = choose(every, args.chosen, numbers)
+        planned = sum(map(len, moments.values()))
+        wanted = max(args.kills, planned + (AT_RANDOM if args.chosen is None else 1))
+        done, found, lost, rounds = 0, [], [], 0
+        while done < wanted:
+            rounds += 1
+            runs = Runs(folder, f"killed{rounds}", args.workers)
+            killer = Killer(runs, numbers)
+            for command, took in seconds.items():
+                if rounds == 1 and planned:
+                    killer.chosen(command, moments.get(command, []))
+                    continue
+                for _ in range(-(-(wanted - done) // len(seconds))):
+                    if done + killer.kills == wanted or killer.at_random(command, took / 2):
+                        break
+                killer.chosen(command, [])
+            done += killer.kills
+            lost += killer.lost
+            found += differences(runs.root, whole.root)
+        print(f"{done} kills in {rounds} runs, {planned} of them at chosen moments;", end=" ")
+        print(f"differences: {', '.join(found) or 'none'}; lost: {', '.join(lost) or 'nothing'}")
+    sys.exit(bool(found or lost))
 
 
 if __name__ == "__main__":

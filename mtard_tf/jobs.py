@@ -108,7 +108,10 @@ class _Pool:
     def __init__(self, count: int, logs: pathlib.Path) -> None:
         # Not on macOS, where the system alone decides.
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        self._places = {i: set(cores[i::count]) or set(cores) for i in range(count)}
+        # As many for each: a stage's last bits must not depend on the place that it is given.
+        share = max(1, len(cores) // count)
+        shares = [cores[i * share % max(1, len(cores)) :] + cores for i in range(count)]
+        self._places = {i: set(shares[i][:share]) for i in range(count)}
         self._logs = logs
         self.running: dict[int, tuple[Job, subprocess.Popen, float]] = {}
 

@@ -27,7 +27,10 @@ def run(
     only: Sequence[str] = (),
     restart: Sequence[str] = (),
 ) -> list[dict]:
-    """The same as `experiment.run` in `count` processes, each with its share of the cores.
+    """Does what `experiment.run` does in `count` processes, each with its share of the cores.
+
+    Fewer threads round otherwise: the weights are those of any run with as many, to the bit, not
+    those of one process that has all cores.
 
     A stage starts as soon as those that it learns from are finished. What each prints is in
     `logs/<stage>.log`.

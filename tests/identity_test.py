@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from mtard_tf import checkpoints, config, identity, registry, run_directory, stage_sources
+from mtard_tf import checkpoints, config, identity, jobs, registry, run_directory, stage_sources
 from mtard_tf.checkpoints import Checkpoints, State
 from mtard_tf.data.image_data import Split
 from mtard_tf.stage import Stage
@@ -179,7 +179,9 @@ def test_a_stage_that_was_begun_as_another(tmp_path, data, capsys, ended) -> Non
     folder = tmp_path / "net"
     if ended:
         folder.mkdir()
-        (folder / "stage.json").write_text(json.dumps({"sources": {}, "identity": before}))
+        (folder / "stage.json").write_text(
+            json.dumps({"stage": "net", "teachers": {}, "sources": {}, "identity": before})
+        )
     else:
         _begun(folder, identity=before)
     line = (
@@ -242,3 +244,17 @@ def test_paths_do_not_depend_on_what_was_built_before() -> None:
     assert "adam/sequential_dense_kernel_momentum" in paths and len(set(paths)) == len(paths)
     checkpoints.restore(second, checkpoints.values(first))
     np.testing.assert_array_equal(first.get_weights()[0], second.get_weights()[0])
+
+
+@pytest.mark.parametrize(
+    "cores, count, places",
+    [
+        ({0, 1, 2, 5}, 2, [{0, 1}, {2, 5}]),
+        ({0, 1, 2}, 2, [{0}, {1}]),  # as many for each
+        ({3, 4}, 3, [{3}, {4}, {3}]),  # more jobs than cores: two of them share one
+        ({3}, 1, [{3}]),
+    ],
+)
+def test_all_jobs_have_as_many_cores(tmp_path, monkeypatch, cores, count, places) -> None:
+    monkeypatch.setattr(jobs.os, "sched_getaffinity", lambda process: cores, raising=False)
+    assert list(jobs._Pool(count, tmp_path)._places.values()) == places
