@@ -15,6 +15,7 @@ from mtard_tf import registry
 from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.evaluation import EvaluationError, last_line
+from mtard_tf.global_state import fresh_names
 from mtard_tf.model_files import check_classes, check_logits, check_shapes
 from mtard_tf.run_directory import load_student, load_teacher
 from mtard_tf.stage import Stage
@@ -38,6 +39,13 @@ def dry_run(
         its file would not give back; an attack that cannot be called.
       RunError: a teacher that is not there or does not fit.
     """
+    with fresh_names():
+        _build(stages, data, threat, run_dir)
+
+
+def _build(
+    stages: Sequence[Stage], data: ImageData, threat: ThreatModel, run_dir: pathlib.Path
+) -> None:
     models: dict[str, Any] = {}
     tried: list[Callable] = []
     for stage in stages:
@@ -62,7 +70,6 @@ def dry_run(
         if stage.initial:
             start = models.get(stage.initial) or load_student(run_dir, stage.initial)
             check_start(stage, models[stage.name], start)
-    keras.backend.clear_session()
 
 
 def check_student(what: str, student: Any, image_shape: tuple[int, ...], classes: int) -> None:

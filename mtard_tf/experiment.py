@@ -8,13 +8,13 @@ import pathlib
 import zlib
 from collections.abc import Callable, Sequence
 
-import keras
 import tensorflow as tf
 
 from mtard_tf import bindings, identity, registry, strategies
 from mtard_tf.data.batches import check_batches
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.dry_run import dry_run
+from mtard_tf.global_state import fresh_names, seeded
 from mtard_tf.locking import locked
 from mtard_tf.preemption import Preempted, Preemption
 from mtard_tf.run_directory import (
@@ -187,22 +187,22 @@ def _stage(
         return result
     if setting.told():
         raise Preempted
-    with setting.strategy.scope():
-        data = setting.data
-        models = {role: load_teacher(run_dir, t, data) for role, t in stage.teachers.items()}
-        initial = load_student(run_dir, stage.initial) if stage.initial else None
-    result = train(
-        stage,
-        models,
-        run_dir / stage.name,
-        setting,
-        seed=stage_seed(experiment.seed, stage.name),
-        sources=fingerprints(stage, run_dir),
-        initial=initial,
-        identity=now,
-    )
-    keras.backend.clear_session()
-    return result
+    seed = stage_seed(experiment.seed, stage.name)
+    with fresh_names(), seeded(seed):
+        with setting.strategy.scope():
+            data = setting.data
+            models = {role: load_teacher(run_dir, t, data) for role, t in stage.teachers.items()}
+            initial = load_student(run_dir, stage.initial) if stage.initial else None
+        return train(
+            stage,
+            models,
+            run_dir / stage.name,
+            setting,
+            seed=seed,
+            sources=fingerprints(stage, run_dir),
+            initial=initial,
+            identity=now,
+        )
 
 
 def stage_seed(seed: int, name: str) -> int:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import keras
 
 from mtard_tf import __version__, model_files, run_files
-from mtard_tf.data.image_data import ImageData
 from mtard_tf.experiment import Experiment
 
 _CAVEATS = (
@@ -26,10 +25,18 @@ def metadata(
     run_dir: pathlib.Path,
     experiment: Experiment,
     name: str,
-    data: ImageData,
+    data: Mapping,
     student: keras.Model,
 ) -> dict:
-    """What goes with an exported student: where it comes from and what is known of it."""
+    """What goes with an exported student: where it comes from and what is known of it.
+
+    Args:
+      run_dir: of the run.
+      experiment: that of the run.
+      name: of the stage.
+      data: what the stage noted of them, see `run_directory.noted_data`.
+      student: as it is exported.
+    """
     report = run_dir / "evaluation" / name / "report.json"
     stage = next(stage for stage in experiment.stages if stage.name == name)
     return {
@@ -37,9 +44,9 @@ def metadata(
         "stage": run_files.stage(run_dir / name / "stage.json"),
         "distiller": getattr(stage.distiller, "__name__", repr(stage.distiller)),
         "net": {"name": student.name, "parameters": model_files.parameters(student)},
-        "dataset": data.name,
-        "label_names": list(data.label_names),
-        "images": {"dtype": "uint8", "shape": list(data.image_shape)},
+        "dataset": data["name"],
+        "label_names": data["label_names"],
+        "images": {"dtype": "uint8", "shape": data["image_shape"]},
         "threat": {"norm": experiment.norm, "epsilon": experiment.epsilon},
         "evaluation": run_files.report(report) if report.exists() else None,
     }

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import pathlib
-import resource
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -83,9 +83,10 @@ class Recorder(keras.callbacks.Callback):
         row = {"kind": "epoch", "step": self.model.step, "epoch": epoch + 1}
         self._write({**row, **means, **validation}, "epoch")
         now = time.perf_counter()
-        # The process' peak so far, in MiB: a leak shows as growth from epoch to epoch.
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        timing = {"epoch": epoch + 1, "seconds": now - self._started, "peak_memory_mb": peak}
+        timing = {"epoch": epoch + 1, "seconds": now - self._started}
+        peak = peak_memory_mb()
+        if peak is not None:  # a leak shows as growth from epoch to epoch
+            timing["peak_memory_mb"] = peak
         _append(self._timing, {**timing, "partial": self._partial, "validated": bool(validation)})
         self._sums, self._started, self._partial = {}, now, False
 
@@ -135,6 +136,16 @@ class Progress(keras.callbacks.Callback):
         epoch = -(-step // self._steps)
         text = f"epoch {epoch}/{self._epochs}{self._found}"
         self._line.update(step, step - (self._first or 0), text, now)
+
+
+def peak_memory_mb() -> float | None:
+    """The most memory that the process has had so far, in MiB; None where nobody counts it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
 
 
 def _append(path: pathlib.Path, row: Mapping[str, Any]) -> None:

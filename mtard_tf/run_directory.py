@@ -10,12 +10,15 @@ import platform
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from mtard_tf import __version__, files, keras_environment, model_files
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.evaluation import EvaluationError
 from mtard_tf.identity import cores, threads
+
+PROBE_IMAGES = "probe_images.npy"
 
 
 class RunError(ValueError):
@@ -62,6 +65,45 @@ def environment() -> dict:
         "process": {"cores": cores(), "threads": threads()},
         "devices": [device.name for device in tf.config.list_logical_devices()],
     }
+
+
+def note_data(folder: pathlib.Path, data: ImageData) -> dict:
+    """Writes what an export needs of the data into a stage's folder; returns the rest of it.
+
+    The former are the first 32 validation images (`probe_images.npy`), on which an exported model
+    is held against the student; the latter goes into `stage.json`.
+    """
+    with files.replacing(folder / PROBE_IMAGES) as temporary:
+        np.save(temporary, data.validation.images[:32])
+    return {
+        "name": data.name,
+        "label_names": list(data.label_names),
+        "image_shape": list(data.image_shape),
+    }
+
+
+def noted_data(run_dir: pathlib.Path, stage: str) -> tuple[dict, np.ndarray]:
+    """What `note_data` returned and wrote for a finished stage.
+
+    Raises:
+      RunError: the stage is not finished, or its images are gone.
+    """
+    noted, images = run_dir / stage / "stage.json", run_dir / stage / PROBE_IMAGES
+    if not noted.exists():
+        raise RunError(f"{noted} is missing; run the stage {stage!r} first.")
+    try:
+        data, probes = run_files.stage(noted)["dataset"], np.load(images, allow_pickle=False)
+        if not (data["name"] and data["label_names"]) or probes.shape[1:] != (
+            *data["image_shape"],
+        ):
+            raise ValueError(f"images of {probes.shape[1:]}")
+        return data, probes
+    except (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{run_dir / stage} does not hold what an export needs of the data "
+            f"({' '.join(str(error).split())}); put {images} back, or remove the folder to train "
+            "the stage anew."
+        ) from error
 
 
 def is_path(source: str) -> bool:

@@ -14,6 +14,7 @@ from mtard_tf.attacks.pgd import PGD
 from mtard_tf.averaging import EMA, SWA
 from mtard_tf.data.batches import steps_per_epoch
 from mtard_tf.data.image_data import ImageData
+from mtard_tf.global_state import seeded
 from mtard_tf.models.precision import synchronize_batch_norm, with_precision
 from mtard_tf.optimizers import sgd
 from mtard_tf.schedules import CONSTANT, Schedule, ScheduledRate, StepDecay
@@ -132,7 +133,17 @@ class Stage:
         `student/models.small_cnn.widths` is the student's alone. `check` is given the student
         before anything is made of it, and may draw random numbers: not in a training.
         """
-        keras.utils.set_random_seed(seed)
+        with seeded(seed):
+            return self._build(data, teachers, threat, seed, check)
+
+    def _build(
+        self,
+        data: ImageData,
+        teachers: Mapping[str, keras.Model],
+        threat: ThreatModel,
+        seed: int,
+        check: Callable[[Any], None] | None,
+    ) -> keras.Model:
         steps = steps_per_epoch(len(data.train), self.batch_size)
         accumulated = self.gradient_accumulation_steps
         # Keras asks the schedule with its count of batches, accumulated or not.

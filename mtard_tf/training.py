@@ -21,6 +21,7 @@ from mtard_tf.guard import Guard
 from mtard_tf.identity import computing, gone_on
 from mtard_tf.models.precision import with_precision
 from mtard_tf.records import Progress, Recorder
+from mtard_tf.run_directory import note_data
 from mtard_tf.setting import Setting
 from mtard_tf.stage import Stage
 from mtard_tf.teacher_check import check_teachers
@@ -208,6 +209,7 @@ class _Run:
         result = {
             "stage": stage.name,
             "distiller": type(self._distiller).__name__,
+            "dataset": note_data(folder, self._setting.data),
             "teachers": dict(stage.teachers),
             "initial": stage.initial,
             "sources": self._sources,

@@ -102,9 +102,16 @@ def test_report_and_export(finished, monkeypatch):
 
     data = described.dataset()
     model = run_directory.load_student(run_dir, "student")
-    metadata = model_card.metadata(run_dir, described, "student", data, model)
+    noted, images = run_directory.noted_data(run_dir, "student")  # all that it needs of the data
+    assert noted == {
+        "name": "tiny",
+        "label_names": ["red", "green", "blue"],
+        "image_shape": [8, 8, 3],
+    }
+    np.testing.assert_array_equal(images, data.validation.images)
+    metadata = model_card.metadata(run_dir, described, "student", noted, model)
     folder = run_dir / "export" / "student"
-    first = export.export(model, data.label_names, folder, data.test.images[:5], metadata)
+    first = export.export(model, noted["label_names"], folder, images[:5], metadata)
     assert first.name == "1"
     assert files.read_json(first / "assets.extra" / "metadata.json")["dataset"] == "tiny"
     card = (first / "README.md").read_text()

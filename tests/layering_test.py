@@ -61,6 +61,7 @@ ROWS = {
         "jobs",
         "locking",
         "measurements",
+        "global_state",
         "model_card",
         "model_files",
         "outcomes",

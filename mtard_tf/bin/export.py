@@ -26,13 +26,13 @@ def main(argv: Sequence[str]) -> None:
     described = config.of_run(run_dir)
     stage = _STAGE.value or described.stages[-1].name
     experiment.check_stage(described, stage)
-    data = described.dataset()
+    data, probe_images = run_directory.noted_data(run_dir, stage)
     student = run_directory.load_student(run_dir, stage)
     folder = export.export(
         student,
-        data.label_names,
+        data["label_names"],
         run_dir / "export" / stage,
-        data.test.images[:32],
+        probe_images,
         model_card.metadata(run_dir, described, stage, data, student),
     )
     print(f"SavedModel: {folder} (loaded by a fresh process, logits equal)")

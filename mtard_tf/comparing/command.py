@@ -8,14 +8,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import keras
-
 from mtard_tf import config, files, jobs, plots, report, run_files, side_by_side, strategies
 from mtard_tf import experiment as experiments
 from mtard_tf.audit import Audit
 from mtard_tf.comparing import comparison, temperatures, text
 from mtard_tf.comparing.comparison import WORST, ComparisonError
 from mtard_tf.experiment import Experiment
+from mtard_tf.global_state import fresh_names
 from mtard_tf.run_directory import claim, student_path
 from mtard_tf.suites import Suite
 
@@ -111,7 +110,8 @@ def _train_and_audit(request: Request, experiment: Experiment, suite: Suite) -> 
         claim(run_dir, config.text())
         known = experiments.identities_of(experiment, data)
         training = side_by_side.training_jobs(experiment.stages, run_dir, known)
-    auditing = _audit_jobs(run_dir, experiment, audit, request, {job.name for job in training})
+    with fresh_names():
+        auditing = _audit_jobs(run_dir, experiment, audit, request, {job.name for job in training})
     side_by_side.run_jobs(run_dir, [*training, *auditing], request.jobs)
     if auditing:
         report.write_report(run_dir, experiment)
@@ -196,7 +196,6 @@ def _audit_jobs(
             _check_replaces(run_dir, stage.name, suite)
         name = f"{stage.name}.audit"
         result.append(jobs.Job(name, [*command, f"--stage={stage.name}"], needs))
-    keras.backend.clear_session()
     return result
 
 
