@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mtard_tf import __version__, files, keras_environment, model_files
+from mtard_tf import __version__, files, keras_environment, model_files, run_files
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.evaluation import EvaluationError
 from mtard_tf.identity import cores, threads
