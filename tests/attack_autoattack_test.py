@@ -1,4 +1,4 @@
-"""AutoAttack: its versions, what it refuses, and the official robust accuracies of two nets."""
+"""AutoAttack: its versions, what it refuses, and two nets as the official code attacks them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mtard_tf import losses
+from mtard_tf.attacks import square, standing
 from mtard_tf.attacks.apgd import APGDCrossEntropy, APGDTargeted
 from mtard_tf.attacks.autoattack import AutoAttack
 from mtard_tf.attacks.fab import FABTargeted
@@ -156,3 +158,76 @@ def test_the_distilled_net_hides_its_gradients_from_pgd_alone() -> None:
     # the cross-entropy is 0 from a logit gap of 87 on (PyTorch: 103). PyTorch itself leaves 61.5
     # to 64.0 without and 65.5 to 66.0 with flushing (benchmarks/denormals_torch.py).
     assert abs(_robust_accuracy(model, PGD(20), 200) - 65.5) <= 2.0
+
+
+# Computed in PyTorch by the official algorithms, from our starts and draws, on the images `ids`:
+# the loss of every APGD step, the distance of every FAB-T step, the margins that Square reaches.
+OFFICIAL = np.load(REFERENCE / "official_attacks.npz")
+
+
+def _images():
+    test = fashion_mini().test
+    images, labels = test.images[OFFICIAL["ids"]], test.labels[OFFICIAL["ids"]]
+    return tf.constant(images, tf.float32) / 255, tf.constant(labels)
+
+
+@pytest.mark.parametrize("loss", ["ce", "dlr", "dlr_targeted"])
+def test_apgd_walks_step_for_step_as_the_official_code(loss) -> None:
+    model, (images, labels), steps = _net("fashion_pgd_at"), _images(), []
+    targets = standing.wrong_classes(model(images), labels)[:, 0]
+
+    def objective(_, logits):
+        if loss == "ce":
+            steps.append(losses.cross_entropy(logits, labels))
+        elif loss == "dlr":
+            steps.append(losses.dlr(logits, labels))
+        else:
+            steps.append(losses.dlr_targeted(logits, labels, targets))
+        return steps[-1]
+
+    seeds = image_seeds(0, tf.range(len(labels)))
+    APGDCrossEntropy(num_steps=40)(
+        model, images, labels, threat=THREAT, seeds=seeds, objective=objective
+    )
+    expected = OFFICIAL[f"apgd_{loss}"]
+    same = np.isclose(np.stack(steps), expected, rtol=2e-3, atol=2e-4)
+    first_parting = [int(np.argmin(column)) if not column.all() else None for column in same.T]
+    assert len(steps) == 41
+    # The official code counts the first step's rise from a loss of 0, not from the start's: a DLR
+    # loss below 0 never rises there, and some images halve their step a checkpoint earlier so.
+    earlier = {"ce": {}, "dlr": {2: 9, 3: 9}, "dlr_targeted": {2: 10, 4: 10}}[loss]
+    assert first_parting == [earlier.get(i) for i in range(6)]
+
+
+def test_fab_t_walks_step_for_step_as_the_official_code() -> None:
+    model, (images, labels), seen = _net("fashion_pgd_at"), _images(), []
+
+    def model_fn(x):
+        seen.append(x)
+        return model(x)
+
+    # Within an epsilon of 0 nothing falls, so that every image takes every step.
+    FABTargeted(num_steps=30, num_targets=1)(
+        model_fn, images, labels, threat=ThreatModel("linf", 0.0),
+        seeds=image_seeds(0, tf.range(len(labels))),
+    )  # fmt: skip
+    reached = np.stack([np.abs(x - images).max((1, 2, 3)) for x in seen[2::2]])
+    np.testing.assert_allclose(reached, OFFICIAL["fab_t"], atol=1e-4)
+
+
+def test_square_reaches_the_official_margins_with_the_official_draws(monkeypatch) -> None:
+    model, (images, labels) = _net("fashion_pgd_at"), _images()
+    place, sign = OFFICIAL["draws"][:, :2], OFFICIAL["draws"][:, 2:]
+    draws = {28: OFFICIAL["stripes"][:, None, :, None], 200: np.hstack([place, 1 - sign])[None]}
+
+    def uniform(_, shape):
+        return tf.constant(draws[max(shape)])
+
+    monkeypatch.setattr(square.random, "uniform", uniform)
+    x = tf.function(Square(200, shared_window=True))(
+        model, images, labels, threat=ThreatModel("linf", 0.05),
+        seeds=image_seeds(0, tf.range(len(labels))),
+    )  # fmt: skip
+    np.testing.assert_allclose(
+        losses.margin(model(x), labels), OFFICIAL["square"], rtol=1e-3, atol=1e-3
+    )
