@@ -20,11 +20,19 @@ from torch_writer import Raw, call, write_legacy, write_zip  # noqa: E402
 
 Make = Callable[[pathlib.Path], object]
 
+# Fits the run's net.
 STATE = {
-    "conv.weight": np.zeros((4, 3, 3, 3), np.float32),
-    "fc.weight": np.ones((5, 4), np.float32),
+    "conv1.weight": np.ones((4, 3, 3, 3), np.float32),
+    "conv1.bias": np.ones(4, np.float32),
+    "conv2.weight": np.ones((4, 4, 3, 3), np.float32),
+    "conv2.bias": np.ones(4, np.float32),
+    "dense.weight": np.ones((8, 64), np.float32),
+    "dense.bias": np.ones(8, np.float32),
+    "logits.weight": np.ones((3, 8), np.float32),
+    "logits.bias": np.ones(3, np.float32),
 }
-_FLAGS = ("--model=models.small_cnn", "--image_shape=8,8,3", "--classes=3", "--out=out.keras")
+_FLAGS = ("--model=net.keras", "--out=out.keras")
+_MODEL = ("--model=models.small_cnn", "--image_shape=8,8,3", "--classes=3")
 
 
 class Runs:
@@ -48,6 +56,10 @@ def edited(name: str, write: Make, edit: Callable[[bytes], bytes]) -> Make:
         (folder / name).write_bytes(edit((folder / name).read_bytes()))
 
     return make
+
+
+def edited_pickle(edit: Callable[[bytes], bytes]) -> Make:
+    return lambda folder: write_zip(folder / "w.pt", STATE, edit)
 
 
 def bytes_of(name: str, content: bytes) -> Make:
@@ -117,6 +129,9 @@ _BIG = b"\x80\x02\x8a\xff" + b"\xff" * 255 + b"."
 _LONG = pickle.PROTO + b"\x04" + pickle.BINBYTES8 + struct.pack("<Q", 1 << 60) + b"x" + pickle.STOP
 _MEMO = pickle.PROTO + b"\x02" + pickle.NONE + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f" + b"."
 
+_SHAPE = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2147483648, 2147483648)}"
+_HUGE = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(_SHAPE)) + _SHAPE
+
 INPUTS = (
     _row("pickle: os.system in a zip archive", "w.pt", pickled_zip(pickle.dumps(Runs())), "posix.system"),
     _row("pickle: os.system by the INST opcode", "w.pt", pickled_zip(_SYSTEM), "os.system"),
@@ -135,13 +150,13 @@ INPUTS = (
     _row("pickle: a tensor of None", "w.pt",
          lambda f: write_zip(f / "w.pt", {**STATE, "x.weight": _tensor(None, 0, (2, 2), (2, 1), False, None)})),
     _row("pickle: a tensor outside its storage", "w.pt",
-         edited("w.pt", _state, lambda data: data.replace(b"K\x05K\x04", b"K\x63K\x04"))),
+         edited_pickle(lambda data: data.replace(b"K\x08K@", b"K\x09K@")), "claims shape"),
     _row("pickle: 4 GiB of zeros in 4 MiB", "w.pt", bomb, "claims"),
     _row("torch: cut off in the middle", "w.pt", edited("w.pt", _state, lambda d: d[: len(d) // 2]), "cut off"),
     _row("torch: no data.pkl", "w.pt", edited("w.pt", _state, lambda d: d.replace(b"data.pkl", b"data.pkx")),
          "data.pkl"),
     _row("torch: a storage with a flipped bit", "w.pt",
-         edited("w.pt", _state, lambda d: d.replace(b"\x80?\x00\x00\x80?", b"\x81?\x00\x00\x80?", 1)), "damaged"),
+         edited("w.pt", _state, lambda d: d.replace(b"\0\0\x80?" * 8, b"\1\0\x80?" + b"\0\0\x80?" * 7, 1)), "CRC"),
     _row("torch: legacy, cut off", "w.pt",
          edited("w.pt", lambda f: write_legacy(f / "w.pt", STATE), lambda d: d[:-30]), "cut off"),
     _row("torch: empty file", "w.pt", bytes_of("w.pt", b""), "begins with"),
@@ -154,27 +169,26 @@ INPUTS = (
     _row("safetensors: header is not UTF-8", "w.safetensors", safetensors(b'{"\xff": 1}'), "damaged"),
     _row("safetensors: header of 100,000 braces", "w.safetensors", safetensors(b'{"a":' * 100_000), "damaged"),
     _row("safetensors: offsets overlap", "w.safetensors",
-         safetensors({"a.weight": entry([2, 2], 0, 16), "b.weight": entry([2, 2], 8, 24)}), "damaged"),
-    _row("safetensors: negative sizes", "w.safetensors", safetensors({"a.weight": entry([-2, -2], 0, 16)}), "damaged"),
+         safetensors({"a.weight": entry([2, 2], 0, 16), "b.weight": entry([2, 2], 8, 24)}), "share byte 8"),
+    _row("safetensors: negative sizes", "w.safetensors", safetensors({"a.weight": entry([-2, -2], 0, 16)}), "the shape"),
     _row("safetensors: offsets of floats", "w.safetensors",
-         safetensors({"a.weight": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0.0, 16.0]}}), "damaged"),
+         safetensors({"a.weight": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0.0, 16.0]}}), "the shape"),
     _row("safetensors: a name twice", "w.safetensors",
          safetensors(b'{"a.weight":' + json.dumps(entry([2, 2], 0, 16)).encode() + b',"a.weight":'
                      + json.dumps(entry([2, 2], 16, 32)).encode() + b"}"), "twice"),
     _row("npz: pickled object", "w.npz", npz, "damaged"),
     _row("npz: cut off", "w.npz", edited("w.npz", lambda f: np.savez(f / "w.npz", **STATE), lambda d: d[:200]), "cut off"),
-    _row("npz: a member that is no array", "w.npz", npz_of(a=b"nothing")),
-    _row("npz: an array that claims 2**62 numbers", "w.npz",
-         npz_of(a=b"\x93NUMPY\x01\x00" + struct.pack("<H", 72)
-                + b"{'descr': '<f4', 'fortran_order': False, 'shape': (2147483648, 2147483648)}"[:72].ljust(72))),
+    _row("npz: a member that is no array", "w.npz", npz_of(a=b"nothing"), "no array of numbers"),
+    _row("npz: an array that claims 2**62 numbers", "w.npz", npz_of(a=_HUGE), "damaged"),
     _row("npy: pickled object", "w.npy", npy, "posix.system"),
     _row("npy: header with code", "w.npy", npy_header(f"{{'descr': open('{MARKER}', 'w')}}"), "damaged"),
     _row("npy: header of 60,000 brackets", "w.npy", npy_header("(" * 60_000), "damaged"),
     _row("probe: pickled object", "w.pt", lambda f: (npz(f), _state(f)) and None, "", "--probe=w.npz"),
-    _row("import: --image_shape=8,8", "w.pt", _state, "--image_shape", "--image_shape=8,8"),
-    _row("import: --image_shape of 10**9", "w.pt", _state, "", "--image_shape=1000000000,1000000000,3"),
-    _row("import: --normalization=nan/0", "w.pt", _state, "", "--normalization=nan/0"),
+    _row("import: --image_shape=8,8", "w.pt", _state, "--image_shape", *_MODEL, "--image_shape=8,8"),
+    _row("import: --image_shape=³,8,3", "w.pt", _state, "--image_shape", *_MODEL, "--image_shape=³,8,3"),
+    _row("import: --image_shape of 10**9", "w.pt", _state, "", *_MODEL, "--image_shape=1000000000,1000000000,3"),
+    _row("import: --normalization=nan/0", "w.pt", _state, "normalization", *_MODEL, "--normalization=nan/0"),
     _row("import: --out is no .keras file", "w.pt", _state, "--out", "--out=run.gin"),
     _row("import: --out in a file", "w.pt", _state, "", "--out=run.gin/out.keras"),
-    _row("import: --gin that is none", "w.pt", _state, "", "--gin=models.small_cnn.widths = (4,"),
+    _row("import: --gin that is none", "w.pt", _state, "", *_MODEL, "--gin=models.small_cnn.widths = (4,"),
 )  # fmt: skip

@@ -13,6 +13,7 @@ import gin
 
 from mtard_tf import registry
 from mtard_tf.bindable import BINDABLE
+from mtard_tf.preemption import Preempted
 
 # Arguments of models, distillers and optimizers that a stage gives.
 GIVEN_LATER = {"image_shape", "num_classes", "student", "learning_rate"}
@@ -32,11 +33,24 @@ def one_line() -> Iterator[None]:
     except tokenize.TokenError as error:
         what, (line, _) = error.args
         raise ConfigError(f"A value does not end: {what}, line {line}.") from error
+    except RecursionError as error:
+        raise ConfigError(
+            "A value of the run file is nested too deeply, or macros name each other; write it out."
+        ) from error
     except (
         *(ValueError, TypeError, RuntimeError, SyntaxError, OSError, NameError, ImportError),
         KeyError,
     ) as error:
         raise ConfigError(explain(error)) from error
+    except Preempted:
+        raise
+    except (Exception, SystemExit) as error:  # of a module of the user's, or what is called there
+        # TensorFlow wraps the words in "{{function_node ...}} ... [Op:...] name:".
+        words = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", " ".join(str(error).split()))
+        raise ConfigError(
+            f"What the run file imports or calls ended with {type(error).__name__} ({words}); "
+            "--debug shows where."
+        ) from error
 
 
 def explain(error: Exception) -> str:
@@ -84,10 +98,11 @@ def explain(error: Exception) -> str:
 
 
 def _syntax(error: SyntaxError) -> str:
-    place = f"{error.filename or 'binding'}, line {error.lineno}"
+    file = (error.filename or "binding").replace("<tokenize>", "run file")
+    place = f"{file}, line {error.lineno}"
     sum_ = re.search(r"=\s*((-?[\d.]+)\s*([-+*/]{1,2})\s*(-?[\d.]+))\s*(#.*)?$", error.text or "")
     if sum_ is None:
-        return f"{place}: {error.msg}"
+        return f"{place}: {' '.join(str(error.msg).split())}"
     written, left, operator, right = sum_.groups()[:4]
     value = ""
     if operator == "/" and float(right):

@@ -393,6 +393,23 @@ def test_a_header_that_names_a_tensor_twice_or_has_no_end(tmp_path):
             checkpoint.read(path)
 
 
+@pytest.mark.parametrize("place", [b"r\xff\xff\xff\x7f", b"p999999999\n"])
+def test_a_place_of_the_memo_that_would_take_all_memory(place, tmp_path):
+    body = pickle.PROTO + b"\x02" + pickle.NONE + place + pickle.STOP
+    for write in (write_zip, write_legacy):
+        path = write(tmp_path / "net.pt", {**STATE, "x": Raw(body[2:-1])})
+        with pytest.raises(CheckpointError, match=r"place \d+ of the memo after \d+ opcodes"):
+            checkpoint.read(path)
+
+
+def test_an_old_file_whose_list_of_storages_is_a_number(tmp_path):
+    path = write_legacy(tmp_path / "net.th", STATE)
+    keys = pickle.dumps(list(map(str, range(len(STATE)))), 2)
+    path.write_bytes(path.read_bytes().replace(keys, pickle.dumps(7, 2)))
+    with pytest.raises(CheckpointError, match="'7' is no list of storages"):
+        checkpoint.read(path)
+
+
 def test_numpy_files_that_hold_no_arrays(tmp_path):
     path = tmp_path / "net.npz"
     with zipfile.ZipFile(path, "w") as archive:

@@ -8,6 +8,7 @@ PyTorch, NumPy and Haiku themselves are never imported, so no file can reach the
 from __future__ import annotations
 
 import pickle
+import pickletools
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
@@ -111,11 +112,25 @@ def load(
       CheckpointError: a name outside the table, or damage. Nothing was run.
     """
     try:
+        _check_memo(file)
         return _Unpickler(file, what, persistent_load).load()
     except CheckpointError:
         raise
     except _DAMAGE as error:
         raise damaged(what, error) from error
+
+
+def _check_memo(file: BinaryIO) -> None:
+    """Refuses, with ValueError, a place of the memo beyond what was ever kept.
+
+    `pickle` makes room for all places up to it: five bytes of a file could ask for 32 GiB.
+    """
+    begin = file.tell()
+    for count, (opcode, place, _) in enumerate(pickletools.genops(file)):
+        keeps = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
+        if keeps and not (isinstance(place, int) and 0 <= place <= count):
+            raise ValueError(f"place {place} of the memo after {count} opcodes")
+    file.seek(begin)
 
 
 class _Unpickler(pickle.Unpickler):
