@@ -120,7 +120,7 @@ def temperature_sweep(
             stages += chain(
                 length,
                 distiller,
-                name=f"t{temperature:g}",
+                name=f"t{temperature:g}".replace(".", "_"),  # a gin scope has no point
                 temperature=temperature,
                 first_temperature=temperature,
                 initial=initial,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -57,7 +57,7 @@ def _build(
         def check(student: Any, stage: Stage = stage) -> None:
             check_student(f"{stage.scope}/Stage.model", student, data.image_shape, data.num_classes)
 
-        distiller = stage.build(data, teachers, threat, 0, check)
+        distiller = _built(stage, data, teachers, threat, check)
         models[stage.name] = distiller.student
         attacks = {
             f"{stage.scope}/Stage.validation_attack": stage.validation_attack,
@@ -70,6 +70,39 @@ def _build(
         if stage.initial:
             start = models.get(stage.initial) or load_student(run_dir, stage.initial)
             check_start(stage, models[stage.name], start)
+
+
+def _built(
+    stage: Stage,
+    data: ImageData,
+    teachers: Mapping[str, Any],
+    threat: ThreatModel,
+    check: Callable[[Any], None],
+) -> Any:
+    """The stage's distiller; arguments that a part does not take are the user's mistake.
+
+    Raises:
+      ValueError: a part refuses its arguments, or a net beside the student returns probabilities.
+    """
+    try:
+        distiller = stage.build(data, teachers, threat, 0, check)
+    except TypeError as error:
+        if "by Gin" in str(error):
+            raise  # an argument that is not bound, which is told elsewhere
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"Stage {stage.name!r} cannot be built: {reason} (--debug shows where)."
+        ) from error
+    images = tf.random.stateless_uniform((2, *data.image_shape), [0, 0])
+    for beside in getattr(distiller, "trained_models", ())[1:]:
+        try:
+            check_logits(np.asarray(tf.cast(beside(images, training=False), tf.float32)))
+        except EvaluationError as error:
+            raise ValueError(
+                f"{beside.name}, which {stage.scope}/Stage.distiller trains beside the student: "
+                f"{error}"
+            ) from error
+    return distiller
 
 
 def check_student(what: str, student: Any, image_shape: tuple[int, ...], classes: int) -> None:

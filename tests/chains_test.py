@@ -135,6 +135,16 @@ def test_a_chain_that_means_nothing_is_refused(tiny_run_file, line, message):
         _experiment(tiny_run_file, CHAIN, line)
 
 
+def test_a_temperature_below_one_makes_names_too(tiny_run_file):
+    lines = """
+Experiment.stages = (@temperature_sweep(),)
+temperature_sweep.temperatures = (0.5,)
+temperature_sweep.length = 1
+"""
+    names = [s.name for s in _experiment(tiny_run_file, lines).stages]
+    assert names == ["init_s0", "t0_5_teacher_s0", "t0_5_step1_s0"]
+
+
 def test_run_files_of_the_paper():
     config.parse(["runs/defensive/mnist.gin"])
     stages = config.experiment().stages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from functools import partial
 
 import keras
 import pytest
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from mtard_tf import config, dry_run, experiment, run_directory
 from mtard_tf.attacks.pgd import PGD
+from mtard_tf.plugins.adversarial_distillation.lbgat import LBGAT
 from mtard_tf.threat import ThreatModel
 
 L = keras.layers
@@ -147,7 +149,8 @@ def test_attacks_that_can_be_called(attack):
 
 def _softmax(image_shape, num_classes):
     images = keras.Input(image_shape)
-    return keras.Model(images, L.Dense(num_classes, "softmax")(L.Flatten()(images)))
+    x = L.Dense(num_classes, "softmax")(L.Flatten()(images))
+    return keras.Model(images, x, name="guide")
 
 
 def _replaced(tiny_run_file, place, **changes):
@@ -174,6 +177,24 @@ def test_a_stage_alone_is_tried_before_it_is_trained_too(tiny_run_file, tmp_path
     with pytest.raises(run_directory.RunError, match="is missing; run the stage 'clean_teacher'"):
         experiment.run(described, tmp_path / "run", config.text(), only=["student"])
     assert not (tmp_path / "run").exists()
+
+
+def _one_argument(image_shape):
+    return _softmax(image_shape, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": _one_argument}, "Stage 'clean_teacher' cannot be built: _one_argument() takes 1 positional argument but 2 were given (--debug shows where)."),
+        ({"distiller": partial(LBGAT, guide=_softmax)}, "guide, which clean_teacher/Stage.distiller trains beside the student: The model returns probabilities"),
+    ],
+)  # fmt: skip
+def test_parts_that_cannot_be_built(tiny_run_file, changes, message):
+    described = _replaced(tiny_run_file, 0, **changes)
+    stages, data = described.stages[:1], described.dataset()
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        dry_run.dry_run(stages, data, described.threat, None)
 
 
 def test_a_dry_run_leaves_no_trace_in_a_training(tiny_run_file):
