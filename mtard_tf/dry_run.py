@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +48,6 @@ def _build(
     stages: Sequence[Stage], data: ImageData, threat: ThreatModel, run_dir: pathlib.Path
 ) -> None:
     models: dict[str, Any] = {}
-    tried: list[Callable] = []
     for stage in stages:
         for source in stage.teachers.values():
             if source not in models:
@@ -64,8 +64,7 @@ def _build(
             f"The attack of {stage.scope}/Stage.distiller": getattr(distiller, "attack", None),
         }
         for what, attack in attacks.items():
-            if attack is not None and attack not in tried:
-                tried.append(attack)
+            if attack is not None:
                 check_attack(what, attack, stage.threat(threat), data.image_shape, data.num_classes)
         if stage.initial:
             start = models.get(stage.initial) or load_student(run_dir, stage.initial)
@@ -177,11 +176,7 @@ def _check_layer(what: str, layer: keras.layers.Layer) -> None:
 
 
 def check_attack(
-    what: str,
-    attack: Callable,
-    threat: ThreatModel,
-    image_shape: tuple[int, ...],
-    classes: int,
+    what: str, attack: Callable, threat: ThreatModel, image_shape: tuple[int, ...], classes: int
 ) -> None:
     """Refuses an attack that cannot be called; traces it on a linear net and runs nothing.
 
@@ -195,35 +190,41 @@ def check_attack(
     Raises:
       ValueError: it takes other arguments, stops, or returns anything but images of that shape.
     """
-    weights = tf.random.stateless_normal((int(np.prod(image_shape)), classes), [0, 0])
-
-    def model_fn(images: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(images, [-1, weights.shape[0]]) @ weights
-
-    def run(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        return attack(
-            model_fn,
-            images,
-            labels,
-            threat=threat,
-            seeds=image_seeds(0, tf.range(tf.shape(images)[0], dtype=tf.int64)),
-        )
-
-    images = tf.TensorSpec((None, *image_shape), tf.float32)
+    try:
+        hash(attack)
+        trace: Callable = _returned
+    except TypeError:
+        trace = _returned.__wrapped__
     given = f"@{registry.selector(attack)}" if registry.selector(attack) else repr(attack)
     try:
-        traced = tf.function(run).get_concrete_function(images, tf.TensorSpec([None], tf.int32))
+        found = trace(attack, threat.norm, tuple(image_shape), classes)
     except Exception as error:  # whatever an attack of a user's raises
         reason = re.sub(r"\S*<locals>\.(tf__)?", "", last_line(error))  # names of a trace
         raise ValueError(
             f"{what} is {given}, which cannot be called as attack(model_fn, images, labels, "
             f"threat=, seeds=) ({reason}); give an attack such as @attacks.pgd()."
         ) from error
-    found = traced.structured_outputs
-    if not (
-        tf.is_tensor(found) and found.dtype == tf.float32
-    ) or not found.shape.is_compatible_with(images.shape):
+    wanted = tf.TensorShape((None, *image_shape))
+    alike = tf.is_tensor(found) and found.dtype == tf.float32
+    if not (alike and found.shape.is_compatible_with(wanted)):
         raise ValueError(
             f"{what} is {given}, which returns {found!r}; an attack returns float32 images "
             f"[batch, {', '.join(map(str, image_shape))}]."
         )
+
+
+@functools.lru_cache(maxsize=32)  # stages share their attacks, and a trace takes a second
+def _returned(attack: Callable, norm: str, image_shape: tuple[int, ...], classes: int) -> Any:
+    """What an attack returns on a linear net, as the specification of it."""
+    weights = tf.random.stateless_normal((int(np.prod(image_shape)), classes), [0, 0])
+
+    def model_fn(images: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(images, [-1, weights.shape[0]]) @ weights
+
+    def run(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        seeds = image_seeds(0, tf.range(tf.shape(images)[0], dtype=tf.int64))
+        return attack(model_fn, images, labels, threat=ThreatModel(norm), seeds=seeds)
+
+    images = tf.TensorSpec((None, *image_shape), tf.float32)
+    traced = tf.function(run).get_concrete_function(images, tf.TensorSpec([None], tf.int32))
+    return traced.structured_outputs

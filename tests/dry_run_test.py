@@ -103,6 +103,16 @@ def test_students_that_an_audit_takes(activation):
     dry_run.check_student("M", keras.Model(open_size, pooled), SHAPE, 3)
 
 
+@dataclasses.dataclass(frozen=True)
+class Unhashable:
+    """An attack with a field that no hash can be made of."""
+
+    settings: dict = dataclasses.field(default_factory=dict)
+
+    def __call__(self, model_fn, images, labels, *, threat, seeds, objective=None):
+        return images
+
+
 def _returns(value):
     def attack(model_fn, images, labels, *, threat, seeds, objective=None):
         return value(images)
@@ -142,7 +152,7 @@ def test_attacks_that_cannot_be_called(attack, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("attack", [PGD(), _returns(tf.identity)])
+@pytest.mark.parametrize("attack", [PGD(), Unhashable(), _returns(tf.identity)])
 def test_attacks_that_can_be_called(attack):
     dry_run.check_attack("M", attack, ThreatModel(), SHAPE, 5)
 
