@@ -9,6 +9,7 @@ import keras
 from mtard_tf.models.layers import batch_norms
 from mtard_tf.models.plain import is_plain
 
+_WIDTHS = ("bfloat16", "float16", "float32")
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -21,15 +22,51 @@ def with_precision(model: Any, policy: str) -> Any:
     """
     if not is_plain(model) and not isinstance(model, keras.Sequential):
         return model
-    if all(layer.dtype_policy.name == policy for layer in model.layers):
+    if all(layer.dtype_policy.name == policy for layer in _leaves(model)):
         return model
 
-    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-        return type(layer).from_config(layer.get_config() | {"dtype": policy})
+    def clone(part: keras.Operation) -> keras.Operation:
+        if isinstance(part, keras.Model):
+            return with_precision(part, policy)
+        config = part.get_config()
+        # Plain operations (`x + y`, `keras.ops`) have no policy, and a `dtype` of their own.
+        return type(part).from_config(config | {"dtype": policy} if _is_layer(part) else config)
 
-    copy = keras.models.clone_model(model, clone_function=clone)
+    call = {"call_function": _call} if is_plain(model) else {}
+    copy = keras.models.clone_model(model, clone_function=clone, **call)
     copy.set_weights(model.get_weights())
     return copy
+
+
+def _leaves(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers that compute, of a model and of the models within it."""
+    layers = model._flatten_layers(include_self=False)
+    other = (keras.Model, keras.layers.InputLayer)
+    return [layer for layer in layers if not isinstance(layer, other)]
+
+
+def _call(part: keras.Operation, *args: Any, **kwargs: Any) -> Any:
+    """Calls a part; a plain operation computes in the widest precision that it is given.
+
+    Most operations see to that themselves, convolutions and some others do not.
+    """
+    if _is_layer(part):
+        return part(*args, **kwargs)
+    given = [str(x.dtype) for x in keras.tree.flatten((args, kwargs)) if hasattr(x, "dtype")]
+    widths = {name for name in given if name in _WIDTHS}
+    if len(widths) < 2:
+        return part(*args, **kwargs)
+    widest = max(widths, key=_WIDTHS.index)
+
+    def widened(x: Any) -> Any:
+        return keras.ops.cast(x, widest) if str(getattr(x, "dtype", "")) in _WIDTHS else x
+
+    args, kwargs = keras.tree.map_structure(widened, (args, kwargs))
+    return part(*args, **kwargs)
+
+
+def _is_layer(part: keras.Operation) -> bool:
+    return isinstance(part, keras.layers.Layer)
 
 
 def synchronize_batch_norm(model: Any) -> None:
