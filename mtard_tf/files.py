@@ -100,6 +100,14 @@ def literal(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         yield shutil.copytree(folder, pathlib.Path(scratch, "model"))
 
 
+def set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:
+    """Renames a folder to `<name>.<why>`, in the place of what is there; returns that."""
+    aside = folder.with_name(f"{folder.name}.{why}")
+    remove(aside)
+    folder.rename(aside)
+    return aside
+
+
 def remove(path: pathlib.Path) -> None:
     """Removes a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():

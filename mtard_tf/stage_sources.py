@@ -69,11 +69,9 @@ def finished(stage: Stage, run_dir: pathlib.Path, now: Mapping[str, Mapping]) ->
     before = Checkpoints(folder / "checkpoints").notes() if result is None else result
     if before is None:
         return None
-    sources = {f"the file of the teacher {k}": v for k, v in fingerprints(stage, run_dir).items()}
-    former = {f"the file of the teacher {k}": v for k, v in before.get("sources", {}).items()}
-    changed = identity.changes(
-        {**before.get("identity", {}), "sources": former}, {**now, "sources": sources}
-    )
+    sources = _told(fingerprints(stage, run_dir))
+    former = {**before.get("identity", {}), "sources": _told(before.get("sources", {}))}
+    changed = identity.changes(former, {**now, "sources": sources})
     if changed:
         raise Changed(
             f"{folder} was begun with something else: {'; '.join(changed)}. Put it back, choose "
@@ -92,14 +90,18 @@ def restart(stage: Stage, run_dir: pathlib.Path, now: Mapping[str, Mapping]) -> 
 
     One that is what it was stays: the same command, repeated, goes on with it.
     """
-    folder = run_dir / stage.name
     try:
         finished(stage, run_dir, now)
     except Changed as error:
-        aside = folder.with_name(f"{folder.name}.before")
-        files.remove(aside)
-        folder.rename(aside)
-        print(f"{stage.name}: begins anew; what was there is in {aside}. {error}", flush=True)
+        aside = files.set_aside(run_dir / stage.name, "before")
+        reason = str(error).split(". Put it back")[0]
+        print(f"{stage.name}: begins anew; what was there is in {aside} ({reason}).", flush=True)
+
+
+def _told(sources: Mapping[str, str]) -> dict[str, str]:
+    """The fingerprints by what a message calls their files."""
+    initial = {"initial": "the file that it starts from"}
+    return {initial.get(k, f"the file of the teacher {k}"): v for k, v in sources.items()}
 
 
 def fingerprints(stage: Stage, run_dir: pathlib.Path) -> dict[str, str]:

@@ -92,7 +92,7 @@ class _Run:
         teachers: Mapping[str, keras.Model],
         identity: Mapping[str, Mapping[str, str]],
     ) -> None:
-        self._teachers, self._identity = teachers, identity
+        self._teachers = teachers
         data, strategy = setting.data, setting.strategy
         self._stage, self._distiller, self._folder = stage, distiller, folder
         self._setting, self._seed, self._sources = setting, seed, sources
@@ -121,7 +121,8 @@ class _Run:
             say=self._say,
         )
         self._recorder: Recorder | None = None  # the chief's, once it is known where to begin
-        self._computed_on = [computing(strategy)]
+        # Part of each state, and of `stage.json`.
+        self._begun = dict(sources=sources, identity=identity, computed_on=[computing(strategy)])
 
     def resume(self) -> None:
         """Sets everything to the newest checkpoint, if there is one."""
@@ -146,7 +147,8 @@ class _Run:
         if self._recorder is not None:
             self._recorder.restore(state.notes["recorder"])
         self._say(f"goes on at step {state.step:,} of {self._stage.epochs * self._steps:,}.")
-        self._computed_on = gone_on(state.notes["computed_on"], self._computed_on[0], self._say)
+        before, now = state.notes["computed_on"], computing(strategy)
+        self._begun["computed_on"] = gone_on(before, now, self._say)
 
     def fit(self) -> None:
         """Trains what is left, epoch by epoch."""
@@ -212,9 +214,7 @@ class _Run:
             "dataset": note_data(folder, self._setting.data),
             "teachers": dict(stage.teachers),
             "initial": stage.initial,
-            "sources": self._sources,
-            "identity": self._identity,
-            "computed_on": self._computed_on,
+            **self._begun,
             "epochs": self._distiller.step // self._steps,
             "steps": self._distiller.step,
             "seed": self._seed,
@@ -239,21 +239,13 @@ class _Run:
     def _clear(self) -> None:
         """Makes room for a beginning; what has a checkpoint, though none is whole, is kept."""
         if self._checkpoints.any():
-            aside = self._folder.with_name(f"{self._folder.name}.damaged")
-            files.remove(aside)
-            self._folder.rename(aside)
+            aside = files.set_aside(self._folder, "damaged")
             self._say(f"no checkpoint is whole; begins anew, and what was there is in {aside}.")
         files.remove(self._folder)  # what a stage left that never came to a checkpoint
 
     def _notes(self) -> dict[str, Any]:
         recorder = {} if self._recorder is None else self._recorder.notes
-        return {
-            "sources": self._sources,
-            "identity": self._identity,
-            "computed_on": self._computed_on,
-            "validation": self._validation.notes,
-            "recorder": recorder,
-        }
+        return {**self._begun, "validation": self._validation.notes, "recorder": recorder}
 
     def _say(self, line: str) -> None:
         if self._chief:

@@ -320,14 +320,22 @@ def test_finished_stages_are_checked_side_by_side_too(tiny_run_file, tmp_path):
     described = _experiment(tiny_run_file, CHAIN, "chain.length = 1")
     run_dir = tmp_path / "run"
     experiment.run(described, run_dir, config.text())
-    assert side_by_side.training_jobs(described.stages, run_dir) == []
+    known = experiment.identities_of(described, described.dataset())
+    assert side_by_side.training_jobs(described.stages, run_dir, known) == []
     student = run_dir / "chain_teacher" / "student.keras"
     small_cnn((8, 8, 3), 3).save(student)
-    with pytest.raises(RunError, match="chain_step1 was trained from other files .* teacher; rem"):
-        side_by_side.training_jobs(described.stages, run_dir)
+    with pytest.raises(RunError, match="chain_step1 was begun with something else: the file of "):
+        side_by_side.training_jobs(described.stages, run_dir, known)
+    # To be begun anew: its process asks once more, as that of a stage that learns from it does.
+    asked = ["chain_teacher"]
+    todo = side_by_side.training_jobs(described.stages, run_dir, known, restart=asked)
+    assert [job.command[-2:] for job in todo] == [
+        ["--only=chain_teacher", "--restart=chain_teacher"],
+        [todo[1].command[-2], "--only=chain_step1"],
+    ]
     student.unlink()
     with pytest.raises(RunError, match="student.keras of a finished stage is gone"):
-        side_by_side.training_jobs(described.stages, run_dir)
+        side_by_side.training_jobs(described.stages, run_dir, known)
 
 
 def test_a_net_with_dropout_has_one_fingerprint(tmp_path):

@@ -195,7 +195,10 @@ def test_a_stage_that_was_begun_as_another(tmp_path, data, capsys, ended) -> Non
     stage_sources.restart(stage, tmp_path, now)
     assert stage_sources.finished(stage, tmp_path, now) is None and not folder.exists()
     aside = tmp_path / "net.before"
-    assert list(aside.iterdir()) and f"what was there is in {aside}." in capsys.readouterr().out
+    assert (
+        list(aside.iterdir())
+        and f"what was there is in {aside} ({folder} was begun" in capsys.readouterr().out
+    )
     _begun(folder, identity=now)  # the same command, repeated, goes on with it
     stage_sources.restart(stage, tmp_path, now)
     assert Checkpoints(folder / "checkpoints").any()

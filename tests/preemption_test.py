@@ -20,6 +20,7 @@ def _restored(monkeypatch):
     """Handlers and what was received, as they were."""
     monkeypatch.setattr(preemption, "_received", [])
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

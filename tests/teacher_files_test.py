@@ -61,7 +61,7 @@ def test_a_stage_with_saved_models(models, tiny_run_file, tmp_path):
     (models / "robust").rename(models / "aside")
     shutil.copytree(models / "clean", models / "robust")
     try:
-        with pytest.raises(ValueError, match="trained from other files than those now there for r"):
+        with pytest.raises(ValueError, match="the file of the teacher robust. Put"):
             experiment.run(config.experiment(), run_dir, config.text(), only=["student"])
     finally:
         shutil.rmtree(models / "robust")
