@@ -13,7 +13,7 @@ from typing import IO
 
 import gin
 
-from mtard_tf import bindings, config_text, registry
+from mtard_tf import bindings, config_text, data_of_run, registry
 from mtard_tf.bindable import CONFIGURABLE
 from mtard_tf.binding_values import check_values
 from mtard_tf.experiment import Experiment
@@ -110,7 +110,7 @@ def begin_or_go_on(run_dir: pathlib.Path, files: Sequence[str], given: Sequence[
     if not files and not given and (run_dir / "config.gin").exists():
         return of_run(run_dir)
     parse(files, given)
-    return experiment()
+    return data_of_run.found(experiment(), run_dir)
 
 
 def of_run(run_dir: pathlib.Path) -> Experiment:
@@ -123,7 +123,7 @@ def of_run(run_dir: pathlib.Path) -> Experiment:
     if not path.exists():
         raise ConfigError(f"{run_dir} holds no run (no config.gin); run mtard-train first.")
     parse([str(path.resolve())], finished=True)
-    return experiment()
+    return data_of_run.found(experiment(), run_dir)
 
 
 # The files that gin is in the middle of, each included by the one before.

@@ -61,6 +61,7 @@ def environment() -> dict:
         "keras": keras.__version__,
         **{name: value for name, (value, _) in keras_environment.settings().items()},
         "machine": platform.machine(),
+        "folder": os.getcwd(),
         "cores": os.cpu_count(),
         "process": {"cores": cores(), "threads": threads()},
         "devices": [device.name for device in tf.config.list_logical_devices()],

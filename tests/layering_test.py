@@ -61,6 +61,7 @@ ROWS = {
         "jobs",
         "locking",
         "measurements",
+        "data_of_run",
         "global_state",
         "model_card",
         "model_files",

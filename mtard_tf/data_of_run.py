@@ -1,0 +1,52 @@
+"""A relative `data_dir` means the folder in which the run was begun, wherever a command is run."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import gin
+
+from mtard_tf import files
+from mtard_tf.experiment import Experiment
+
+
+def found(experiment: Experiment, run_dir: pathlib.Path) -> Experiment:
+    """The experiment, with the `data_dir` of its data set taken from where the run was begun.
+
+    `environment.json` says where that was. What is no longer there is looked for, as it is in a run
+    that is about to begin, in the working directory.
+
+    Args:
+      experiment: as configured; the data set's binding is read from gin.
+      run_dir: of the run.
+    """
+    begun = _begun(run_dir)
+    name = getattr(experiment.dataset, "__name__", "")
+    try:
+        # A copy, because that is what a macro's value is taken by.
+        given = copy.deepcopy(gin.query_parameter(f"datasets.{name}.data_dir"))
+    except ValueError:  # not bound, or no data set of the registry
+        return experiment
+    if begun is None or not isinstance(given, str) or not given or given.startswith("~"):
+        return experiment
+    there = begun / given  # an absolute one stays what it is
+    if not there.is_dir():
+        return experiment
+
+    @functools.wraps(experiment.dataset)
+    def dataset(*args: Any, **kwargs: Any) -> Any:
+        return experiment.dataset(*args, **{"data_dir": str(there), **kwargs})
+
+    return dataclasses.replace(experiment, dataset=dataset)
+
+
+def _begun(run_dir: pathlib.Path) -> pathlib.Path | None:
+    try:
+        folder = files.read_json(run_dir / "environment.json")["folder"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not begun, or by something else
+    return pathlib.Path(folder) if isinstance(folder, str) else None

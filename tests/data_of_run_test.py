@@ -1,0 +1,55 @@
+"""A relative `data_dir` of a run is found from every folder."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from mtard_tf import config
+from mtard_tf.data import writing
+from mtard_tf.data.image_data import DataError, Split
+
+RUN = """
+Experiment.dataset = @datasets.tfds
+Experiment.stages = ('net',)
+Stage.model = @models.small_cnn
+net/Stage.distiller = @distillers.natural
+datasets.tfds.name = 'toy'
+"""
+
+
+def _write(data_dir: pathlib.Path, value: int) -> None:
+    labels = (np.arange(20) % 2).astype(np.int32)
+    split = Split(np.full((20, 4, 4, 1), value, np.uint8), labels)
+    writing.write_tfds(
+        data_dir / "toy" / "1.0.0", "toy", {"train": split, "test": split}, label_names=("a", "b")
+    )
+
+
+@pytest.mark.parametrize(
+    "binding",
+    ["datasets.tfds.data_dir = 'sets'", "datasets.tfds.data_dir = %where\nwhere = 'sets'"],
+)
+def test_a_run_finds_its_data_from_another_folder(binding, tmp_path, monkeypatch) -> None:
+    begun, other, run_dir = tmp_path / "begun", tmp_path / "other", tmp_path / "run"
+    for folder in (begun, other, run_dir):
+        folder.mkdir()
+    _write(begun / "sets", 7)
+    (run_dir / "config.gin").write_text(RUN + binding + "\n")
+    (run_dir / "environment.json").write_text(json.dumps({"folder": str(begun)}))
+    monkeypatch.chdir(other)
+    described = config.of_run(run_dir)
+    assert described.dataset.__name__ == "tfds"
+    assert described.dataset().test.images.max() == 7
+    _write(other / "sets", 9)  # another set of that name where the command is run
+    assert config.of_run(run_dir).dataset().test.images.max() == 7
+    (begun / "sets").rename(begun / "gone")  # a run that was moved, with its data
+    assert config.of_run(run_dir).dataset().test.images.max() == 9
+    (run_dir / "environment.json").write_text("{")
+    assert config.of_run(run_dir).dataset().test.images.max() == 9
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="toy is not prepared: looked in sets/toy"):
+        config.of_run(run_dir).dataset()
