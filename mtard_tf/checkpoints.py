@@ -8,6 +8,7 @@ import json
 import pathlib
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +22,10 @@ _VALUES = "values/"
 
 
 # What reading a damaged archive raises.
-_DAMAGED = (EOFError, ValueError, KeyError, zipfile.BadZipFile)
+_DAMAGED = (
+    *(EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error),
+    *(RecursionError, NotImplementedError),  # notes without an end, a compression of a stranger's
+)
 
 
 class CheckpointError(ValueError):
@@ -87,7 +91,7 @@ class Checkpoints:
         for path in self._paths():
             with contextlib.suppress(*_DAMAGED), path.open("rb") as file:
                 with np.load(file, allow_pickle=False) as archive:
-                    return json.loads(archive[_NOTES].tobytes())
+                    return _notes(archive)
         return None
 
     def any(self) -> bool:
@@ -100,7 +104,8 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
     def _paths(self) -> list[pathlib.Path]:
-        return sorted(self._folder.glob("state-*.npz"), reverse=True)
+        paths = (p for p in self._folder.glob("state-*.npz") if re.fullmatch(r"state-\d+", p.stem))
+        return sorted(paths, reverse=True)
 
 
 def variables(distiller: keras.Model) -> list[keras.Variable]:
@@ -172,5 +177,16 @@ def _step(path: pathlib.Path) -> int:
 def _read(path: pathlib.Path) -> State:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         names = [name for name in archive.files if name != _NOTES]
-        notes = json.loads(archive[_NOTES].tobytes())
-        return State(_step(path), {name[len(_VALUES) :]: archive[name] for name in names}, notes)
+        values = {name[len(_VALUES) :]: archive[name] for name in names}
+        if strange := [name for name, v in values.items() if not isinstance(v, np.ndarray)]:
+            raise ValueError(f"{strange[0]!r} is no array")
+        return State(_step(path), values, _notes(archive))
+
+
+def _notes(archive: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The notes of a state."""
+    stored = archive[_NOTES]
+    notes = json.loads(bytes(stored))
+    if not isinstance(notes, dict):
+        raise ValueError(f"its notes are {str(notes)[:40]!r}")
+    return notes

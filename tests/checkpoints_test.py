@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import zipfile
 
 import keras
 import numpy as np
@@ -206,3 +207,33 @@ def test_rows_that_were_written_after_the_checkpoint_are_not_doubled(tiny_run_fi
     assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == [1, 2]
     timing = (run_dir / "student" / "timing.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in timing] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"notes": np.frombuffer(b"3", np.uint8)}, "its notes are '3'"),
+        ({"notes": np.frombuffer(b"[" * 100_000, np.uint8)}, "maximum recursion depth"),
+        ({"notes": np.array([print], object)}, "Object arrays cannot be loaded"),
+    ],
+)
+def test_a_state_of_another_kind_is_passed_over(change, reason, tmp_path):
+    kept, said = Checkpoints(tmp_path), []
+    kept.save(State(1, {"a": np.ones(2)}, {"n": 1}))
+    with np.load(tmp_path / "state-000000001.npz") as held:
+        np.savez(tmp_path / "state-000000002.npz", **(dict(held) | change))
+    (tmp_path / "state-x.npz").write_bytes(b"")  # nobody's
+    state = kept.newest(said.append)
+    assert state is not None and state.step == 1 and state.notes == {"n": 1}
+    assert len(said) == 1 and reason in said[0] and "\n" not in said[0]
+    kept.save(State(3, {"a": np.ones(2)}, {}))
+    assert (tmp_path / "state-x.npz").exists()
+
+
+def test_a_state_with_a_member_that_is_no_array(tmp_path):
+    said: list[str] = []
+    with zipfile.ZipFile(tmp_path / "state-000000001.npz", "w") as archive:
+        archive.writestr("values/a.npy", b"nothing")
+        archive.writestr("notes.npy", b"{}")
+    assert Checkpoints(tmp_path).newest(said.append) is None
+    assert "'a' is no array" in said[0]
