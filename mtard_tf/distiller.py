@@ -17,6 +17,7 @@ from mtard_tf.distribution import (
     replica_sums,
     replicated_state,
 )
+from mtard_tf.fit_data import CheckedFit, with_ids
 from mtard_tf.keras_shims import DistributedFit
 from mtard_tf.models.compatibility import check_fit
 from mtard_tf.models.folding import FoldedInference
@@ -28,7 +29,7 @@ from mtard_tf.views import ATTACK_BATCH_NORM, Tensors, Views, as_float32
 from mtard_tf.weight_perturbation import WeightPerturbation
 
 
-class Distiller(Views, DistributedFit, keras.Model):
+class Distiller(Views, CheckedFit, DistributedFit, keras.Model):
     """Trains `student` from `teachers` (or from labels alone, with no teacher).
 
     One step: make the views of the batch (clean, adversarial), ask the teachers, run the student
@@ -63,7 +64,7 @@ class Distiller(Views, DistributedFit, keras.Model):
       epsilon_schedule: factor on `threat.epsilon` by epoch (the attack's step scales with it).
       step_size_schedule: factor on the attack's step by epoch, beside that of epsilon.
       rate_schedule: factor on the balance rates by epoch.
-      steps_per_epoch: what an epoch is, for the schedules.
+      steps_per_epoch: what an epoch is, for the schedules; None takes it from `fit`.
       seed: seeds the attack's starts.
       attack_shards: parts of the batch that are attacked side by side. Images are attacked
         independently, so this changes only speed: 2 keep two cores busier than one does. None is
@@ -101,7 +102,7 @@ class Distiller(Views, DistributedFit, keras.Model):
         epsilon_schedule: Schedule = CONSTANT,
         step_size_schedule: Schedule = CONSTANT,
         rate_schedule: Schedule = CONSTANT,
-        steps_per_epoch: int = 1,
+        steps_per_epoch: int | None = None,
         seed: int = 0,
         attack_shards: int | None = None,
         skip_non_finite: bool = False,
@@ -123,13 +124,11 @@ class Distiller(Views, DistributedFit, keras.Model):
                 f"{', '.join(ATTACK_BATCH_NORM)}."
             )
         self.attack_batch_norm = attack_batch_norm
-        self.epsilon_schedule = epsilon_schedule
+        self.epsilon_schedule, self.rate_schedule = epsilon_schedule, rate_schedule
         self.step_size_schedule = step_size_schedule
-        self.rate_schedule = rate_schedule
-        self.steps_per_epoch = steps_per_epoch
+        self._epoch_steps, self._steps_given = steps_per_epoch, steps_per_epoch is not None
         self.seed = seed
-        teachers = dict(teachers or {})
-        name = type(self).__name__
+        teachers, name = dict(teachers or {}), type(self).__name__
         check_fit(name, student, teachers, self.teacher_views, self.extra_classes)
         check_attack(name, attack, self._needs_attack, step_size_schedule != CONSTANT)
         self.weight_perturbation = weight_perturbation
@@ -139,6 +138,7 @@ class Distiller(Views, DistributedFit, keras.Model):
         self._student_inference = FoldedInference(student)
         self._student_training = FusedTraining(student)
         self._teacher_inference = {role: FoldedInference(t) for role, t in teachers.items()}
+        self.built = True  # the nets are; Keras saves and restores what is built
 
     # Hooks of a family.
 
@@ -226,7 +226,7 @@ class Distiller(Views, DistributedFit, keras.Model):
 
         Among them `non_finite`, how many elements of loss and gradient are not; see `update`.
         """
-        images, labels, ids, *cached = data
+        images, labels, ids, *cached = with_ids(data, self.steps_done.value)
         before = snapshot(self._step_state()) if self.skip_non_finite else None
         views = {"clean": images}
         teachers = self._ask(views, dict(zip(self.cached_roles, cached, strict=False)))

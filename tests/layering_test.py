@@ -28,7 +28,7 @@ ROWS = {
         "updates",
         "weight_perturbation",
     },
-    2: {"built_ins", "distiller", "registry", "views"},
+    2: {"built_ins", "distiller", "fit_data", "registry", "views"},
     3: {"plugins"},
     4: {
         "accuracies",
