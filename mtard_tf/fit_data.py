@@ -54,6 +54,13 @@ class CheckedFit:
         finally:
             self._fitting = False
 
+    def save(self, filepath, *args, **kwargs) -> None:
+        """Saves the student as a `.keras` file, which is what a training is for.
+
+        `save_weights` keeps all that training goes on with.
+        """
+        self.student.save(filepath, *args, **kwargs)
+
     def test_step(self, data):
         """The compiled metrics of the student on (clean images, labels, ...)."""
         images, labels = data[:2]

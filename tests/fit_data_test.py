@@ -113,12 +113,15 @@ def test_keras_saves_restores_and_validates(tmp_path):
         validation_data=_batches(*_arrays()),
         callbacks=[
             keras.callbacks.ModelCheckpoint(paths[0], "val_accuracy", save_weights_only=True),
+            keras.callbacks.ModelCheckpoint(tmp_path / "student.keras"),
             keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False),
         ],
     ).history
     right = np.argmax(distiller.student(IMAGES), axis=1) == LABELS
     assert history["val_accuracy"][-1] == pytest.approx(right.mean())
     distiller.save_weights(paths[1])
+    student = keras.models.load_model(tmp_path / "student.keras")
+    np.testing.assert_array_equal(student(IMAGES), distiller.student(IMAGES))
     for path in paths:
         again = _distiller()
         again.load_weights(path)
