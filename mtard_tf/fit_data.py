@@ -20,10 +20,11 @@ class CheckedFit:
     student: Any
     threat: ThreatModel
     extra_classes: int
-    cached_roles: Sequence[str]
+    cached_roles: tuple[str, ...]
     train_function: Any
     _epoch_steps: int | None
     _steps_given: bool
+    distribute_strategy: Any
     _fitting = False
     _looked = False
 
@@ -78,8 +79,8 @@ class CheckedFit:
         self._fitting = False  # what follows is its validation
         if not self._steps_given:
             self._take_steps(iterator.num_batches)
-        workers = tf.distribute.MultiWorkerMirroredStrategy  # which batches are not looked at twice
-        if not self._looked and not isinstance(tf.distribute.get_strategy(), workers):
+        workers = tf.distribute.MultiWorkerMirroredStrategy  # one worker alone may not take a batch
+        if not self._looked and not isinstance(self.distribute_strategy, workers):
             self._looked = True
             for _, _, batches in iterator:
                 self._look(next(batches))

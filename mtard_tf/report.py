@@ -227,9 +227,10 @@ def _stages(run_dir: pathlib.Path, names: Sequence[str]) -> list[str]:
         chosen = stage[stage["selected"]]
         teachers = ", ".join(f"{role}: {source}" for role, source in stage["teachers"].items())
         robust = f"{chosen['validation_robust']:.1%}" if "validation_robust" in chosen else ""
+        weak = " (at chance)" if chosen.get("at_chance") else ""
         lines.append(
             f"| {name} | {teachers} | {stage['epochs']} | {stage['selected']} (epoch "
-            f"{chosen['epoch']}) | {chosen['validation_clean']:.1%} | {robust} |"
+            f"{chosen['epoch']}) | {chosen['validation_clean']:.1%}{weak} | {robust} |"
         )
     return lines
 

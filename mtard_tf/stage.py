@@ -148,6 +148,7 @@ class Stage:
         accumulated = self.gradient_accumulation_steps
         # Keras asks the schedule with its count of batches, accumulated or not.
         rate = ScheduledRate(self.learning_rate, self.learning_rate_schedule, steps)
+        self._check_rate(rate)
         with gin.config_scope(self.scope):
             student = self.model(data.image_shape, data.num_classes)
             if check is not None:
@@ -191,6 +192,18 @@ class Stage:
         if self.averaging is not None:
             extras["averaging"] = self.averaging
         return extras
+
+    def _check_rate(self, rate: ScheduledRate) -> None:
+        """Refuses a schedule that makes the learning rate negative, or leaves it at 0."""
+        some = range(0, self.epochs, -(-self.epochs // 32))  # at most 32 epochs
+        values = {epoch: float(rate(epoch * rate.steps_per_epoch + 1)) for epoch in some}
+        worst = next((e for e, v in values.items() if not 0 <= v < float("inf")), None)
+        if worst is not None or not any(values.values()):
+            found = "0 throughout" if worst is None else f"{values[worst]:.3g} in epoch {worst + 1}"
+            raise ValueError(
+                f"{self.scope}/Stage.learning_rate_schedule is {self.learning_rate_schedule!r}, "
+                f"and the learning rate {found}; give factors of at least 0, not all 0."
+            )
 
     def _check_optimizer(self, optimizer: keras.optimizers.Optimizer, batches: int) -> None:
         left = batches % self.gradient_accumulation_steps

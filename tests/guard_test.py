@@ -16,7 +16,7 @@ from mtard_tf.guard import NonFinite, NothingTrained
 from mtard_tf.models.small_cnn import small_cnn
 from mtard_tf.optimizers import sgd
 from mtard_tf.plugins.adversarial_training.natural import Natural
-from mtard_tf.schedules import CONSTANT
+from mtard_tf.schedules import CONSTANT, Cosine, StepDecay, Warmup
 from mtard_tf.setting import Setting
 from mtard_tf.stage import Stage
 from mtard_tf.threat import ThreatModel
@@ -177,6 +177,24 @@ def test_accumulation_that_would_lose_gradients_is_refused(data, batches, left):
         f"net/Stage.gradient_accumulation_steps is {batches}; of the stage's 9 batches (3 epochs), "
         f"the last {left} would make no update: give a divisor of 9, or epochs that are a multiple "
         f"of {batches}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "found"),
+    [
+        (Cosine(2, final=-1.0), "-0.025 in epoch 2"),
+        (Warmup(1, start=float("nan")), "nan in epoch 1"),
+        (StepDecay((0,), factor=0.0), "0 throughout"),
+    ],
+)
+def test_a_schedule_that_teaches_nothing_or_the_contrary_is_refused(data, schedule, found):
+    stage = dataclasses.replace(STAGE, learning_rate_schedule=schedule)
+    with pytest.raises(ValueError) as caught:
+        stage.build(data, {}, THREAT, 7)
+    assert str(caught.value) == (
+        f"net/Stage.learning_rate_schedule is {schedule!r}, and the learning rate {found}; give "
+        "factors of at least 0, not all 0."
     )
 
 
