@@ -199,6 +199,12 @@ def test_a_pickle_that_asks_to_run_something_is_refused(name, write, tmp_path):
     assert ("whole model" in str(caught.value)) == (".nn." in name)
 
 
+def test_a_name_with_a_line_break_or_an_escape_sequence(tmp_path):
+    body = pickle.PROTO + b"\x04\x8c\x02os\x8c\x09sys\n\x1b[2Jx\x93."
+    with pytest.raises(CheckpointError, match=r"asks for os\.sys\?\?\[2Jx, which"):
+        checkpoint.read(write_zip(tmp_path / "net.pt", {}, lambda _: body))
+
+
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_every_protocol_is_guarded(protocol, tmp_path):
     """STACK_GLOBAL, INST, NEWOBJ and the rest all look names up in one place."""

@@ -13,7 +13,10 @@ BFLOAT16 = "bfloat16"
 
 
 class CheckpointError(ValueError):
-    """A file that cannot be imported. The message is one line."""
+    """A file that cannot be imported. The message is one line, whatever names the file has."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else "?" for c in message))
 
 
 def damaged(path: object, reason: object) -> CheckpointError:
