@@ -337,8 +337,8 @@ def test_a_stage_that_is_cut_off_ends_in_the_same_average(data, tmp_path):
 
 
 def test_patience_ends_a_stage_and_survives_a_cut(data, tmp_path, capsys):
-    """At a rate of 0 no validation is better than the first; patience 2 ends after epoch 3."""
-    stage = dataclasses.replace(STAGE, epochs=9, learning_rate=0.0, patience=2)
+    """At a rate of next to 0 no validation is better than the first; patience 2 ends after epoch 3."""
+    stage = dataclasses.replace(STAGE, epochs=9, learning_rate=1e-30, patience=2)
     # BatchNorm's statistics would move the accuracy.
     stage = dataclasses.replace(
         stage, model=lambda s, c: small_cnn(s, c, widths=(4,), dense=4, batch_normalization=False)
@@ -359,7 +359,7 @@ def test_patience_ends_a_stage_and_survives_a_cut(data, tmp_path, capsys):
 
 def test_patience_waits_for_the_average(data, tmp_path):
     """Epoch 4 is the first that is averaged; patience 2 counts the validations of 5 and 6."""
-    stage = dataclasses.replace(STAGE, epochs=9, learning_rate=0.0, patience=2)
+    stage = dataclasses.replace(STAGE, epochs=9, learning_rate=1e-30, patience=2)
     stage = dataclasses.replace(
         stage,
         averaging=SWA(start=3),
