@@ -101,7 +101,9 @@ class BatchStatistics:
             for i, variable in enumerate(self._twin.non_trainable_variables)
             if variable.path.rsplit("/", 1)[-1] in ("moving_mean", "moving_variance")
         }
-        self._pass = tf.function(FusedTraining(self._twin).__call__, reduce_retracing=True)
+        self._pass = tf.function(
+            FusedTraining(self._twin).__call__, reduce_retracing=True, autograph=False
+        )
 
     def over(
         self,

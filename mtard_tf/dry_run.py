@@ -226,5 +226,7 @@ def _returned(attack: Callable, norm: str, image_shape: tuple[int, ...], classes
         return attack(model_fn, images, labels, threat=ThreatModel(norm), seeds=seeds)
 
     images = tf.TensorSpec((None, *image_shape), tf.float32)
-    traced = tf.function(run).get_concrete_function(images, tf.TensorSpec([None], tf.int32))
+    traced = tf.function(run, autograph=False).get_concrete_function(
+        images, tf.TensorSpec([None], tf.int32)
+    )
     return traced.structured_outputs

@@ -70,10 +70,14 @@ class Evaluator:
         self._images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
         self._labels = tf.TensorSpec([None], tf.int32)
         self._predict = tf.function(
-            lambda images: self.model(images, training=False), input_signature=[self._images]
+            lambda images: self.model(images, training=False),
+            input_signature=[self._images],
+            autograph=False,
         )
         self._gradient = tf.function(
-            self._largest_gradient, input_signature=[self._images, self._labels]
+            self._largest_gradient,
+            input_signature=[self._images, self._labels],
+            autograph=False,
         )
 
     def logits(self, images: tf.Tensor) -> np.ndarray:
@@ -252,7 +256,10 @@ class Evaluator:
                 tf.TensorSpec([], tf.float32),
             ]
             # The attack is kept, so that no other can come to have its id.
-            self._compiled[key] = attack, tf.function(run, input_signature=signature)
+            self._compiled[key] = (
+                attack,
+                tf.function(run, input_signature=signature, autograph=False),
+            )
         return self._compiled[key][1]
 
 

@@ -173,7 +173,7 @@ def _compute(
         tf.TensorSpec([None], tf.int32),
         tf.TensorSpec([None], tf.int64),
     ]
-    compiled = tf.function(run, input_signature=signature)
+    compiled = tf.function(run, input_signature=signature, autograph=False)
 
     def compute(images, labels, ids):
         try:

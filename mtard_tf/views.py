@@ -72,7 +72,7 @@ class Views:
 
     def table(self, role: str, model: keras.Model, split: Split) -> np.ndarray:
         """What a cached role says of every image as it is, float32 `[images, ...]`: its logits."""
-        infer = tf.function(lambda images: model(images, training=False))
+        infer = tf.function(lambda images: model(images, training=False), autograph=False)
         batches = evaluation_batches(split, _TABLE_BATCH)
         return np.concatenate([infer(images).numpy() for images, _, _ in batches])
 

@@ -49,7 +49,7 @@ def _robust_accuracy(model, attack, count, start=0):
     images = tf.constant(test.images[start : start + count], tf.float32) / 255
     labels = tf.constant(test.labels[start : start + count])
     seeds = image_seeds(0, tf.range(start, start + count))
-    x = tf.function(lambda x, y, s: attack(model, x, y, threat=THREAT, seeds=s))(
+    x = tf.function(lambda x, y, s: attack(model, x, y, threat=THREAT, seeds=s), autograph=False)(
         images, labels, seeds
     )
     assert float(tf.reduce_max(THREAT.violation(x, images))) <= 1e-6
@@ -96,7 +96,7 @@ def test_other_versions_run_and_break_no_less_than_their_first_attack(version) -
     run = {"threat": ThreatModel("linf", 0.03), "seeds": image_seeds(0, tf.range(24))}
 
     def standing(attack):
-        x = tf.function(attack)(model, images, labels, **run)
+        x = tf.function(attack, autograph=False)(model, images, labels, **run)
         return int(np.sum(model(x).numpy().argmax(1) == labels.numpy()))
 
     assert (

@@ -116,7 +116,7 @@ def test_breaks_a_linear_model_exactly_from_the_true_distance_on(attack, norm) -
         others = [k for k in range(4) if k != y]
         distances.append(min((z[y] - z[k]) / dual[k] for k in others))
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(image, label, seed, epsilon):
         return attack(model, image, label, threat=ThreatModel(norm, epsilon), seeds=seed)
 
@@ -139,7 +139,7 @@ def test_jacobian_is_one_forward_pass_and_right() -> None:
         return model(images)
 
     images = tf.random.stateless_uniform([2, 3, 3, 1], seed=[0, 0])
-    _, gradients = tf.function(lambda x: logits_and_jacobian(counted, x))(images)
+    _, gradients = tf.function(lambda x: logits_and_jacobian(counted, x), autograph=False)(images)
     assert len(calls) == 1
     np.testing.assert_allclose(gradients[1], kernel.T.reshape(4, 3, 3, 1), rtol=1e-6)
 

@@ -89,7 +89,9 @@ def test_spsa_estimates_the_gradient() -> None:
 def test_spsa_breaks_what_pgd_breaks(targeted) -> None:
     images, labels, seeds = _problem(4)
     aims = (labels + 1) % 5 if targeted else labels
-    attack = tf.function(SPSA(num_steps=30, num_samples=32, learning_rate=0.05, targeted=targeted))
+    attack = tf.function(
+        SPSA(num_steps=30, num_samples=32, learning_rate=0.05, targeted=targeted), autograph=False
+    )
     x = attack(_model, images, aims, threat=ThreatModel("linf", 0.5), seeds=seeds)
     hits = _model(x).numpy().argmax(1) == aims.numpy()
     assert hits.all() if targeted else not hits.any()

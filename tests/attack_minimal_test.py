@@ -53,7 +53,9 @@ def test_deepfool_takes_the_shortest_way_out_of_a_linear_class(norm) -> None:
 @pytest.fixture(scope="module")
 def cw_images():
     images, labels = _problem()
-    attack = tf.function(CWL2(num_steps=300, search_steps=8, initial_constant=0.1).minimal)
+    attack = tf.function(
+        CWL2(num_steps=300, search_steps=8, initial_constant=0.1).minimal, autograph=False
+    )
     return images, labels, attack(_linear, images, labels, threat=ThreatModel("l2", 1.0))
 
 
@@ -69,7 +71,7 @@ def test_cw_l2_finds_the_smallest_distance(cw_images) -> None:
 def test_cw_l2_targeted_reaches_the_class_that_is_asked_for(cw_images) -> None:
     images, labels, untargeted = cw_images
     targets = (labels + 2) % 4
-    attack = tf.function(CWL2(300, 8, initial_constant=0.1, targeted=True).minimal)
+    attack = tf.function(CWL2(300, 8, initial_constant=0.1, targeted=True).minimal, autograph=False)
     x = attack(_linear, images, targets, threat=ThreatModel("l2", 1.0))
     np.testing.assert_array_equal(_linear(x).numpy().argmax(1), targets)
     sizes = _sizes(x, images, "l2")
@@ -81,7 +83,9 @@ def test_cw_l2_targeted_reaches_the_class_that_is_asked_for(cw_images) -> None:
 
 def test_cw_l2_confidence_is_the_margin_of_the_wrong_class() -> None:
     images, labels = _problem()
-    attack = tf.function(CWL2(200, 6, initial_constant=1.0, confidence=0.5).minimal)
+    attack = tf.function(
+        CWL2(200, 6, initial_constant=1.0, confidence=0.5).minimal, autograph=False
+    )
     logits = _linear(attack(_linear, images, labels, threat=ThreatModel("l2", 1.0))).numpy()
     own = logits[np.arange(4), labels.numpy()]
     others = np.where(np.eye(4)[labels.numpy()] > 0, -np.inf, logits).max(1)
@@ -90,7 +94,7 @@ def test_cw_l2_confidence_is_the_margin_of_the_wrong_class() -> None:
 
 def test_cw_l2_state_is_each_image_s_own() -> None:
     images, labels = _problem()
-    attack = tf.function(CWL2(60, 3, initial_constant=1.0).minimal)
+    attack = tf.function(CWL2(60, 3, initial_constant=1.0).minimal, autograph=False)
     together = attack(_linear, images, labels, threat=ThreatModel("l2", 1.0))
     alone = attack(_linear, images[2:3], labels[2:3], threat=ThreatModel("l2", 1.0))
     np.testing.assert_allclose(together[2:3], alone, atol=1e-5)

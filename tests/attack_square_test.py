@@ -84,7 +84,7 @@ def test_margins_never_rise_and_images_do_not_see_each_other(norm) -> None:
     seeds = image_seeds(5, tf.range(8))
 
     def run(queries, rows=slice(None), **settings):
-        attack = tf.function(Square(queries, **settings))
+        attack = tf.function(Square(queries, **settings), autograph=False)
         return attack(model, images[rows], labels[rows], threat=threat, seeds=seeds[rows])
 
     short, long = (margin(model(run(q)), labels).numpy() for q in (5, 60))

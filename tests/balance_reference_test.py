@@ -19,7 +19,7 @@ def _rate(base: float, drops: tuple[int, ...], step: int) -> float:
     return base * 0.1 ** sum(step >= drop for drop in drops)
 
 
-@tf.function
+@tf.function(autograph=False)
 def _step(logits, temperatures, weights, first, is_first, temperature_rate, weight_rate):
     """One step on (sa, ta, sn, tn), with losses as means over batch and classes, as the file."""
     student_adv, teacher_adv, student_nat, teacher_nat = logits

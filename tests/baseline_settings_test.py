@@ -91,7 +91,9 @@ def test_a_compiled_step_with_official_quirks_is_the_eager_one(name):
             official_quirks=True,
         )
         distiller.compile(optimizer=sgd(0.1), jit_compile=False)
-        step = tf.function(distiller.train_step) if compiled else distiller.train_step
+        step = (
+            tf.function(distiller.train_step, autograph=False) if compiled else distiller.train_step
+        )
         results.append([float(step(batch)["loss"]) for _ in range(2)])
         results[-1] += [w for weights in student.get_weights() for w in weights.ravel()]
     np.testing.assert_allclose(results[1], results[0], rtol=1e-4, atol=1e-5)

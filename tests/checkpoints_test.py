@@ -86,9 +86,10 @@ class _Told(preemption.Preemption):
         pass
 
 
-def test_a_run_that_is_told_to_go_again_and_again(tiny_run_file, tmp_path, monkeypatch, capsys):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    _run(tiny_run_file, whole)
+def test_a_run_that_is_told_to_go_again_and_again(
+    tiny_run_file, tiny_run, tmp_path, monkeypatch, capsys
+):
+    broken = tmp_path / "broken"
     told = 0
     for _ in range(20):
         with monkeypatch.context() as patch:
@@ -102,23 +103,21 @@ def test_a_run_that_is_told_to_go_again_and_again(tiny_run_file, tmp_path, monke
     assert told >= 3
     assert "goes on at step" in capsys.readouterr().err
     for stage in STAGES:
-        for ours, theirs in zip(_weights(broken, stage), _weights(whole, stage), strict=True):
+        for ours, theirs in zip(_weights(broken, stage), _weights(tiny_run, stage), strict=True):
             np.testing.assert_array_equal(ours, theirs)
         for name in ("metrics.jsonl", "stage.json"):
-            assert (broken / stage / name).read_text() == (whole / stage / name).read_text()
+            assert (broken / stage / name).read_text() == (tiny_run / stage / name).read_text()
         assert not list((broken / stage / "checkpoints").glob("state-*"))
 
 
-def test_a_teacher_that_was_replaced(tiny_run_file, tmp_path) -> None:
-    run_dir = tmp_path / "run"
-    _run(tiny_run_file, run_dir)
-    teacher = run_dir / "clean_teacher" / "student.keras"
+def test_a_teacher_that_was_replaced(tiny_run_file, tiny_run) -> None:
+    teacher = tiny_run / "clean_teacher" / "student.keras"
     model = keras.models.load_model(teacher)
     model.set_weights([weight + 1 for weight in model.get_weights()])
     model.save(teacher)
     with pytest.raises(run_directory.RunError) as caught:
-        _run(tiny_run_file, run_dir)
-    folder = run_dir / "student"
+        _run(tiny_run_file, tiny_run)
+    folder = tiny_run / "student"
     line = (
         f"{folder} was begun with something else: the file of the teacher clean. Put it back, "
         "choose another --run_dir, or begin the stage anew with mtard-train --restart=student."
@@ -131,25 +130,23 @@ def test_a_teacher_that_was_replaced(tiny_run_file, tmp_path) -> None:
     notes = {name: result[name] for name in ("sources", "identity", "computed_on")}
     kept.save(State(2, {}, notes))
     with pytest.raises(run_directory.RunError) as caught:
-        _run(tiny_run_file, run_dir)
+        _run(tiny_run_file, tiny_run)
     assert str(caught.value) == line
     # Begun anew if asked, and only once.
     for _ in range(2):
         config.parse([str(tiny_run_file)], ["Stage.checkpoint_every = 2"])
-        experiment.run(config.experiment(), run_dir, config.text(), restart=["student"])
-    assert Checkpoints(run_dir / "student.before" / "checkpoints").any()
+        experiment.run(config.experiment(), tiny_run, config.text(), restart=["student"])
+    assert Checkpoints(tiny_run / "student.before" / "checkpoints").any()
     assert (folder / "stage.json").exists()
 
 
-def test_a_vanished_teacher(tiny_run_file, tmp_path) -> None:
-    run_dir = tmp_path / "run"
-    _run(tiny_run_file, run_dir)
-    (run_dir / "robust_teacher" / "student.keras").rename(tmp_path / "gone.keras")
-    files.remove(run_dir / "student")
+def test_a_vanished_teacher(tiny_run, tmp_path) -> None:
+    (tiny_run / "robust_teacher" / "student.keras").rename(tmp_path / "gone.keras")
+    files.remove(tiny_run / "student")
     with pytest.raises(run_directory.RunError, match="cannot|missing") as caught:
-        config.parse([str(run_dir / "config.gin")])
+        config.parse([str(tiny_run / "config.gin")])
         described = config.experiment()
-        experiment.run(described, run_dir, config.text(), only=["student"])
+        experiment.run(described, tiny_run, config.text(), only=["student"])
     assert "\n" not in str(caught.value)
 
 
@@ -197,15 +194,13 @@ def test_a_disk_that_is_full_leaves_the_states_before(tmp_path, monkeypatch) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["state-000000005.npz"]
 
 
-def test_rows_that_were_written_after_the_checkpoint_are_not_doubled(tiny_run_file, tmp_path):
-    run_dir = tmp_path / "run"
-    _run(tiny_run_file, run_dir)
+def test_rows_that_were_written_after_the_checkpoint_are_not_doubled(tiny_run):
     rows = [
         json.loads(line)
-        for line in (run_dir / "student" / "metrics.jsonl").read_text().splitlines()
+        for line in (tiny_run / "student" / "metrics.jsonl").read_text().splitlines()
     ]
     assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == [1, 2]
-    timing = (run_dir / "student" / "timing.jsonl").read_text().splitlines()
+    timing = (tiny_run / "student" / "timing.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in timing] == [1, 2]
 
 

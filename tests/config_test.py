@@ -24,10 +24,15 @@ def test_every_run_file_builds_its_stages(file):
     config.parse([file])
     experiment = config.experiment()
     data = _Shapes()
-    students = {}
+    students, built = {}, {}
     for stage in experiment.stages:
         teachers = {role: students[name] for role, name in stage.teachers.items()}
-        distiller = stage.build(data, teachers, experiment.threat, seed=0)
+        # A sweep over temperatures and seeds has dozens of stages of the same nets.
+        of_teachers = {role: id(teacher) for role, teacher in teachers.items()}
+        kind = (stage.scope.partition("/")[0], stage.distiller.__name__, *of_teachers.items())
+        if kind not in built:
+            built[kind] = stage.build(data, teachers, experiment.threat, seed=0)
+        distiller = built[kind]
         students[stage.name] = distiller.student
         assert distiller.student.output_shape == (None, 10 + distiller.extra_classes)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pathlib
+import shutil
 import sys
 
 import hypothesis
@@ -35,6 +37,25 @@ def tiny_run_file(tmp_path):
     path = tmp_path / "tiny.gin"
     path.write_text(TINY_RUN, encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def _tiny_run(tmp_path_factory):
+    """A finished run of the tiny run file: the training takes most of a test's time."""
+    from mtard_tf import config, experiment
+
+    _register_tiny()
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "tiny.gin").write_text(TINY_RUN, encoding="utf-8")
+    config.parse([str(folder / "tiny.gin")], ["Stage.checkpoint_every = 2"])
+    experiment.run(config.experiment(), folder / "run", config.text())
+    return folder / "run"
+
+
+@pytest.fixture
+def tiny_run(_tiny_run, tmp_path):
+    """A copy of a finished run of `tiny_run_file`, with a checkpoint every second step."""
+    return pathlib.Path(shutil.copytree(_tiny_run, tmp_path / "run"))
 
 
 TINY_RUN = """

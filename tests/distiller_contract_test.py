@@ -102,7 +102,7 @@ def trained(request) -> Trained:
     batch = batch_of(10)
     started = [model.get_weights() for model in distiller.trained_models]
     taught = {role: teacher.get_weights() for role, teacher in teachers.items()}
-    step = tf.function(distiller.train_step)
+    step = tf.function(distiller.train_step, autograph=False)
     logs = [numbers(step(batch)) for _ in range(STEPS)]
     traces = step.experimental_get_tracing_count()
     return Trained(distiller, teachers, batch, started, taught, logs, traces)

@@ -31,12 +31,9 @@ from mtard_tf.threat import ThreatModel
 
 
 @pytest.fixture
-def finished(tiny_run_file, tmp_path):
-    run_dir = tmp_path / "run"
-    config.parse([str(tiny_run_file)])
-    described = config.experiment()
-    experiment.run(described, run_dir, config.text())
-    return run_dir, described
+def finished(tiny_run):
+    config.parse([str(tiny_run / "config.gin")])
+    return tiny_run, config.experiment()
 
 
 def test_a_whole_run(finished, capsys):

@@ -33,7 +33,7 @@ def _problem(count=3):
 def _measured(measure, model_fn=_linear, problem=None, temperature=1.0):
     images, labels = problem or _problem()
     seeds = image_seeds(0, tf.range(len(labels)))
-    values = tf.function(measure)(
+    values = tf.function(measure, autograph=False)(
         model_fn, images, labels, threat=THREAT, seeds=seeds, temperature=temperature
     )
     return {column: value.numpy() for column, value in values.items()}

@@ -59,7 +59,8 @@ def test_fgsm_equals_cleverhans_to_the_bit(model, batch):
 def test_graph_size_does_not_depend_on_the_number_of_steps(model, batch):
     def operations(steps):
         attack = tf.function(
-            lambda x, y, s: PGD(num_steps=steps)(model, x, y, threat=ThreatModel(), seeds=s)
+            lambda x, y, s: PGD(num_steps=steps)(model, x, y, threat=ThreatModel(), seeds=s),
+            autograph=False,
         )
         graph = attack.get_concrete_function(*batch).graph
         return len(graph.get_operations()) + sum(

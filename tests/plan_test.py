@@ -91,7 +91,7 @@ def test_the_count_is_tensorflows_own():
         keras.layers.Dense(7, use_bias=False),
     ]
     model = keras.Sequential([keras.Input((16, 16, 3)), *layers])
-    graph = tf.function(model).get_concrete_function(_images(2, 16, 16, 3)).graph
+    graph = tf.function(model, autograph=False).get_concrete_function(_images(2, 16, 16, 3)).graph
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
     options["output"] = "none"
     profile = tf.compat.v1.profiler.profile(graph, options=options)

@@ -124,7 +124,7 @@ def test_perturbed_steps_equal_numpy():
         student, weight_perturbation=WeightPerturbation(gamma, 1), steps_per_epoch=2
     )
     distiller.compile(optimizer=CoupledSGD(rate, momentum, decay), jit_compile=False)
-    step = tf.function(distiller.train_step)
+    step = tf.function(distiller.train_step, autograph=False)
     buffers = [np.zeros_like(w), np.zeros_like(b)]
     for number in range(4):
         images = random.rand(batch, 2, 2, 1).astype(np.float32)

@@ -126,17 +126,22 @@ def test_a_skipped_step_changes_nothing_but_the_count(data, kind):
     assert all(np.isfinite(value).all() for value in trace.values[-1])
 
 
-def test_skipping_that_never_skips_is_the_plain_step(data):
-    plain = _fit(_build(data), data)
+@pytest.fixture(scope="module")
+def plain(data):
+    """What two epochs without any option leave, and their trace."""
+    trace = _Trace()
+    return _fit(_build(data), data, trace), trace
+
+
+def test_skipping_that_never_skips_is_the_plain_step(data, plain):
     guarded = _fit(_build(data, on_non_finite="skip"), data)
-    for ours, theirs in zip(guarded, plain, strict=True):
+    for ours, theirs in zip(guarded, plain[0], strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_three_steps_per_call_are_the_same_steps(data):
-    plain = _fit(_build(data), data)
+def test_three_steps_per_call_are_the_same_steps(data, plain):
     several = _fit(_build(data, steps_per_execution=3), data)
-    for ours, theirs in zip(several, plain, strict=True):
+    for ours, theirs in zip(several, plain[0], strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
@@ -159,15 +164,13 @@ def test_accumulated_gradients_are_averaged(data):
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("mixed_bfloat16", 0.05), ("mixed_float16", 0.02)]
 )
-def test_mixed_precision_stays_near_float32(data, precision, tolerance):
-    traces = {}
-    for policy in ("float32", precision):
-        traces[policy] = _Trace()
-        distiller = _build(data, precision=policy)
-        _fit(distiller, data, traces[policy], epochs=1)
+def test_mixed_precision_stays_near_float32(data, plain, precision, tolerance):
+    trace = _Trace()
+    distiller = _build(data, precision=precision)
+    _fit(distiller, data, trace, epochs=1)
     assert distiller.student.layers[-1].compute_dtype == precision.removeprefix("mixed_")
     assert {v.dtype for v in distiller.student.trainable_variables} == {"float32"}
-    ours, theirs = (traces[policy].logs[0] for policy in (precision, "float32"))
+    ours, theirs = trace.logs[0], plain[1].logs[0]
     for name in ("loss", "kl_clean", "kl_robust", "entropy_clean", "temperature_clean"):
         assert ours[name] == pytest.approx(theirs[name], rel=tolerance), name
     assert isinstance(distiller.optimizer, keras.optimizers.LossScaleOptimizer) == (

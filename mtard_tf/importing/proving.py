@@ -33,7 +33,7 @@ def accuracies(
     others = {name: normalization_statistics(name, data.image_shape[2]) for name in names}
     chosen = next((name for name, numbers in others.items() if _same(numbers, own)), None)
     tried = {"chosen": own} | {name: n for name, n in others.items() if name != chosen}
-    predict = tf.function(FoldedInference(model)(), reduce_retracing=True)
+    predict = tf.function(FoldedInference(model)(), reduce_retracing=True, autograph=False)
     right = dict.fromkeys(tried, 0)
     total = 0
     for images, labels, _ in evaluation_batches(data.test, batch_size, examples or None):
