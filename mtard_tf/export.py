@@ -15,7 +15,6 @@ import numpy as np
 import tensorflow as tf
 
 from mtard_tf import encoded_images, files, model_card
-from mtard_tf.models.empty_batches import never_empty
 
 TOLERANCE = 1e-5
 
@@ -131,7 +130,13 @@ def _write(
     folder: pathlib.Path,
 ) -> None:
     names = tf.constant(list(label_names))
-    model_fn = never_empty(lambda images: tf.cast(student(images, training=False), tf.float32))
+
+    def model_fn(images):
+        # See `models.empty_batches`, whose padding LiteRT's converter does not take.
+        count = tf.shape(images)[0]
+        black = tf.zeros((tf.maximum(1 - count, 0), *shape))
+        logits = student(tf.concat([images, black], axis=0), training=False)
+        return tf.cast(logits, tf.float32)[:count]
 
     # Each begins with ensure_shape: TensorFlow's runtime does not hold a request to the signature,
     # and of another rank oneDNN aborts the process.
