@@ -337,7 +337,7 @@ def test_a_stage_that_is_cut_off_ends_in_the_same_average(data, tmp_path):
 
 
 def test_patience_ends_a_stage_and_survives_a_cut(data, tmp_path, capsys):
-    """At a rate of next to 0 no validation is better than the first; patience 2 ends after epoch 3."""
+    """At a rate of next to 0 no validation beats the first; patience 2 ends after epoch 3."""
     stage = dataclasses.replace(STAGE, epochs=9, learning_rate=1e-30, patience=2)
     # BatchNorm's statistics would move the accuracy.
     stage = dataclasses.replace(
