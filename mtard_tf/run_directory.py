@@ -29,7 +29,7 @@ def claim(run_dir: pathlib.Path, config: str) -> None:
     """Makes the run directory this configuration's, or refuses with the difference."""
     path = run_dir / "config.gin"
     if path.exists():
-        before = path.read_text(encoding="utf-8")
+        before = path.read_text(encoding="utf-8", errors="replace")  # damaged is another, too
         if before != config:
             difference = "\n".join(
                 difflib.unified_diff(

@@ -69,6 +69,10 @@ def _another_class(folder: pathlib.Path) -> None:
     (folder / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn99\t0\t0\t1\t1\n")
 
 
+def _no_text(folder: pathlib.Path) -> None:
+    (folder / "val" / "val_annotations.txt").write_bytes(b"\xff\xfe")
+
+
 def _too_few(folder: pathlib.Path) -> None:
     (folder / "train" / "n01" / "images" / "n01_0.JPEG").unlink()
 
@@ -85,6 +89,7 @@ def _large(folder: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (_no_text, "val_annotations.txt is no text ('utf-8' codec can't"),
         (_without_annotations, "val_annotations.txt is missing; --source is the folder tiny-"),
         (_another_class, "has the class 'n99' for 'val_0.JPEG', which has no folder in train"),
         (_too_few, "has 3 classes, 17 training and 3 validation images; Tiny-ImageNet has 3, 18"),

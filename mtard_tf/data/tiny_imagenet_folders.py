@@ -80,7 +80,7 @@ def class_names(source: pathlib.Path) -> list[str]:
     """The classes' names: the first word for it and the WordNet number, which is unique."""
     words: dict[str, str] = {}
     if (source / "words.txt").is_file():
-        for line in (source / "words.txt").read_text(encoding="utf-8").splitlines():
+        for line in _lines(source / "words.txt"):
             wnid, _, said = line.partition("\t")
             words[wnid] = said.split(",")[0].strip()
     return [f"{words[wnid]} ({wnid})" if words.get(wnid) else wnid for wnid in wnids(source)]
@@ -102,7 +102,7 @@ def list_images(source: pathlib.Path) -> dict[str, tuple[list[pathlib.Path], np.
         )
     train = [(p, n) for w, n in numbers.items() for p in _jpegs(source / "train" / w / "images")]
     test = []
-    for line in annotations.read_text(encoding="utf-8").splitlines():
+    for line in _lines(annotations):
         name, wnid = (*line.split("\t"), "")[:2]
         if wnid not in numbers:
             raise DataError(
@@ -140,6 +140,13 @@ def read_images(paths: Sequence[pathlib.Path], what: str, progress: writing.Prog
             )
         images[place] = image
     return images
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text ({error}); unpack the archive again.") from error
 
 
 def _jpegs(folder: pathlib.Path) -> list[pathlib.Path]:
