@@ -88,7 +88,8 @@ def computing(strategy: tf.distribute.Strategy) -> str:
     """On what a stage is computed, as far as it decides about the last bits of its weights."""
     device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
     replicas = strategy.num_replicas_in_sync
-    host = f", threads per process: {threads()}" if device == "CPU" else ""
+    # Attacks are split among the cores, operations among the threads; both round accordingly.
+    host = f", cores: {cores()}, threads: {threads()}" if device == "CPU" else ""
     return f"mtard_tf {__version__}, TensorFlow {tf.__version__}, {device} x {replicas}{host}"
 
 

@@ -29,8 +29,8 @@ def run(
 ) -> list[dict]:
     """Does what `experiment.run` does in `count` processes, each with its share of the cores.
 
-    Fewer threads round otherwise: the weights are those of any run with as many, to the bit, not
-    those of one process that has all cores.
+    Fewer cores round otherwise: the weights are those of any run with as many for each, to the
+    bit, not those of one process that has all of them.
 
     A stage starts as soon as those that it learns from are finished. What each prints is in
     `logs/<stage>.log`.

@@ -206,8 +206,8 @@ def test_a_stage_that_was_begun_as_another(tmp_path, data, capsys, ended) -> Non
 
 def test_another_number_of_threads_is_said_once() -> None:
     said: list[str] = []
-    before = ["mtard_tf 0.1.0, TensorFlow 2.21.0, CPU x 1, threads per process: 2"]
-    now = before[0].replace("process: 2", "process: 1")
+    before = ["mtard_tf 0.1.0, TensorFlow 2.21.0, CPU x 1, cores: 2, threads: 2"]
+    now = before[0].replace("cores: 2", "cores: 1")
     assert identity.gone_on(before, before[0], said.append) == before and not said
     assert identity.gone_on(before, now, said.append) == [*before, now]
     assert identity.gone_on([*before, now], now, said.append) == [*before, now]

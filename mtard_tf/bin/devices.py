@@ -15,7 +15,7 @@ _DEVICES = flags.DEFINE_integer("devices", None, "GPUs of this machine to use; d
 _WORKERS = flags.DEFINE_list("workers", [], "HOST:PORT of each worker; default TF_CONFIG.")
 _INDEX = flags.DEFINE_integer("index", None, "Which of --workers this process is.", 0)
 _DETERMINISTIC = flags.DEFINE_bool(
-    "deterministic", False, "Same seed and threads, same weights to the bit; slower."
+    "deterministic", False, "Same seed and cores, same weights to the bit; slower."
 )
 
 
