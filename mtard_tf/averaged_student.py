@@ -15,6 +15,7 @@ from mtard_tf.data.image_data import ImageData
 from mtard_tf.distiller import Distiller
 from mtard_tf.models.fused import FusedTraining
 from mtard_tf.models.layers import batch_norms
+from mtard_tf.models.precision import with_precision
 
 
 def judged_student(
@@ -22,12 +23,24 @@ def judged_student(
 ) -> tuple[keras.Model, Callable[[], None]]:
     """The model that validation judges and saves, and what brings it up to date.
 
-    The student itself, where nothing is averaged; arguments as `AveragedStudent`.
+    The student itself, where nothing is averaged, and in float32, as `student.keras` is; arguments
+    as `AveragedStudent`.
     """
-    if distiller.averages is None:
-        return distiller.student, lambda: None
-    averaged = AveragedStudent(distiller, data, **setting)
-    return averaged.model, averaged.refresh
+    model: keras.Model = distiller.student
+    refresh: Callable[[], None] = lambda: None  # noqa: E731
+    if distiller.averages is not None:
+        averaged = AveragedStudent(distiller, data, **setting)
+        model, refresh = averaged.model, averaged.refresh
+    with setting["strategy"].scope():
+        judged = with_precision(model, "float32")
+    if judged is model:
+        return model, refresh
+
+    def refresh_both() -> None:
+        refresh()
+        judged.set_weights(model.get_weights())
+
+    return judged, refresh_both
 
 
 class AveragedStudent:

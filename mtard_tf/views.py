@@ -107,7 +107,12 @@ class Views:
     def attacked_fn(self) -> Callable[[tf.Tensor], tf.Tensor]:
         """The student as the attack sees it: images -> float32 logits."""
         if self.attack_batch_norm != "inference":
-            return lambda images: as_float32(self._student_training(images))
+
+            def on_batch_statistics(images: tf.Tensor) -> tf.Tensor:
+                return as_float32(self._student_training(images))
+
+            on_batch_statistics.mixes_images = True  # type: ignore[attr-defined]
+            return on_batch_statistics
         inference = never_empty(self._student_inference())  # BatchNorm folded
         return lambda images: as_float32(inference(images))
 

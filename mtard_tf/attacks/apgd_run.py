@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry, standing
+from mtard_tf.attacks import geometry, gradients, standing
 from mtard_tf.threat import ThreatModel
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
@@ -132,25 +132,24 @@ class Run:
         )  # fmt: skip
 
     def _evaluate(self, images, labels, targets):
-        """Loss, margin and input gradient, averaged over `eot_samples` model calls."""
+        """Loss, margin and direction of the gradient, averaged over `eot_samples` model calls."""
 
         def sample():
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(images)
-                logits = self.model_fn(images)
-                loss = self._loss(images, logits, labels, targets)
-            return loss, logits, tape.gradient(loss, images)
+            return gradients.slope(
+                self.model_fn, images, lambda x, logits: self._loss(x, logits, labels, targets)
+            )
 
         def add(i, *totals):
-            return i + 1, *(a + b for a, b in zip(totals, sample(), strict=True))
+            return i + 1, *_added(gradients.Slope(*totals), sample())
 
-        samples, totals = self.attack.eot_samples, sample()
+        samples, total = self.attack.eot_samples, sample()
         if samples > 1:
             _, *totals = tf.while_loop(
-                lambda i, *_: i < samples, add, (1, *totals), parallel_iterations=1
+                lambda i, *_: i < samples, add, (1, *total), parallel_iterations=1
             )
-        loss, logits, gradient = totals
-        return loss / samples, losses.margin(logits / samples, labels), gradient
+            total = gradients.Slope(*totals)
+        margin = losses.margin(total.logits / samples, labels)
+        return total.loss / samples, margin, total.gradient
 
     def _loss(self, images, logits, labels, targets):
         if self.objective is not None:
@@ -208,3 +207,13 @@ class Run:
             )
 
         return tf.cond(tf.reduce_any(fell), drop, lambda: (found, margins, rows))
+
+
+def _added(one: gradients.Slope, other: gradients.Slope) -> gradients.Slope:
+    """Sums of two samples; their gradients are brought to the smaller scale first."""
+    scale = tf.minimum(one.scale, other.scale)
+    ours, theirs = (
+        sample.gradient * geometry.spread(scale / sample.scale, sample.gradient)
+        for sample in (one, other)
+    )
+    return gradients.Slope(one.loss + other.loss, one.logits + other.logits, ours + theirs, scale)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry, objectives, standing
+from mtard_tf.attacks import geometry, gradients, objectives, standing
 from mtard_tf.attacks.spsa import adam
 from mtard_tf.threat import ThreatModel
 
@@ -203,13 +203,19 @@ class _Search:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(rows.w)
             candidates = self.middle + self.half * tf.tanh(rows.w)
-            squared = geometry.per_image_sum(tf.square(candidates - rows.clean))
-            logits = self.model_fn(candidates)
-            shortfall = self.attack._shortfall(logits, rows.labels)
-            loss = squared + rows.constant * tf.nn.relu(shortfall)
-        move, first, second = adam(
-            tape.gradient(loss, rows.w), rows.first, rows.second, i, self.attack.learning_rate
+        apart = candidates - rows.clean
+
+        def hinge(_, logits):
+            return rows.constant * tf.nn.relu(self.attack._shortfall(logits, rows.labels))
+
+        slope = gradients.slope(self.model_fn, candidates, hinge)
+        shortfall = self.attack._shortfall(slope.logits, rows.labels)
+        squared = geometry.per_image_sum(tf.square(apart))
+        loss = squared + slope.loss
+        gradient = tape.gradient(
+            candidates, rows.w, output_gradients=2.0 * apart + slope.unscaled()
         )
+        move, first, second = adam(gradient, rows.first, rows.second, i, self.attack.learning_rate)
         rows = rows._replace(w=rows.w - move, first=first, second=second)
         confident = shortfall <= 0 if self.attack.confidence else shortfall < 0
         return candidates, squared, confident, loss, rows

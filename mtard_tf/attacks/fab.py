@@ -9,7 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry, jacobian, objectives, standing
+from mtard_tf.attacks import geometry, gradients, jacobian, objectives, standing
 from mtard_tf.threat import ThreatModel
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
@@ -174,13 +174,15 @@ class _Run:
     def _boundary(self, rows: _Rows) -> tuple[tf.Tensor, tf.Tensor]:
         """z_other - z_label and its gradient, for the target or the nearest other class."""
         if self.attack.targeted:
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(rows.current)
-                logits = tf.cast(self.model_fn(rows.current), tf.float32)
-                gap = tf.gather(logits, rows.targets, batch_dims=1) - tf.gather(
-                    logits, rows.labels, batch_dims=1
+
+            def gap(_, logits):
+                target, own = (
+                    tf.gather(logits, ids, batch_dims=1) for ids in (rows.targets, rows.labels)
                 )
-            return gap, tape.gradient(gap, rows.current)
+                return target - own
+
+            slope = gradients.slope(self.model_fn, rows.current, gap)
+            return slope.loss, slope.unscaled()
         return jacobian.nearest_boundary(
             self.model_fn, rows.current, rows.labels, norm=self.threat.norm
         )

@@ -36,7 +36,10 @@ def logits_and_jacobian(
 
     def backward(k):
         return tape.gradient(
-            logits, images, output_gradients=tf.one_hot(tf.gather(classes, k, axis=1), total)
+            logits,
+            images,
+            output_gradients=tf.one_hot(tf.gather(classes, k, axis=1), total),
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
 
     rows = tf.map_fn(

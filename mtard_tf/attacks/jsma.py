@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry, objectives, standing
+from mtard_tf.attacks import geometry, gradients, objectives, standing
 from mtard_tf.threat import ThreatModel
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
@@ -130,18 +130,22 @@ class JSMA:
         return x, tf.logical_and(domain, free), found
 
     def _saliency(self, model_fn, x, targets):
-        """Gradients of the target's output and of the sum of the others."""
+        """Gradients of the target's output and of the sum of the others, scaled alike."""
 
         def outputs(logits):
-            logits = tf.cast(logits, tf.float32)
             return logits if self.temperature is None else tf.nn.softmax(logits / self.temperature)
 
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(x)
-            values = outputs(model_fn(x))
+            logits = tf.cast(model_fn(x), tf.float32)
+            values = outputs(logits)
             own = tf.gather(values, targets, batch_dims=1)
             others = tf.reduce_sum(values, axis=1) - own
-        return tape.gradient(own, x), tape.gradient(others, x)
+        scale = gradients.scale_of(tape.gradient(own, logits))
+        towards, away = (
+            tape.gradient(score, x, scale, tf.UnconnectedGradients.ZERO) for score in (own, others)
+        )
+        return towards, away
 
 
 def _best_pair(saliency):

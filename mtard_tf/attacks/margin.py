@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry, pgd
+from mtard_tf.attacks import geometry, gradients, pgd
 from mtard_tf.threat import ThreatModel
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
@@ -98,7 +98,7 @@ class MIM:
         axes = list(range(1, images.shape.rank))
 
         def step(i, perturbed, momentum):
-            gradient = pgd.input_gradient(model_fn, perturbed, objective)
+            gradient = gradients.slope(model_fn, perturbed, objective).gradient
             size = tf.reduce_mean(tf.abs(gradient), axis=axes, keepdims=True)
             momentum = self.decay * momentum + gradient / tf.maximum(size, 1e-12)
             moved = perturbed + step_size * geometry.steepest(momentum, threat.norm)

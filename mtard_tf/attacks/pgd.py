@@ -14,6 +14,7 @@ import tensorflow as tf
 from cleverhans.tf2.utils import optimize_linear
 
 from mtard_tf import losses
+from mtard_tf.attacks import gradients
 from mtard_tf.attacks import seeds as random
 from mtard_tf.threat import ThreatModel
 
@@ -75,7 +76,7 @@ class PGD:
         step_size = self.relative_step_size * threat.epsilon
 
         def step(i, perturbed):
-            direction = input_gradient(model_fn, perturbed, objective)
+            direction = gradients.slope(model_fn, perturbed, objective).gradient
             moved = perturbed + optimize_linear(direction, step_size, threat.order)
             if threat.norm == "l2":  # CleverHans clips to the box before the ball, too
                 moved = tf.clip_by_value(moved, threat.minimum, threat.maximum)
@@ -112,10 +113,7 @@ class FGSM(PGD):
 
 def input_gradient(model_fn: ModelFn, images: tf.Tensor, objective: Objective) -> tf.Tensor:
     """Gradient of the summed objective with respect to the images; no weight gradient is taken."""
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(images)
-        loss = objective(images, model_fn(images))
-    return tape.gradient(loss, images)
+    return gradients.slope(model_fn, images, objective).unscaled()
 
 
 def uniform_in_ball(seeds: tf.Tensor, shape: tf.TensorShape, threat: ThreatModel) -> tf.Tensor:

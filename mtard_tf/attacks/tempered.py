@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from mtard_tf.attacks import gradients
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.threat import ThreatModel
 
@@ -52,8 +53,14 @@ class AtTemperature:
     ) -> tf.Tensor:
         """Perturbed images, as the attack returns them; see the package docstring."""
         temperature = 1.0 if self.temperature is None else self.temperature
+
+        def softened(x: tf.Tensor) -> tf.Tensor:
+            return tf.cast(model_fn(x), tf.float32) / temperature
+
+        softened.mixes_images = gradients.mixes_images(model_fn)  # type: ignore[attr-defined]
+
         return self.attack(
-            lambda x: model_fn(x) / temperature,
+            softened,
             images,
             labels,
             threat=threat,

@@ -9,7 +9,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry
+from mtard_tf.attacks import geometry, gradients
 from mtard_tf.attacks.carlini_wagner import CWL2
 from mtard_tf.attacks.deepfool import DeepFool
 from mtard_tf.attacks.jsma import JSMA, changed_fraction
@@ -45,12 +45,10 @@ def smallest_constants(model_fn: ModelFn, images: tf.Tensor, targets: tf.Tensor)
     with m = max other - z_target, g its gradient. For logits that are T times larger it is T times
     smaller, and needs no temperature to be known.
     """
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(images)
-        missing = -losses.margin(model_fn(images), targets)
-    slope = geometry.per_image_sum(tf.square(tape.gradient(missing, images)))
+    slope = gradients.slope(model_fn, images, lambda _, logits: -losses.margin(logits, targets))
+    missing, steepness = slope.loss, geometry.per_image_sum(tf.square(slope.unscaled()))
     # A flat or broken image gives 0 or infinity; the search needs a number above 0.
-    return tf.clip_by_value(tf.math.divide_no_nan(2 * missing, slope), 1e-8, 1e8)
+    return tf.clip_by_value(tf.math.divide_no_nan(2 * missing, steepness), 1e-8, 1e8)
 
 
 @dataclasses.dataclass(frozen=True)

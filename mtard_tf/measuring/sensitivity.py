@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from mtard_tf.attacks import jacobian
+from mtard_tf.attacks import gradients, jacobian
 from mtard_tf.threat import ThreatModel
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
@@ -31,10 +31,8 @@ def sum_of_logits_gradient(model_fn: ModelFn, images: tf.Tensor) -> tf.Tensor:
     Source: the authors' code of arXiv 2305.08076 (mandal-cv/defensive-distillation-TA),
     `nn_robust_attacks-master/save_model_grads.py:44-55`.
     """
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(images)
-        total = tf.reduce_sum(tf.cast(model_fn(images), tf.float32), axis=-1)
-    gradient = tape.gradient(total, images)
+    slope = gradients.slope(model_fn, images, lambda _, logits: tf.reduce_sum(logits, axis=-1))
+    gradient = slope.unscaled()
     return tf.reduce_mean(tf.abs(gradient), axis=list(range(1, images.shape.rank)))
 
 
