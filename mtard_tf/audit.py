@@ -128,18 +128,19 @@ class Audit:
         finished = False
         try:
             runner = BatchRunner(evaluator, split, len(split), record, name, self.share)
-            outcomes = self._attack(runner, surrogate)
-            measured = measurements.gather(runner, self.suite.measures, self.temperature)
+            suite, notes = self.suite.fitted(model.output_shape[-1], evaluator.blind(split))
+            fitted = dataclasses.replace(self, suite=suite)
+            outcomes = fitted._attack(runner, surrogate)
+            measured = measurements.gather(runner, suite.measures, self.temperature)
             if not self.whole:
                 return {
                     "model": name,
                     "verdict": "this share is done; once all are, run the same without --share.",
                 }
-            looked = probes.gather(runner, self.suite, outcomes, self.data.label_names)
-            report = self._report(name, model, outcomes, looked, split, surrogate)
-            report |= measurements.entries(
-                measured, outcomes, self.suite.measures, self.temperature
-            )
+            looked = probes.gather(runner, suite, outcomes, self.data.label_names)
+            report = fitted._report(name, model, outcomes, looked, split, surrogate)
+            report |= {"changed": notes} if notes else {}
+            report |= measurements.entries(measured, outcomes, suite.measures, self.temperature)
             report |= {**(origin or {}), "fingerprint": self._fingerprint(inputs)}
             self._write(report, {**outcomes, **measured}, looked, out)
             finished = True

@@ -67,6 +67,8 @@ def markdown(report: Mapping) -> str:
     ]
     if report["left_out"]:
         lines += ["", f"Left out, for want of a surrogate: {', '.join(report['left_out'])}."]
+    if "changed" in report:
+        lines += ["", f"Not as the suite has it: {'; '.join(report['changed'])}."]
     if "measures" in report:
         lines += measurements.markdown(report)
     lines += ["", "## Findings", "", "| check | severity | evidence |", "|---|---|---|"]

@@ -42,6 +42,7 @@ BUILT_INS: dict[str, dict[str, str]] = {
         "apgd": "mtard_tf.attacks.apgd:APGD",
         "apgd_ce": "mtard_tf.attacks.apgd:APGDCrossEntropy",
         "apgd_dlr": "mtard_tf.attacks.apgd:APGDDLR",
+        "apgd_margin": "mtard_tf.attacks.apgd:APGDMargin",
         "apgd_t": "mtard_tf.attacks.apgd:APGDTargeted",
         "fab": "mtard_tf.attacks.fab:FAB",
         "fab_t": "mtard_tf.attacks.fab:FABTargeted",

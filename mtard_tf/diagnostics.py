@@ -58,6 +58,7 @@ def findings(probes: Probes, outcomes: Outcomes, attacks: Mapping[str, Callable]
     found = [
         _constant(probes.predictions),
         _at_chance(probes.predictions),
+        *([_no_gradient(probes)] if probes.blind else []),
         _vanishing_gradients(probes),
         _tempered(probes),
         _beside(probes),
@@ -141,6 +142,17 @@ def _difference(strong: np.ndarray, weak: np.ndarray) -> tuple[float, bool]:
 
 def _severity(difference: float, clear: bool) -> str:
     return MASKED if clear else NOTE if difference > 0 else NONE
+
+
+def _no_gradient(probes: Probes) -> Finding:
+    return Finding(
+        "no_gradient",
+        MASKED,
+        "No gradient of the logits reaches the images (rounding, a cast to integers or "
+        "stop_gradient in the net): attacks that follow one stand still, and only Square, SPSA and "
+        "transfer (--surrogate=FILE) count.",
+        {"examples": probes.examples},
+    )
 
 
 def _vanishing_gradients(probes: Probes) -> Finding:

@@ -12,10 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from mtard_tf import losses
+from mtard_tf.attacks.gradients import none_reaches
 from mtard_tf.attacks.pgd import input_gradient
 from mtard_tf.attacks.seeds import image_seeds
-from mtard_tf.data.batches import evaluation_batches
+from mtard_tf.data.batches import evaluation_batches, to_float
 from mtard_tf.data.image_data import Split
+from mtard_tf.models import twins
 from mtard_tf.models.empty_batches import never_empty
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.strategies import local_devices, total_over_workers, worker_count, worker_index
@@ -64,29 +66,41 @@ class Evaluator:
         self.batch_size = batch_size
         self.seed = seed
         self.strategy = strategy or tf.distribute.get_strategy()
-        self._inference = FoldedInference(model)
+        self.inference = FoldedInference(model)
         self._lock = threading.Lock()
+        self._ready = False
         self._compiled: dict[tuple[int, bool], tuple[Callable, Callable]] = {}
-        self._images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-        self._labels = tf.TensorSpec([None], tf.int32)
-        self._predict = tf.function(
-            lambda images: self.model(images, training=False),
-            input_signature=[self._images],
-            autograph=False,
-        )
-        self._gradient = tf.function(
-            self._largest_gradient,
-            input_signature=[self._images, self._labels],
-            autograph=False,
-        )
+
+    def _prepare(self, images: tf.Tensor) -> None:
+        """At the first batch: the images' size, which a model may leave open, and the folding."""
+        with self._lock:  # several devices ask at once
+            if self._ready:
+                return
+            self.inference.prove(images)
+            images, labels = [None, *images.shape[1:]], [None]
+            self._specs = tf.TensorSpec(images), tf.TensorSpec(labels, tf.int32)
+            self._predict = tf.function(
+                self._answer, input_signature=self._specs[:1], autograph=False
+            )
+            self._gradient = tf.function(
+                self._largest_gradient, input_signature=self._specs, autograph=False
+            )
+            self._ready = True
 
     def logits(self, images: tf.Tensor) -> np.ndarray:
         """The model's logits on a batch of float32 images, `[batch, classes]`."""
+        self._prepare(images)
         return self._predict(images).numpy()
 
     def gradients(self, images: tf.Tensor, labels: tf.Tensor) -> np.ndarray:
         """Largest absolute input gradient of the cross-entropy for each image, `[batch]`."""
+        self._prepare(images)
         return self._gradient(images, labels).numpy()
+
+    def blind(self, split: Split) -> bool:
+        """Whether no gradient reaches the images, so that attacks which follow one stand still."""
+        images = to_float(split.images[: twins.PROBED])
+        return none_reaches(self._answer, images)
 
     def clean(self, split: Split, examples: int | None = None) -> np.ndarray:
         """Which of the first `examples` images are classified rightly, bool `[examples]`."""
@@ -188,6 +202,7 @@ class Evaluator:
                 f"[{self.threat.minimum:g}, {self.threat.maximum:g}] (uint8 divided by 255)."
             )
         radius = self.threat.epsilon if epsilon is None else epsilon
+        self._prepare(images)
         run = self._compile(attack, swept=epsilon is not None)
         # Kernels are made and kept for each size of batch; few sizes keep time and memory down.
         count = len(labels)
@@ -227,9 +242,12 @@ class Evaluator:
             )
         return logits.argmax(axis=1)
 
+    def _answer(self, images: tf.Tensor) -> tf.Tensor:
+        return self.model(images, training=False)
+
     def _largest_gradient(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         gradient = input_gradient(
-            self._inference(), images, lambda _, logits: losses.cross_entropy(logits, labels)
+            self.inference(), images, lambda _, logits: losses.cross_entropy(logits, labels)
         )
         return tf.reduce_max(tf.abs(gradient), axis=list(range(1, images.shape.rank)))
 
@@ -245,21 +263,16 @@ class Evaluator:
                 # A Python number where it is fixed: attacks then round their step size only once.
                 threat = dataclasses.replace(self.threat, epsilon=epsilon) if swept else self.threat
                 seeds = image_seeds(self.seed, ids)
-                model_fn = never_empty(self._inference())
+                model_fn = never_empty(self.inference())
                 perturbed = attack(model_fn, images, labels, threat=threat, seeds=seeds)
                 return perturbed, threat.violation(perturbed, images)
 
-            signature = [
-                self._images,
-                self._labels,
-                tf.TensorSpec([None], tf.int64),
-                tf.TensorSpec([], tf.float32),
-            ]
+            further = tf.TensorSpec([None], tf.int64), tf.TensorSpec([])
             # The attack is kept, so that no other can come to have its id.
-            self._compiled[key] = (
-                attack,
-                tf.function(run, input_signature=signature, autograph=False),
+            compiled = tf.function(
+                run, input_signature=[*self._specs, *further], autograph=False
             )
+            self._compiled[key] = attack, compiled
         return self._compiled[key][1]
 
 

@@ -8,9 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from mtard_tf.attacks.seeds import image_seeds
-from mtard_tf.evaluation import EvaluationError, Evaluator, last_line
+from mtard_tf.evaluation import EvaluationError, last_line
 from mtard_tf.models.empty_batches import never_empty
-from mtard_tf.models.folding import FoldedInference
 from mtard_tf.outcomes import BatchRunner, digest
 
 Measured = Mapping[str, np.ndarray]
@@ -35,13 +34,12 @@ def gather(
     found: dict[str, np.ndarray] = {}
     if not measures:
         return found
-    inference = FoldedInference(runner.evaluator.model)
     for name, measure in measures.items():
         columns = list(_columns(measure))
         values = runner.run(
             name,
             digest(repr(measure), temperature),
-            _compute(runner.evaluator, inference, name, measure, temperature),
+            _compute(runner, name, measure, temperature),
             getattr(measure, "examples", None),
             shape=(len(columns),),
         )
@@ -143,19 +141,14 @@ def _key(name: str, column: str) -> str:
     return name if column == "value" else f"{name}.{column}"
 
 
-def _compute(
-    evaluator: Evaluator,
-    inference: FoldedInference,
-    name: str,
-    measure: Callable,
-    temperature: float,
-) -> Callable:
+def _compute(runner: BatchRunner, name: str, measure: Callable, temperature: float) -> Callable:
     """`(images, labels, ids) -> [batch, columns]`, compiled at the first batch."""
+    evaluator = runner.evaluator
     columns = list(_columns(measure))
 
     def run(images, labels, ids):
         values = measure(
-            never_empty(inference()),
+            never_empty(evaluator.inference()),
             images,
             labels,
             threat=evaluator.threat,
@@ -169,7 +162,7 @@ def _compute(
         return tf.stack([tf.ensure_shape(row, [None]) for row in rows], axis=1)
 
     signature = [
-        tf.TensorSpec((None, *evaluator.model.input_shape[1:]), tf.float32),
+        tf.TensorSpec((None, *runner.split.images.shape[1:]), tf.float32),
         tf.TensorSpec([None], tf.int32),
         tf.TensorSpec([None], tf.int64),
     ]

@@ -55,6 +55,7 @@ class Probes:
       curve: epsilon -> standing under the probe.
       jitter: largest difference between two calls, relative to the largest logit.
       predictions: what all this counts.
+      blind: no gradient reaches the images, though the logits depend on them.
     """
 
     clean: np.ndarray
@@ -69,6 +70,7 @@ class Probes:
     curve: Mapping[float, np.ndarray]
     jitter: float
     predictions: Predictions
+    blind: bool = False
 
     @property
     def examples(self) -> int:
@@ -128,6 +130,7 @@ def gather(
             lambda images, labels, _: evaluator.gradients(images, labels),
             examples,
         ),
+        blind=evaluator.blind(runner.split),
         single_step=attacked("single step", FGSM()),
         iterated=iterated,
         beside=attacked("beside", begun) if (begun := _beside(suite.probe)) else None,

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from mtard_tf import registry
+from mtard_tf.attacks.apgd import APGD, stand_in
 from mtard_tf.attacks.autoattack import AutoAttack
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.spsa import SPSA
@@ -95,6 +96,44 @@ class Suite:
             measures={k: v for k, v in self.measures.items() if k not in names},
         )
 
+    def fitted(self, classes: int, blind: bool) -> tuple[Suite, list[str]]:
+        """The suite for one net, and a sentence for each thing that is not as the suite has it.
+
+        Args:
+          classes: of the net; of too few, APGD on DLR has a stand-in, see `apgd.stand_in`, and an
+            ensemble with one in it has the number of classes in its name.
+          blind: no gradient reaches the net's images; Square and SPSA are added.
+        """
+        names: dict[str, str] = {}
+        attacks: dict[str, Attack] = {}
+        notes: list[str] = []
+        for name, attack in self.attacks.items():
+            names[name] = name
+            if isinstance(attack, APGD):
+                taken, attack = stand_in(name, attack, classes)
+                names[name] = taken
+                if taken != name:
+                    notes.append(f"{name}, whose loss {classes} classes do not have, is {taken}")
+            elif isinstance(attack, AutoAttack):
+                run, own = attack.for_classes(classes), attack.components
+                if list(run) != list(own):
+                    names[name] = f"{name}_{classes}_classes"
+                    notes.append(f"{name} runs {', '.join(run)} in place of {', '.join(own)}")
+            attacks.setdefault(names[name], attack)
+        ensembles = {}
+        for name, members in self.ensembles.items():
+            parts = tuple(dict.fromkeys(names[member] for member in members))
+            changed = set(parts) != set(members)
+            ensembles[f"{name}_{classes}_classes" if changed else name] = parts
+        if blind:
+            added: dict[str, Attack] = {
+                "square_added": Square(1000, rescale_schedule=True),
+                "spsa_added": SPSA(20, 64),
+            }
+            attacks |= added
+            notes.append(f"no gradient reaches the images: {', '.join(added)} were added")
+        return dataclasses.replace(self, attacks=attacks, ensembles=ensembles), notes
+
     def settings(self) -> dict[str, str]:
         """Name -> what an attack or a measure is set to, as a report shows it."""
         every = {**self.attacks, **self.transfer, **self.measures}
@@ -130,8 +169,6 @@ def kind(attack: Attack) -> str:
     """
     if isinstance(attack, AutoAttack):
         return "ensemble"
-    if isinstance(attack, (Square, SPSA, Transfer)):
-        return "black_box"
     if isinstance(attack, PGD) and attack.num_steps == 1:
         return "single_step"
     return getattr(attack, "kind", "gradient")

@@ -15,11 +15,12 @@ from mtard_tf import checkpoints, config_text, files, run_files, soft_labels, st
 from mtard_tf.averaged_student import judged_student
 from mtard_tf.callbacks import Saver, Validation
 from mtard_tf.checkpoints import Checkpoints
-from mtard_tf.data.batches import steps_per_epoch, training_tensors
+from mtard_tf.data.batches import steps_per_epoch, to_float, training_tensors
 from mtard_tf.evaluation import Evaluator
 from mtard_tf.guard import Guard
 from mtard_tf.identity import computing, gone_on
 from mtard_tf.models.precision import with_precision
+from mtard_tf.models.twins import PROBED
 from mtard_tf.records import Progress, Recorder
 from mtard_tf.run_directory import note_data
 from mtard_tf.setting import Setting
@@ -168,6 +169,8 @@ class _Run:
                 guard=guard,
             )
         )
+        train = self._setting.data.train
+        distiller.prove(to_float(train.images[:PROBED]))
         tensors = [*training_tensors(self._setting.data), *self._tables()]
         for epoch in range(distiller.step // self._steps, stage.epochs):
             if self._validation.exhausted:

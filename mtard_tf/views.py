@@ -9,12 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mtard_tf.attacks import sharding
+from mtard_tf.attacks import gradients, sharding
 from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.attacks.step_size import with_step_scaled
 from mtard_tf.data.batches import evaluation_batches
 from mtard_tf.data.image_data import Split
 from mtard_tf.losses import kl_divergence
+from mtard_tf.models import twins
 from mtard_tf.models.empty_batches import never_empty
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
@@ -50,6 +51,33 @@ class Views:
     _student_inference: FoldedInference
     _student_training: FusedTraining
     _teacher_inference: Mapping[str, FoldedInference]
+
+    def prove(self, images: tf.Tensor) -> None:
+        """Looks at real images before the first step: which nets have a twin that is their equal.
+
+        Args:
+          images: some of the training set, float32 in [0, 1].
+
+        Raises:
+          ValueError: the attack follows gradients and the student sends none to its images.
+        """
+        for net in self._rebuilt_nets:
+            net.prove(images)
+        if not self._needs_attack or getattr(self.attack, "kind", "gradient") == "black_box":
+            return
+        model = self.student
+        if gradients.none_reaches(lambda x: model(x, training=False), images[: twins.PROBED]):
+            raise ValueError(
+                f"{type(self).__name__}: no gradient of the student {model.name} reaches its "
+                "images (rounding, a cast to integers or stop_gradient), so that its attack would "
+                "stand still; take that out, or train with @attacks.square()."
+            )
+
+    @property
+    def _rebuilt_nets(self) -> list[FoldedInference | FusedTraining]:
+        """The nets that a twin may run for."""
+        teachers = self._teacher_inference.values()
+        return [self._student_inference, self._student_training, *teachers]
 
     # Hooks of a family.
 

@@ -9,6 +9,7 @@ and safe inside `tf.function` and under `tf.distribute`:
 * `threat` is the `ThreatModel` to stay inside (the caller checks);
 * `seeds` are int32 `[batch, 2]`, one per image, and are the attack's only source of randomness,
   so that what happens to an image does not depend on the batch it sits in;
+* an attribute `kind` says "black_box" of an attack that needs no gradient;
 * `objective(images, logits) -> [batch]` replaces the loss that is maximised, where the attack
   has one to replace.
 """

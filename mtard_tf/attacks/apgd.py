@@ -14,8 +14,8 @@ from mtard_tf.threat import ThreatModel
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
 Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
-LOSSES = ("ce", "dlr", "dlr_targeted")
-_LEAST_CLASSES = {"dlr": 3, "dlr_targeted": 4}
+LOSSES = ("ce", "margin", "dlr", "dlr_targeted")
+LEAST_CLASSES = {"dlr": 3, "dlr_targeted": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,8 @@ class APGD:
     the batch at the step that breaks it.
 
     Attributes:
-      loss: "ce", "dlr" or "dlr_targeted" (one round for each of the `num_targets` likeliest wrong
-        classes, or all of them if there are fewer).
+      loss: "ce", "margin" (max other - z_label), "dlr" or "dlr_targeted" (one round
+        for each of the `num_targets` likeliest wrong classes, or all of them if there are fewer).
       num_steps: gradient steps of each round.
       restarts: rounds (for each target class), each on what still stands.
       num_targets: target classes of "dlr_targeted".
@@ -76,8 +76,8 @@ class APGD:
         """
         logits = model_fn(images)
         likely, targets = standing.wrong_classes(logits, labels), 1
-        if objective is None and self.loss != "ce":
-            losses.require_classes(self.loss, logits, _LEAST_CLASSES[self.loss])
+        if objective is None and self.loss in LEAST_CLASSES:
+            losses.require_classes(self.loss, logits, LEAST_CLASSES[self.loss])
             if self.loss == "dlr_targeted":
                 targets = standing.count_targets(self.num_targets, logits.shape[-1])
 
@@ -105,6 +105,13 @@ class APGDCrossEntropy(APGD):
         super().__init__("ce", num_steps, restarts, eot_samples=eot_samples)
 
 
+class APGDMargin(APGD):
+    """APGD on the margin max other - z_label, which two classes have as well: `apgd_margin`."""
+
+    def __init__(self, num_steps: int = 100, restarts: int = 1, eot_samples: int = 1) -> None:
+        super().__init__("margin", num_steps, restarts, eot_samples=eot_samples)
+
+
 class APGDDLR(APGD):
     """APGD on the untargeted difference of logits ratio: `apgd_dlr`."""
 
@@ -117,3 +124,17 @@ class APGDTargeted(APGD):
 
     def __init__(self, num_steps: int = 100, restarts: int = 1, num_targets: int = 9) -> None:
         super().__init__("dlr_targeted", num_steps, restarts, num_targets)
+
+
+def stand_in(name: str, attack: APGD, classes: int) -> tuple[str, APGD]:
+    """An attack under its name, or what goes in its place for too few classes.
+
+    The targeted DLR needs 4 classes, the untargeted one 3: with 3 it is `apgd_dlr`, with 2 it is
+    `apgd_margin`. Steps, restarts and samples stay.
+    """
+    if classes >= LEAST_CLASSES.get(attack.loss, 2):
+        return name, attack
+    settings = attack.num_steps, attack.restarts, attack.eot_samples
+    if classes >= LEAST_CLASSES["dlr"]:
+        return "apgd_dlr", APGDDLR(*settings)
+    return "apgd_margin", APGDMargin(*settings)

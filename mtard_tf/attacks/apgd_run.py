@@ -156,6 +156,8 @@ class Run:
             return self.objective(images, logits)
         if self.attack.loss == "ce":
             return losses.cross_entropy(logits, labels)
+        if self.attack.loss == "margin":
+            return -losses.margin(logits, labels)
         if self.attack.loss == "dlr":
             return losses.dlr(logits, labels)
         return losses.dlr_targeted(logits, labels, targets)

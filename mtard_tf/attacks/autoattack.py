@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import objectives, standing
+from mtard_tf.attacks import apgd, objectives, standing
 from mtard_tf.attacks import seeds as random
 from mtard_tf.attacks.apgd import APGDDLR, APGDCrossEntropy, APGDTargeted
 from mtard_tf.attacks.fab import FAB, FABTargeted
@@ -28,6 +28,10 @@ class AutoAttack:
         plus:     apgd_ce (5 restarts), apgd_dlr (5), fab (5), square, apgd_t, fab_t
         rand:     apgd_ce, apgd_dlr, each step averaged over 20 model calls
 
+    The targeted DLR needs 4 classes, the untargeted 3: with fewer, `apgd_t` becomes `apgd_dlr`, and
+    with 2 both become `apgd_margin`, APGD on the margin. That is no published AutoAttack, and an
+    audit names it `autoattack_3_classes` or `autoattack_2_classes`.
+
     Each attack starts from the clean images of those that stand. The model must give raw logits
     and, but for `rand`, the same answer each time.
 
@@ -37,7 +41,7 @@ class AutoAttack:
       num_queries: queries of Square.
 
     Raises:
-      ValueError: an unknown version; when called, fewer than 4 classes (3 for `rand`).
+      ValueError: an unknown version.
     """
 
     version: str = "standard"
@@ -75,6 +79,15 @@ class AutoAttack:
             "apgd_dlr": APGDDLR(steps, eot_samples=20),
         }
 
+    def for_classes(self, classes: int) -> dict[str, Callable[..., tf.Tensor]]:
+        """The attacks for a net of so many classes, by name: `components`, from 4 classes on."""
+        chosen: dict[str, Callable[..., tf.Tensor]] = {}
+        for name, attack in self.components.items():
+            if isinstance(attack, apgd.APGD):
+                name, attack = apgd.stand_in(name, attack, classes)
+            chosen.setdefault(name, attack)
+        return chosen
+
     def __call__(
         self,
         model_fn: ModelFn,
@@ -91,13 +104,9 @@ class AutoAttack:
           ValueError: an objective is given; the ensemble brings its own.
         """
         objectives.refuse("AutoAttack brings its own losses", objective)
-        best = images
-        for i, attack in enumerate(self.components.values()):
+        best, logits = images, model_fn(images)
+        for i, attack in enumerate(self.for_classes(logits.shape[-1]).values()):
             logits = model_fn(best)
-            if self.version == "rand":
-                losses.require_classes("dlr", logits, 3)
-            else:
-                losses.require_classes("dlr_targeted", logits, 4)
             rows = standing.rows_where(losses.margin(logits, labels) >= 0)
             clean, own_labels, own_seeds = standing.take((images, labels, seeds), rows)
             perturbed = attack(

@@ -92,3 +92,24 @@ def scale_of(sent_back: tf.Tensor, together: bool = False) -> tf.Tensor:
     bits = tf.bitwise.bitwise_and(tf.bitcast(largest, tf.int32), _EXPONENT)
     power = tf.bitcast(bits, tf.float32)
     return tf.where(power > 0, 1.0 / power, 1.0)
+
+
+def none_reaches(model_fn: ModelFn, images: tf.Tensor) -> bool:
+    """Whether no gradient of a logit reaches the images, though the logits depend on them.
+
+    So it is behind rounding, a cast to integers or `stop_gradient`. Outside of a `tf.function`.
+    """
+    spread = slope(
+        model_fn,
+        images,
+        # No two classes weigh the same, so that nothing cancels.
+        lambda _, logits: tf.linalg.matvec(
+            logits, tf.sqrt(1.0 + tf.range(logits.shape[-1], dtype=tf.float32))
+        ),
+    )
+    if bool(tf.reduce_any(spread.gradient != 0)):
+        return False
+    logits = spread.logits
+    others = tf.cast(model_fn(1.0 - images), tf.float32)
+    largest = tf.reduce_max(tf.abs(logits))
+    return bool(tf.reduce_max(tf.abs(logits - others)) > 1e-6 * largest)

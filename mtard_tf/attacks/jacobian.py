@@ -85,5 +85,6 @@ def nearest_boundary(
         if norm == "linf"
         else tf.sqrt(tf.reduce_sum(tf.square(normals), axis=axes))
     )
-    nearest = tf.argmin(tf.abs(gaps) / (dual + 1e-12), axis=1, output_type=tf.int32)
+    distances = tf.where(dual > 0, tf.abs(gaps) / dual, float("inf"))
+    nearest = tf.argmin(distances, axis=1, output_type=tf.int32)
     return tf.gather(gaps, nearest, batch_dims=1), tf.gather(normals, nearest, batch_dims=1)

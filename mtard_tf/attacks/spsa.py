@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import tensorflow as tf
 
@@ -36,6 +37,8 @@ class SPSA:
     Raises:
       ValueError: a number that is not above 0.
     """
+
+    kind: ClassVar[str] = "black_box"
 
     num_steps: int = 100
     num_samples: int = 128

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import tensorflow as tf
 
@@ -40,6 +41,8 @@ class Square:
     Raises:
       ValueError: a number below 1 or a share outside (0, 1].
     """
+
+    kind: ClassVar[str] = "black_box"
 
     num_queries: int = 5000
     initial_share: float = 0.8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import tensorflow as tf
 
@@ -25,6 +26,8 @@ class Transfer:
     Raises:
       ValueError: the surrogate cannot be called.
     """
+
+    kind: ClassVar[str] = "black_box"
 
     surrogate: ModelFn
     attack: Callable[..., tf.Tensor] = dataclasses.field(

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mtard_tf.models import twins
 from mtard_tf.models.plain import is_plain
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
@@ -28,7 +29,8 @@ class FoldedInference:
         logits = model_fn(images)            # as often as wanted
 
     `fold()` reads the weights, so the result is good until they change. A model that is not
-    functional, or holds nothing to fold, is called as it is with `training=False`.
+    functional, holds nothing to fold, cannot be rebuilt, or does not answer as its twin does (one
+    that draws random numbers, see `twins.equal`) is called as it is with `training=False`.
 
     Args:
       model: a Keras model or a SavedModel, from images to logits. It is neither changed nor owned.
@@ -37,16 +39,36 @@ class FoldedInference:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._folded = _foldable(model)
-        self._twin: keras.Model | None = None
-        if self._folded:
-            self._twin = keras.models.clone_model(model, clone_function=self._clone)
-            self._twin.trainable = False
+        self._twin = self._rebuilt() if self._folded else None
+        self._proven = False
+
+    def prove(self, images: tf.Tensor) -> None:
+        """Holds the twin against the model on some images, once; without it, on random ones."""
+        if self._twin is not None and not self._proven:
+            if not twins.equal(self._model, self._inference(self._twin), images, training=False):
+                self._twin = None
+            self._proven = True
 
     def __call__(self) -> ModelFn:
         """The inference function for the weights as they are now: `images -> logits`."""
+        if self._twin is not None and not self._proven:
+            with tf.init_scope():  # also while a function is traced
+                self.prove(twins.stand_ins(self._model))
         if self._twin is None:
             return partial(self._model, training=False)
-        twin = self._twin
+        return self._inference(self._twin)
+
+    def _rebuilt(self) -> keras.Model | None:
+        try:
+            twin = keras.models.clone_model(self._model, clone_function=self._clone)
+            twin.trainable = False
+            self._values(twin)
+        except Exception:  # a layer of somebody's that its config does not make again
+            return None
+        return twin
+
+    def _values(self, twin: keras.Model) -> list[tf.Tensor]:
+        """The model's weights of the moment, as the twin's variables."""
         tensors: dict[int, tf.Tensor] = {}
         for layer in twin.layers:
             if not layer.variables:
@@ -58,7 +80,10 @@ class FoldedInference:
             else:
                 for ours, theirs in zip(layer.variables, source.variables, strict=True):
                     tensors[id(ours)] = tf.convert_to_tensor(theirs.value)
-        values = [tensors[id(v)] for v in twin.non_trainable_variables]
+        return [tensors[id(v)] for v in twin.non_trainable_variables]
+
+    def _inference(self, twin: keras.Model) -> ModelFn:
+        values = self._values(twin)
 
         def model_fn(images: tf.Tensor) -> tf.Tensor:
             logits, _ = twin.stateless_call([], values, images, training=False)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from mtard_tf.models import twins
 from mtard_tf.models.plain import is_plain
 
 
@@ -19,7 +20,8 @@ class FusedTraining:
     """Runs a model in training mode: `logits = fused(images)`.
 
     Gradients reach the model's own trainable variables, and its BatchNorm statistics and dropout
-    seeds move. A model that is not functional or has no BatchNorm is called as it is.
+    seeds move. A model that is not functional, has no BatchNorm, cannot be rebuilt, or does not
+    answer as its twin does (see `twins.equal`) is called as it is.
 
     Args:
       model: a Keras model from images to logits.
@@ -27,9 +29,21 @@ class FusedTraining:
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
-        self._twin: keras.Model | None = None
-        if is_plain(model) and any(_fusible(layer) for layer in model.layers):
-            self._twin = keras.models.clone_model(model, clone_function=_clone)
+        self._twin = self._rebuilt() if is_plain(model) else None
+        self._proven = False
+
+    def prove(self, images: tf.Tensor) -> None:
+        """Holds the twin against the model on some images, once; without it, on random ones."""
+        if self._twin is not None and not self._proven:
+            weights, state = self._values()
+            twin = self._twin
+
+            def answer(images: tf.Tensor) -> tf.Tensor:
+                return twin.stateless_call(weights, state, images, training=True)[0]
+
+            if not twins.equal(self._model, answer, images, training=True):
+                self._twin = None
+            self._proven = True
 
     def __call__(self, images: tf.Tensor, weights: Sequence[tf.Tensor] | None = None) -> tf.Tensor:
         """Training-mode logits, `[batch, classes]`.
@@ -38,20 +52,36 @@ class FusedTraining:
           images: float32.
           weights: stand in for the model's trainable variables, in their order.
         """
+        if self._twin is not None and not self._proven:
+            with tf.init_scope():  # also while a function is traced
+                self.prove(twins.stand_ins(self._model))
         if self._twin is None and weights is None:
             return self._model(images, training=True)
-        if weights is None:
-            weights = [tf.convert_to_tensor(v.value) for v in self._model.trainable_variables]
-        state = self._model.non_trainable_variables
+        own, state = self._values()
         logits, moved = (self._twin or self._model).stateless_call(
-            weights,
-            [tf.convert_to_tensor(v.value) for v in state],
-            images,
-            training=True,
+            own if weights is None else weights, state, images, training=True
         )
-        for variable, value in zip(state, moved, strict=True):
+        for variable, value in zip(self._model.non_trainable_variables, moved, strict=True):
             variable.assign(value)
         return logits
+
+    def _values(self) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """The model's weights and state of the moment."""
+        model = self._model
+        both = (model.trainable_variables, model.non_trainable_variables)
+        weights, state = ([tf.convert_to_tensor(v.value) for v in part] for part in both)
+        return weights, state
+
+    def _rebuilt(self) -> keras.Model | None:
+        try:
+            if not any(_fusible(layer) for layer in self._model.layers):
+                return None
+            twin = keras.models.clone_model(self._model, clone_function=_clone)
+        except Exception:  # a layer of somebody's that its config does not make again
+            return None
+        own, copies = self._model.variables, twin.variables
+        same = [v.shape for v in own] == [v.shape for v in copies]
+        return twin if same else None
 
 
 class _FusedBatchNormalization(keras.layers.BatchNormalization):

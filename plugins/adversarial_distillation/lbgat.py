@@ -74,6 +74,10 @@ class LBGAT(HardLabels, Distiller):
     def trained_models(self):
         return (self.student, self.guide)
 
+    @property
+    def _rebuilt_nets(self):
+        return [*super()._rebuilt_nets, self._guide_training]
+
     def run_student(self, views, weights=None):
         guide = as_float32(self._guide_training(views["clean"]))
         return super().run_student(views, weights) | {"guide": guide}
