@@ -269,9 +269,7 @@ class Evaluator:
 
             further = tf.TensorSpec([None], tf.int64), tf.TensorSpec([])
             # The attack is kept, so that no other can come to have its id.
-            compiled = tf.function(
-                run, input_signature=[*self._specs, *further], autograph=False
-            )
+            compiled = tf.function(run, input_signature=[*self._specs, *further], autograph=False)
             self._compiled[key] = attack, compiled
         return self._compiled[key][1]
 

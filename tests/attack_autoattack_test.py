@@ -77,11 +77,53 @@ def test_what_means_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="AutoAttack brings its own losses; give no objective"):
         AutoAttack()(None, images, labels, objective=lambda x, z: z, **run)
 
-    def three_classes(images):
-        return tf.reshape(images, [-1, 9]) @ tf.eye(9, 3)
 
-    with pytest.raises(ValueError, match="dlr_targeted loss needs at least 4 classes and got 3"):
-        AutoAttack(num_steps=1, num_queries=1)(three_classes, images, labels, **run)
+@pytest.mark.parametrize(
+    ("version", "classes", "parts"),
+    [
+        ("standard", 4, "apgd_ce apgd_t fab_t square"),
+        ("standard", 3, "apgd_ce apgd_dlr fab_t square"),
+        ("standard", 2, "apgd_ce apgd_margin fab_t square"),
+        ("plus", 3, "apgd_ce apgd_dlr fab square fab_t"),
+        ("plus", 2, "apgd_ce apgd_margin fab square fab_t"),
+        ("rand", 3, "apgd_ce apgd_dlr"),
+        ("rand", 2, "apgd_ce apgd_margin"),
+    ],
+)
+def test_few_classes_have_stand_ins_of_the_same_effort(version, classes, parts) -> None:
+    whole = AutoAttack(version, num_steps=7)
+    chosen = whole.for_classes(classes)
+    assert " ".join(chosen) == parts
+    for name, attack in chosen.items():
+        if name in ("apgd_dlr", "apgd_margin"):
+            assert attack.loss == name.removeprefix("apgd_") and attack.num_steps == 7
+            assert attack.restarts == (5 if version == "plus" else 1)
+            assert attack.eot_samples == (20 if version == "rand" else 1)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_few_classes_are_broken_exactly_where_a_linear_net_can_be(classes) -> None:
+    kernel = tf.random.stateless_normal([36, classes], seed=[4, 1])
+    images = tf.random.stateless_uniform([60, 6, 6, 1], seed=[4, 2], minval=0.4, maxval=0.6)
+
+    def model(x):
+        return tf.reshape(x - 0.5, [-1, 36]) @ kernel
+
+    labels = tf.argmax(model(images), axis=1, output_type=tf.int32)
+    threat = ThreatModel("linf", 0.01)  # far from the box: the optimum is the sign of the slope
+    run = tf.function(
+        lambda x, y: AutoAttack(num_steps=10, num_queries=10)(
+            model, x, y, threat=threat, seeds=image_seeds(0, tf.range(60))
+        )
+    )
+    stands = (tf.argmax(model(run(images, labels)), axis=1, output_type=tf.int32) == labels).numpy()
+    logits, expected = model(images).numpy(), np.ones(60, bool)
+    for k in range(classes):
+        slope = np.abs(kernel.numpy()[:, [k]] - kernel.numpy()).sum(axis=0)[labels.numpy()]
+        gap = np.take_along_axis(logits, labels.numpy()[:, None], 1)[:, 0] - logits[:, k]
+        expected &= (labels.numpy() == k) | (gap > 0.01 * slope)
+    assert 0 < expected.sum() < 60
+    np.testing.assert_array_equal(stands, expected)
 
 
 @pytest.mark.parametrize("version", ["plus", "rand"])

@@ -187,3 +187,32 @@ def test_settings_that_mean_nothing_are_refused(make, message) -> None:
 def test_objectives_are_refused(attack) -> None:
     with pytest.raises(ValueError, match="give no objective"):
         attack(None, None, None, threat=ThreatModel(), seeds=None, objective=lambda x, z: z)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_deepfool_ends_beyond_the_boundary_at_every_scale_of_the_logits(norm) -> None:
+    first = tf.random.stateless_normal([36, 8], seed=[1, 1]) / 3
+    second = tf.random.stateless_normal([8, 4], seed=[1, 2])
+    images = tf.random.stateless_uniform([64, 6, 6, 1], [1, 3], 0.3, 0.7)
+
+    def net(x, order, factor=1.0):
+        flat = tf.gather(tf.reshape(x, [-1, 36]), order, axis=1)
+        hidden = tf.nn.relu(flat @ tf.gather(first, order))
+        return factor * (hidden @ second)
+
+    labels = tf.argmax(net(images, range(36)), axis=1, output_type=tf.int32)
+    found = {}
+    for factor in (1e-6, 1.0, 1e3, 1e6):
+
+        @tf.function
+        def run(x, factor=factor):
+            model = lambda x: net(x, range(36), factor)  # noqa: E731
+            return DeepFool().minimal(model, x, labels, threat=ThreatModel(norm, 1.0))
+
+        perturbed = run(images)
+        # The same sums in another order, as in a net that is counted and not attacked.
+        again = tf.argmax(net(perturbed, range(35, -1, -1), factor), 1, output_type=tf.int32)
+        found[factor] = (perturbed.numpy(), (again == labels).numpy())
+    for perturbed, stands in found.values():
+        np.testing.assert_array_equal(stands, np.zeros(64, bool))
+        np.testing.assert_allclose(perturbed, found[1.0][0], atol=1e-4)

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from mtard_tf import audit_text, diagnostics, model_files, plots, probes
 from mtard_tf.attacks.apgd import APGDTargeted
+from mtard_tf.attacks.autoattack import AutoAttack
 from mtard_tf.attacks.pgd import FGSM, PGD
 from mtard_tf.attacks.square import Square
 from mtard_tf.audit import Audit
@@ -454,12 +455,50 @@ def test_nan_logits_are_refused(tmp_path) -> None:
     assert "returned logits that are not finite on 8 of 8 images" in _refusal(tmp_path, model)
 
 
-def test_too_few_classes_for_dlr_say_how_to_go_on(tmp_path) -> None:
-    suite = Suite({"apgd_t": APGDTargeted(num_steps=2)}, probe=PGD(num_steps=2))
-    message = _refusal(tmp_path, linear(classes=3), quadrants(6, 3), suite)
-    assert message.startswith("The attack apgd_t failed: ")
-    assert "needs at least 4 classes and got 3" in message
-    assert message.endswith("Leave it out with --skip=apgd_t.")
+@pytest.mark.parametrize(("classes", "taken"), [(3, "apgd_dlr"), (2, "apgd_margin")])
+def test_few_classes_get_the_losses_they_have_under_their_names(tmp_path, classes, taken) -> None:
+    suite = Suite(
+        {
+            "apgd_t": APGDTargeted(num_steps=2),
+            "fgsm": FGSM(),
+            "autoattack": AutoAttack(num_steps=1, num_queries=1),
+        },
+        ensembles={"both": ("apgd_t", "fgsm"), "fast": ("fgsm",)},
+        probe=FGSM(),
+        probe_examples=4,
+        factors=(1.0,),
+    )
+    data = quadrants(6, classes)
+    report = Audit(data, suite, THREAT)(linear(classes=classes), "few", tmp_path)
+    named = f"autoattack_{classes}_classes"
+    assert list(report["attacks"]) == [taken, "fgsm", named, f"both_{classes}_classes", "fast"]
+    assert f"loss='{taken.removeprefix('apgd_')}'" in report["suite"][taken]
+    text = (tmp_path / "report.md").read_text()
+    assert (
+        f"Not as the suite has it: apgd_t, whose loss {classes} classes do not have, is {taken}; "
+        f"autoattack runs apgd_ce, {taken}, fab_t, square in place of apgd_ce, apgd_t, fab_t, "
+        "square." in text
+    )
+    again = Audit(data, suite, THREAT)(linear(classes=classes), "few", tmp_path)
+    assert again == report
+
+
+def test_a_net_without_gradients_is_a_finding_and_is_attacked_without_them(tmp_path) -> None:
+    inputs = keras.Input((8, 8, 1))
+    honest = linear()
+    model = keras.Model(inputs, honest(keras.ops.round(inputs * 255) / 255), name="rounds")
+    suite = Suite({"fgsm": FGSM()}, probe=FGSM(), probe_examples=8, factors=(1.0,))
+    report = Audit(quadrants(8), suite, THREAT)(model, "rounds", tmp_path)
+    assert report["verdict"].startswith("Masked gradients (no_gradient")
+    assert "No gradient of the logits reaches the images" in report["verdict"]
+    left = {name: entry["robust_accuracy"] for name, entry in report["attacks"].items()}
+    assert list(left) == ["fgsm", "square_added", "spsa_added"]
+    assert left["fgsm"] == report["clean"] == 1.0
+    assert min(left["square_added"], left["spsa_added"]) < 0.8
+    assert (
+        "no gradient reaches the images: square_added, spsa_added were added"
+        in (tmp_path / "report.md").read_text()
+    )
 
 
 def test_images_outside_the_box_are_refused() -> None:
