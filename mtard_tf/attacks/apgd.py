@@ -14,7 +14,7 @@ from mtard_tf.threat import ThreatModel
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
 Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
-LOSSES = ("ce", "margin", "dlr", "dlr_targeted")
+LOSSES = ("ce", "dlr", "dlr_targeted", "margin")
 LEAST_CLASSES = {"dlr": 3, "dlr_targeted": 4}
 
 
