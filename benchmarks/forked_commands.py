@@ -21,7 +21,7 @@ import small_run
 
 SECONDS = 240
 MARKER = "MARKER"
-_PROGRESS = re.compile(r"\[=*\.*\]|\d+%\||^\s*$|it/s|images/s|finished before|Model: |warning: ")
+_PROGRESS = re.compile(r"\[[=.]{20}\]|\d+%\||^\s*$|it/s|images/s|finished before|Model: |warning: ")
 # Which process holds a folder is no result.
 _NOTES = re.compile(r"lock$")
 
@@ -140,7 +140,7 @@ def faults(
         found.append(f"exit code {seen.code}, not {bad.code}")
     if "Traceback" in seen.err or "Fatal Python" in seen.err:
         found.append("a stack trace")
-    if len(line) != 1:
+    if len(line) > 1 or (bad.code and not line):
         found.append(f"{len(line)} lines")
     if bad.says and bad.says not in "".join(line):
         found.append(f"no word of {bad.says!r}")
@@ -151,7 +151,8 @@ def faults(
     ]:
         found.append(f"files outside the folder: {outside}")
     after = contents(case / "work")
-    if lost := [name for name in before if after.get(name) != before[name]]:
+    # What goes on in spite of the damage replaces what was damaged.
+    if bad.code and (lost := [name for name in before if after.get(name) != before[name]]):
         found.append(f"changed or lost: {', '.join(lost)}")
     return found
 

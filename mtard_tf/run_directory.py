@@ -29,7 +29,13 @@ def claim(run_dir: pathlib.Path, config: str) -> None:
     """Makes the run directory this configuration's, or refuses with the difference."""
     path = run_dir / "config.gin"
     if path.exists():
-        before = path.read_text(encoding="utf-8", errors="replace")  # damaged is another, too
+        try:
+            before = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise RunError(
+                f"{path} is no text ({error}); put it back from a copy, or choose another "
+                "--run_dir."
+            ) from error
         if before != config:
             difference = "\n".join(
                 difflib.unified_diff(
