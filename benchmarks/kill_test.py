@@ -53,6 +53,7 @@ class Runs:
         self.folder, self.root, self.workers = folder, folder / name, workers
         self.root.mkdir()
         self.seen = folder / f"{name}.seen"
+        self.seen.touch()
         self.deadly = folder / f"{name}.deadly"
         self.log = (folder / f"{name}.log").open("ab")
 
@@ -79,7 +80,6 @@ class Runs:
         Returns:
           Whether it ended well, and was not killed.
         """
-        self.seen.touch()
         begun, working = self.seen.stat().st_size, None
         environment = os.environ | {
             "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}",
@@ -134,13 +134,12 @@ class Killer:
         left = list(moments)
         while True:
             self._runs.deadly.write_text("\n".join(left))
-            before = len(self._runs.moments())
             seen = self._runs.seen.read_text().splitlines()
             if self._step(name, None):
                 return
             new = self._runs.seen.read_text().splitlines()[len(seen) :]
             hit = [moment for moment in new if moment in left]
-            assert hit, (name, before, new)
+            assert hit, (name, new)
             left = [moment for moment in left if moment not in hit]
             self._say(hit[-1])
 
