@@ -140,7 +140,7 @@ def faults(
         found.append(f"exit code {seen.code}, not {bad.code}")
     if "Traceback" in seen.err or "Fatal Python" in seen.err:
         found.append("a stack trace")
-    if len(line) > 1 or (bad.code and not line):
+    if bad.code and len(line) != 1:
         found.append(f"{len(line)} lines")
     if bad.says and bad.says not in "".join(line):
         found.append(f"no word of {bad.says!r}")
