@@ -45,11 +45,12 @@ class Counting:
 def _cheap(monkeypatch) -> None:
     """No probes, which have attacks of their own that cost seconds to trace, and no figure."""
 
-    def gather(runner, suite, outcomes):
-        clean = outcomes["clean"]
+    def gather(runner, suite, outcomes, names):
+        clean, labels = outcomes["clean"], runner.split.labels
+        said = probes.Predictions(labels, labels, labels, names, len(names))
         return probes.Probes(
             *(clean, np.ones(len(clean)), clean, clean, clean, clean),
-            *(1.0, clean, ~clean, {0.0: clean}, 0.0),
+            *(1.0, clean, ~clean, {0.0: clean}, 0.0, said),
         )
 
     monkeypatch.setattr(probes, "gather", gather)

@@ -53,11 +53,12 @@ class Sizes:
 def cheap(monkeypatch) -> None:
     """No probes, which have attacks of their own that cost seconds to trace, and no figure."""
 
-    def gather(runner, suite, outcomes):
-        clean = outcomes["clean"]
+    def gather(runner, suite, outcomes, names):
+        clean, labels = outcomes["clean"], runner.split.labels
+        said = probes.Predictions(labels, labels, labels, names, len(names))
         return probes.Probes(
             *(clean, np.ones(len(clean)), clean, clean, clean, clean),
-            *(1.0, clean, ~clean, {0.0: clean}, 0.0),
+            *(1.0, clean, ~clean, {0.0: clean}, 0.0, said),
         )
 
     monkeypatch.setattr(probes, "gather", gather)
@@ -168,7 +169,8 @@ def test_a_suite_without_measures_is_as_it_was(tmp_path, cheap) -> None:
 def test_a_stage_says_at_which_temperature_it_was_trained(
     tmp_path, monkeypatch, stage, expected
 ) -> None:
-    files.write_json(tmp_path / "student" / "stage.json", stage)
+    whole = {"stage": "student", "teachers": {}, **stage}
+    files.write_json(tmp_path / "student" / "stage.json", whole)
     monkeypatch.setattr(report, "load_student", lambda run_dir, stage: "model")
     monkeypatch.setattr(report, "file_digest", lambda path: "digest")
     given = []

@@ -71,15 +71,16 @@ def test_a_folder_left_by_a_killed_process_is_removed(tmp_path) -> None:
 def test_two_exports_at_once_are_two_versions(tmp_path, monkeypatch) -> None:
     """The second begins and ends while the first is proven."""
     nested: list[pathlib.Path] = []
-    monkeypatch.setattr(export, "_write", lambda student, names, folder: folder.mkdir())
+    monkeypatch.setattr(export, "_write", lambda student, names, shape, folder: folder.mkdir())
+    images = np.zeros((1, 2, 2, 1), np.uint8)
 
     def prove(student, folder, images):
         if not nested:
             nested.append(folder)
-            nested.append(export.export(None, (), tmp_path, np.zeros(1)))
+            nested.append(export.export(None, (), tmp_path, images))
 
     monkeypatch.setattr(export, "_prove", prove)
-    assert export.export(None, (), tmp_path, np.zeros(1)) == tmp_path / "2"
+    assert export.export(None, (), tmp_path, images) == tmp_path / "2"
     assert nested[1] == tmp_path / "1"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
