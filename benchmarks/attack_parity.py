@@ -161,7 +161,7 @@ def ours(attack: str, model, images, labels, epsilon: float, args: argparse.Name
 
 
 def theirs(attack: str, weights, images, labels, epsilon: float, args: argparse.Namespace):
-    data = weights.with_name(f"{weights.stem}_images.npz")
+    data = weights.with_name(f"{weights.stem}_{len(labels)}.npz")
 
     def stands(seed: int) -> np.ndarray:
         np.savez(data, images=images, labels=labels)

@@ -88,11 +88,7 @@ class Probes:
 
 
 def gather(
-    runner: BatchRunner,
-    suite: Suite,
-    outcomes: Mapping[str, np.ndarray],
-    names: Sequence[str],
-    blind: bool,
+    runner: BatchRunner, suite: Suite, outcomes: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> Probes:
     """Runs what the checks need, on the first `suite.probe_examples` images.
 
@@ -101,7 +97,6 @@ def gather(
       suite: with the probe.
       outcomes: of its attacks, which are not run again.
       names: of the classes.
-      blind: from `Evaluator.blind`.
     """
     examples = min(suite.probe_examples, runner.examples)
     evaluator, threat = runner.evaluator, runner.evaluator.threat
@@ -135,7 +130,7 @@ def gather(
             lambda images, labels, _: evaluator.gradients(images, labels),
             examples,
         ),
-        blind=blind,
+        blind=evaluator.blind(runner.split),
         single_step=attacked("single step", FGSM()),
         iterated=iterated,
         beside=attacked("beside", begun) if (begun := _beside(suite.probe)) else None,
