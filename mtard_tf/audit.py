@@ -128,7 +128,8 @@ class Audit:
         finished = False
         try:
             runner = BatchRunner(evaluator, split, len(split), record, name, self.share)
-            suite, notes = self.suite.fitted(model.output_shape[-1], evaluator.blind(split))
+            blind = evaluator.blind(split)
+            suite, notes = self.suite.fitted(model.output_shape[-1], blind)
             fitted = dataclasses.replace(self, suite=suite)
             outcomes = fitted._attack(runner, surrogate)
             measured = measurements.gather(runner, suite.measures, self.temperature)
@@ -137,7 +138,7 @@ class Audit:
                     "model": name,
                     "verdict": "this share is done; once all are, run the same without --share.",
                 }
-            looked = probes.gather(runner, suite, outcomes, self.data.label_names)
+            looked = probes.gather(runner, suite, outcomes, self.data.label_names, blind)
             report = fitted._report(name, model, outcomes, looked, split, surrogate)
             report |= {"changed": notes} if notes else {}
             report |= measurements.entries(measured, outcomes, suite.measures, self.temperature)

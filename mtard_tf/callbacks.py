@@ -81,7 +81,7 @@ class Validation(keras.callbacks.Callback):
     def restore(self, notes: Mapping[str, Any]) -> None:
         """Goes on from `notes`."""
         self.best, self.last = dict(notes["best"]), dict(notes["last"])
-        self._worse = notes.get("worse", 0)  # version 0.1 did not count
+        self._worse = notes["worse"]
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self._every and epoch + 1 != self._epochs:

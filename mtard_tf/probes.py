@@ -88,7 +88,11 @@ class Probes:
 
 
 def gather(
-    runner: BatchRunner, suite: Suite, outcomes: Mapping[str, np.ndarray], names: Sequence[str]
+    runner: BatchRunner,
+    suite: Suite,
+    outcomes: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    blind: bool,
 ) -> Probes:
     """Runs what the checks need, on the first `suite.probe_examples` images.
 
@@ -97,6 +101,7 @@ def gather(
       suite: with the probe.
       outcomes: of its attacks, which are not run again.
       names: of the classes.
+      blind: from `Evaluator.blind`.
     """
     examples = min(suite.probe_examples, runner.examples)
     evaluator, threat = runner.evaluator, runner.evaluator.threat
@@ -130,7 +135,7 @@ def gather(
             lambda images, labels, _: evaluator.gradients(images, labels),
             examples,
         ),
-        blind=evaluator.blind(runner.split),
+        blind=blind,
         single_step=attacked("single step", FGSM()),
         iterated=iterated,
         beside=attacked("beside", begun) if (begun := _beside(suite.probe)) else None,

@@ -134,6 +134,12 @@ class Suite:
             notes.append(f"no gradient reaches the images: {', '.join(added)} were added")
         return dataclasses.replace(self, attacks=attacks, ensembles=ensembles), notes
 
+    def names_for(self, classes: int) -> list[str]:
+        """Attacks and ensembles that an audit with the suite may name, also of a blind net."""
+        fitted, _ = self.fitted(classes, blind=True)
+        several = (self.attacks, self.transfer, self.ensembles, fitted.attacks, fitted.ensembles)
+        return list(dict.fromkeys(name for names in several for name in names))
+
     def settings(self) -> dict[str, str]:
         """Name -> what an attack or a measure is set to, as a report shows it."""
         every = {**self.attacks, **self.transfer, **self.measures}

@@ -99,6 +99,9 @@ class _Run:
         self._setting, self._seed, self._sources = setting, seed, sources
         self._steps = steps_per_epoch(len(data.train), stage.batch_size)
         self._chief = strategies.is_chief(strategy)
+        # Before teachers are asked, who would be looked at on random images, and before a state is
+        # restored: a resumed training runs the same nets as one in one go.
+        distiller.prove(to_float(data.train.images[:PROBED]))
         self._taught = check_teachers(stage, distiller, data, self._say)
         kept = folder / "checkpoints"
         self._checkpoints = Checkpoints(kept, stage.keep_checkpoints)
@@ -169,8 +172,6 @@ class _Run:
                 guard=guard,
             )
         )
-        train = self._setting.data.train
-        distiller.prove(to_float(train.images[:PROBED]))
         tensors = [*training_tensors(self._setting.data), *self._tables()]
         for epoch in range(distiller.step // self._steps, stage.epochs):
             if self._validation.exhausted:

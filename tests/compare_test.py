@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from mtard_tf import files
+from mtard_tf.attacks.apgd import APGDCrossEntropy, APGDTargeted
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.comparing import command, comparison, temperatures, text
 from mtard_tf.comparing.comparison import ComparisonError
@@ -430,9 +431,22 @@ def test_an_audit_is_not_replaced_by_one_of_fewer_attacks(made_up):
         " --skip and --examples=8 of that audit, --jobs=0 for the table alone, or remove "
         f"{made_up / 'evaluation' / 'c'}\\.",
     ):
-        command._check_replaces(made_up, "c", suite)
-    command._check_replaces(made_up, "c", Suite({"fgsm": PGD(), "pgd": PGD(), "more": PGD()}))
-    command._check_replaces(made_up, "a_b_s2", suite)  # no audit yet
+        command._check_replaces(made_up, "c", suite, 10)
+    command._check_replaces(made_up, "c", Suite({"fgsm": PGD(), "pgd": PGD(), "more": PGD()}), 10)
+    command._check_replaces(made_up, "a_b_s2", suite, 10)  # no audit yet
+
+
+def test_what_a_suite_is_for_few_classes_is_no_other_audit():
+    suite = Suite(
+        {"apgd_ce": APGDCrossEntropy(), "apgd_t": APGDTargeted()},
+        ensembles={"both": ("apgd_ce", "apgd_t")},
+    )
+    added = ["square_added", "spsa_added"]
+    assert suite.names_for(10) == ["apgd_ce", "apgd_t", "both", *added]
+    assert suite.names_for(3) == [
+        *("apgd_ce", "apgd_t", "both"),
+        *("apgd_dlr", *added, "both_3_classes"),
+    ]
 
 
 def test_what_is_there_is_compared_where_the_baseline_failed(made_up, monkeypatch):

@@ -53,7 +53,7 @@ class Sizes:
 def cheap(monkeypatch) -> None:
     """No probes, which have attacks of their own that cost seconds to trace, and no figure."""
 
-    def gather(runner, suite, outcomes, names):
+    def gather(runner, suite, outcomes, names, blind):
         clean, labels = outcomes["clean"], runner.split.labels
         said = probes.Predictions(labels, labels, labels, names, len(names))
         return probes.Probes(

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from conftest import tiny_data
 
+from mtard_tf import training
 from mtard_tf.chance import advice, at_chance, below_chance, largest_share
+from mtard_tf.models import twins
 from mtard_tf.plugins.adversarial_training.natural import Natural
 from mtard_tf.plugins.teacher_assistant.knowledge_distillation import KnowledgeDistillation
+from mtard_tf.setting import Setting
 from mtard_tf.stage import Stage
 from mtard_tf.teacher_check import TeacherError, check_teachers
 from mtard_tf.threat import ThreatModel
@@ -94,3 +97,35 @@ def test_advice_fits_the_cause():
     assert advice(distiller) == "try another Stage.learning_rate, or @optimizers.adam"
     distiller.attack = object()
     assert advice(distiller).startswith("epsilon 0.0314 may be too large for it: try a longer")
+
+
+class _Stop(Exception):
+    """Ends a training that has begun."""
+
+
+def test_twins_of_teachers_are_held_against_them_on_training_images(tmp_path, monkeypatch):
+    looked: list[int] = []
+    whole = twins.equal
+
+    def equal(model, twin, images, training):
+        looked.append(len(images))
+        return whole(model, twin, images, training)
+
+    def stop(*_, **__):
+        raise _Stop
+
+    monkeypatch.setattr(twins, "equal", equal)
+    monkeypatch.setattr(training, "judged_student", stop)  # comes after the teachers' measurement
+
+    def net(shape, classes):
+        images = keras.Input(shape)
+        x = keras.layers.BatchNormalization()(keras.layers.Conv2D(2, 3)(images))
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        return keras.Model(images, keras.layers.Dense(classes)(x))
+
+    data = tiny_data()
+    stage = Stage("student", KnowledgeDistillation, net, {"teacher": "./teacher.keras"}, epochs=1)
+    teachers = {"teacher": net(data.image_shape, data.num_classes)}
+    with pytest.raises(_Stop):
+        training.train(stage, teachers, tmp_path, Setting(data, ThreatModel()), seed=0)
+    assert looked == [twins.PROBED] * 3  # the student's two, and the teacher's

@@ -373,8 +373,6 @@ def test_validations_before_patience_ends(data):
     assert validation.notes == {"best": {}, "last": {}, "worse": 0} and not validation.exhausted
     validation.restore({"best": {}, "last": {}, "worse": 2})
     assert validation.exhausted
-    validation.restore({"best": {}, "last": {}})  # a state of version 0.1
-    assert not validation.exhausted
 
 
 # Labels and step sizes.

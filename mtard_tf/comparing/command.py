@@ -94,8 +94,8 @@ def _table_of_the_rest(request: Request, names: Sequence[str]) -> str:
 
 def _train_and_audit(request: Request, experiment: Experiment, suite: Suite) -> None:
     run_dir = pathlib.Path(request.run_dir)
-    _check_attack(request.attack, [*suite.attacks, *suite.transfer, *suite.ensembles])
     data = experiment.dataset()
+    _check_attack(request.attack, suite.names_for(data.num_classes))
     threat, seed = experiment.threat, experiment.seed
     audit = Audit(data, suite, threat, examples=request.examples, seed=seed)
     training: list[jobs.Job] = []
@@ -193,16 +193,16 @@ def _audit_jobs(
             continue
         if stage.name not in to_train:
             suite = audit.suite if source else audit.suite.without(list(audit.suite.transfer))
-            _check_replaces(run_dir, stage.name, suite)
+            _check_replaces(run_dir, stage.name, suite, audit.data.num_classes)
         name = f"{stage.name}.audit"
         result.append(jobs.Job(name, [*command, f"--stage={stage.name}"], needs))
     return result
 
 
-def _check_replaces(run_dir: pathlib.Path, stage: str, suite: Suite) -> None:
+def _check_replaces(run_dir: pathlib.Path, stage: str, suite: Suite, classes: int) -> None:
     """Refuses to put an audit in the place of one of the same student that has more in it."""
     for former in comparison.load(run_dir, [stage]):
-        named = {*suite.attacks, *suite.transfer, *suite.ensembles, *suite.measures}
+        named = {*suite.names_for(classes), *suite.measures}
         held = [*former.report["attacks"], *former.report.get("measures", ())]
         if lost := [name for name in held if name not in named]:
             raise ComparisonError(

@@ -24,8 +24,6 @@ _REPEATABLE = 1e-5
 # Side of stand-ins for images of any size.
 _OPEN_SIDE = 32
 
-Stateless = Callable[[list[tf.Tensor], tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]]
-
 
 def equal(
     model: keras.Model, twin: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor, training: bool
