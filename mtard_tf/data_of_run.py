@@ -10,7 +10,7 @@ from typing import Any
 
 import gin
 
-from mtard_tf import files
+from mtard_tf import files, registry
 from mtard_tf.experiment import Experiment
 
 
@@ -25,12 +25,12 @@ def found(experiment: Experiment, run_dir: pathlib.Path) -> Experiment:
       run_dir: of the run.
     """
     begun = _begun(run_dir)
-    name = getattr(experiment.dataset, "__name__", "")
+    key = f"{registry.selector(experiment.dataset)}.data_dir"
     try:
-        # A copy, because that is what a macro's value is taken by.
-        given = copy.deepcopy(gin.query_parameter(f"datasets.{name}.data_dir"))
+        bound = gin.query_parameter(key)
     except ValueError:  # not bound, or no data set of the registry
         return experiment
+    given = copy.deepcopy(bound)  # that is what a macro's value is taken by
     if begun is None or not isinstance(given, str) or not given or given.startswith("~"):
         return experiment
     there = begun / given  # an absolute one stays what it is
@@ -39,7 +39,12 @@ def found(experiment: Experiment, run_dir: pathlib.Path) -> Experiment:
 
     @functools.wraps(experiment.dataset)
     def dataset(*args: Any, **kwargs: Any) -> Any:
-        return experiment.dataset(*args, **{"data_dir": str(there), **kwargs})
+        # As an argument it would leave the binding unread, which is refused.
+        gin.bind_parameter(key, str(there))
+        try:
+            return experiment.dataset(*args, **kwargs)
+        finally:
+            gin.bind_parameter(key, bound)
 
     return dataclasses.replace(experiment, dataset=dataset)
 

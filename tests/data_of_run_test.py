@@ -7,8 +7,9 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from mtard_tf import config
+from mtard_tf import config, experiment
 from mtard_tf.data import writing
 from mtard_tf.data.image_data import DataError, Split
 
@@ -53,3 +54,17 @@ def test_a_run_finds_its_data_from_another_folder(binding, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="toy is not prepared: looked in sets/toy"):
         config.of_run(run_dir).dataset()
+
+
+def test_the_same_command_goes_on_with_a_relative_data_dir(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _write(tmp_path / "sets", 7)
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "environment.json").write_text(json.dumps({"folder": str(tmp_path)}))
+    (tmp_path / "my.gin").write_text(RUN + "datasets.tfds.data_dir = 'sets'\n")
+    described = config.begin_or_go_on(run_dir, ["my.gin"], [])
+    before = config.text()
+    data, strategy = described.dataset(), tf.distribute.get_strategy()
+    experiment.check(described, data, strategy, described.stages, run_dir)  # the binding is read
+    assert config.text() == before and "data_dir = 'sets'" in before
