@@ -229,6 +229,8 @@ def check(
     data.check_apart()
     for stage in stages:
         check_batches(len(data.train), stage.batch_size, strategy.num_replicas_in_sync)
+        with strategy.scope():  # in which it is built to be trained
+            stage.check_devices()
     dry_run(stages, data, experiment.threat, run_dir)
     if len(stages) == len(experiment.stages):
         bindings.check_read(stages)

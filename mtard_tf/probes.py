@@ -108,7 +108,12 @@ def gather(
     classes, gap, jitter = _look(runner, examples)
     predictions = Predictions(
         clean=runner.predictions(),
-        attacked=_attacked(runner, suite.probe, examples),
+        # By the suite's own name for it, where it has one: that is compiled already.
+        attacked=_attacked(
+            runner,
+            next((a for a in suite.attacks.values() if a == suite.probe), suite.probe),
+            examples,
+        ),
         labels=runner.split.labels[: runner.examples],
         names=names,
         classes=classes,

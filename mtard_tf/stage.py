@@ -165,6 +165,7 @@ class Stage:
                 skip_non_finite=self.on_non_finite == "skip",
             )
             optimizer = self.optimizer(rate)
+        self.check_devices()
         self._check_optimizer(optimizer, self.epochs * steps)
         if accumulated > 1:
             optimizer.gradient_accumulation_steps = accumulated
@@ -179,6 +180,15 @@ class Stage:
             steps_per_execution=self.steps_per_execution,
         )
         return distiller
+
+    def check_devices(self) -> None:
+        """Refuses, with ValueError, what needs one device under the strategy of the scope."""
+        if self.gradient_accumulation_steps > 1 and tf.distribute.has_strategy():
+            raise ValueError(
+                f"{self.scope}/Stage.gradient_accumulation_steps is "
+                f"{self.gradient_accumulation_steps}; Keras accumulates on one device only: set 1, "
+                "more devices need it less."
+            )
 
     def _extras(self) -> dict[str, Any]:
         """Arguments of the distiller for what is switched on; third parties' may not know them."""
@@ -214,12 +224,6 @@ class Stage:
                 f"({self.epochs:,} epochs), the last {left:,} would make no update: give a divisor "
                 f"of {batches:,}, or epochs that are a multiple of "
                 f"{self.gradient_accumulation_steps}."
-            )
-        if self.gradient_accumulation_steps > 1 and tf.distribute.has_strategy():
-            raise ValueError(
-                f"{self.scope}/Stage.gradient_accumulation_steps is "
-                f"{self.gradient_accumulation_steps}; Keras accumulates on one device only: set 1, "
-                "more devices need it less."
             )
         if optimizer.use_ema:
             raise ValueError(

@@ -217,3 +217,14 @@ def test_a_dry_run_leaves_no_trace_in_a_training(tiny_run_file):
     after = stage.build(data, {}, described.threat, 7).student
     for ours, expected in zip(after.get_weights(), before, strict=True):
         assert (ours == expected).all()
+
+
+def test_gradients_are_accumulated_on_one_device_or_no_stage_trains(tiny_run_file, tmp_path):
+    config.parse([str(tiny_run_file)], ["student/Stage.gradient_accumulation_steps = 2"])
+    described = config.experiment()
+    data, mirrored = described.dataset(), tf.distribute.MirroredStrategy(["CPU:0"])
+    with pytest.raises(
+        ValueError,
+        match="^student/Stage.gradient_accumulation_steps is 2; Keras accumulates on one device",
+    ):
+        experiment.check(described, data, mirrored, described.stages, tmp_path)
