@@ -44,7 +44,7 @@ quickstart: $(INSTALLED)
 	@echo "Read $(RUN_DIR)/report/report.md. Then try another distiller, a smaller student, or real size:"
 	@echo "  $(BIN)/mtard-train --config=quickstart.gin --gin='student/Stage.distiller = @distillers.mtard' --run_dir=runs/mtard"
 	@echo "  $(BIN)/mtard-train --config=quickstart.gin --gin='student/models.small_cnn.widths = (4, 4, 8, 8)' --run_dir=runs/tiny"
-	@echo "  $(BIN)/mtard-train --config=runs/fashion_mnist/bmtard.gin --run_dir=runs/fashion  (needs the set: mtard-data --help)"
+	@echo "  $(BIN)/mtard-train --config=settings/fashion_mnist.gin --gin='student/Stage.distiller = @distillers.bmtard' --run_dir=runs/fashion  (needs the set: mtard-data --help)"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -92,7 +92,11 @@ def _import_all() -> None:
 
 
 def _row(bad: BadInput, seen: Seen, lines: list[str], case: pathlib.Path) -> str:
-    line = (lines or [""])[-1 if bad.code else 0].replace(f"{case / 'work'}/", "").replace(f"{case}/", "")
+    line = (
+        (lines or [""])[-1 if bad.code else 0]
+        .replace(f"{case / 'work'}/", "")
+        .replace(f"{case}/", "")
+    )
     line = line if len(line) <= 300 else f"{line[:300]}..."
     line = line.replace("|", "\\|").replace("`", "'").replace("\0", "NUL")
     return f"| {bad.name} | {bad.command} | {seen.code} | {f'`{line}`' if line else ''} |"

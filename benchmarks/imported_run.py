@@ -3,10 +3,10 @@
     python benchmarks/imported_run.py --clean=resnet56.keras --robust=resnet20.keras \
         --data_dir=DIR --out=DIR
 
-The teachers come from `import_accuracy.py` (or any `mtard-import`). The run file is
-`gin/runs/cifar10/bmtard_imported.gin`: 200 steps on CIFAR-10. The first process is killed (SIGKILL)
-once it has written a checkpoint after step --kill_at; the second must go on from there and not from
-the beginning. `mtard-eval` and `mtard-export` follow. Exit code 0 only if all of it went well.
+The teachers come from `import_accuracy.py` (or any `mtard-import`). The setting is cifar10, cut
+short to 200 steps of 16 images. The first process is killed (SIGKILL) once it has written a
+checkpoint after step --kill_at; the second must go on from there and not from the beginning.
+`mtard-eval` and `mtard-export` follow. Exit code 0 only if all of it went well.
 """
 
 from __future__ import annotations
@@ -46,15 +46,25 @@ def newest(checkpoints: pathlib.Path) -> int:
 def main() -> None:
     args = parse()
     run_dir = args.out.resolve()
+    teachers = {
+        "clean": str(pathlib.Path(args.clean).resolve()),
+        "robust": str(pathlib.Path(args.robust).resolve()),
+    }
     bindings = [
-        f"CLEAN_TEACHER = '{pathlib.Path(args.clean).resolve()}'",
-        f"ROBUST_TEACHER = '{pathlib.Path(args.robust).resolve()}'",
+        "student/Stage.distiller = @distillers.bmtard",
+        f"student/Stage.teachers = {teachers}",
+        # An epoch is what is left to train on: 1,600 images, 100 steps.
+        "datasets.cifar10.validation_examples = 48400",
+        "Stage.batch_size = 16",
+        "Stage.epochs = 2",
+        "Stage.validation_examples = 64",
+        "Stage.checkpoint_every = 20",
         f"Stage.model = @models.{args.student}",
     ]
     if args.data_dir:
         bindings.append(f"datasets.cifar10.data_dir = '{args.data_dir}'")
     train = command(
-        *("train", "--config=runs/cifar10/bmtard_imported.gin", f"--run_dir={run_dir}"),
+        *("train", "--config=settings/cifar10.gin", f"--run_dir={run_dir}"),
         *(f"--gin={binding}" for binding in bindings),
     )
     process = subprocess.Popen(train, cwd=ROOT)

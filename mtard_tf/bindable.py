@@ -17,15 +17,18 @@ from mtard_tf.suites import Suite
 
 def described(
     dataset: Callable[[], ImageData],
-    stages: stage_lists.Stages,
+    stages: stage_lists.Stages = "student",
     epsilon: float | str = 8 / 255,
     norm: str = "linf",
     seed: int = 0,
     strategy: str = "one_device",
 ) -> Experiment:
-    """The experiment of a run file; a stage's name is the gin scope that configures it."""
+    """The experiment of a run file; a stage's name is the gin scope that configures it.
+
+    Teachers that stages name and the list leaves out are stages too, before those that they teach.
+    """
     # Experiment makes a number of an epsilon that is text.
-    return Experiment(dataset, tuple(stage_lists.flat(stages)), epsilon, norm, seed, strategy)
+    return Experiment(dataset, tuple(stage_lists.complete(stages)), epsilon, norm, seed, strategy)
 
 
 # What run files bind besides plugins.

@@ -207,6 +207,11 @@ def _bound() -> Iterable[Key]:
             yield scope, selector, parameter
 
 
+def binds_in(scope: str) -> bool:
+    """Whether anything is bound in a scope."""
+    return any(f"{at}/".startswith(f"{scope}/") for at, _ in gin.config._CONFIG)
+
+
 def _described(scope: str) -> bool:
     """Whether a scope is that of a whole stage, which a list of stages may leave out."""
     return "distiller" in gin.config._CONFIG.get((scope, f"{PACKAGE}.Stage"), {})

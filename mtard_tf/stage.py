@@ -10,6 +10,7 @@ import gin
 import keras
 import tensorflow as tf
 
+from mtard_tf import registry
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.averaging import EMA, SWA
 from mtard_tf.data.batches import steps_per_epoch
@@ -22,6 +23,14 @@ from mtard_tf.stage_checks import check
 from mtard_tf.threat import ThreatModel, radius
 from mtard_tf.weight_perturbation import WeightPerturbation
 
+# Role of a teacher -> the stage that it is where `Stage.teachers` is not set.
+TEACHER_STAGES = {
+    "assistant": "assistant",
+    "clean": "clean_teacher",
+    "robust": "robust_teacher",
+    "teacher": "clean_teacher",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -32,7 +41,8 @@ class Stage:
       distiller: factory of the distiller, such as `@distillers.bmtard`.
       model: factory of the student, such as `@models.resnet18`.
       teachers: role -> name of an earlier stage, or path of a `.keras` file or SavedModel; a path
-        ends in `.keras` or has a "/".
+        ends in `.keras` or has a "/". Empty: the stages of `TEACHER_STAGES` for the roles that the
+        distiller declares.
       epochs: passes over the training split.
       batch_size: global batch size; the last batch of an epoch may be smaller.
       optimizer: factory, such as `@optimizers.sgd`, called with the scheduled learning rate.
@@ -105,6 +115,8 @@ class Stage:
     def __post_init__(self) -> None:
         if not self.scope:
             object.__setattr__(self, "scope", self.name)
+        if not self.teachers:
+            object.__setattr__(self, "teachers", _teachers_of(self.distiller))
         check(self)
 
     @property
@@ -235,3 +247,11 @@ class Stage:
         if self.synchronized_batch_norm:
             synchronize_batch_norm(student)
         return with_precision(student, self.precision)
+
+
+def _teachers_of(distiller: Callable) -> dict[str, str]:
+    """Role -> stage, for the roles that a distiller declares."""
+    selector = registry.selector(distiller)
+    cls = registry.target(*selector.split(".")) if selector else distiller
+    roles = getattr(cls, "teacher_views", {})
+    return {role: TEACHER_STAGES.get(role, f"{role}_teacher") for role in sorted(roles)}

@@ -8,11 +8,35 @@ from typing import Any
 
 import gin
 
+from mtard_tf.bindings import binds_in
+from mtard_tf.run_directory import is_path
 from mtard_tf.stage import Stage
 
 _SCOPE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 # A stage's name, a stage, or any nesting of lists of them.
 Stages = str | Stage | Sequence["Stages"]
+
+
+def complete(stages: Stages) -> list[Stage]:
+    """The stages one after another, and before each the teachers that it names and nobody listed.
+
+    A teacher that is added so is the stage that the bindings of its own name describe; a name
+    without bindings is a slip, and left to `Experiment` to refuse.
+    """
+    listed = flat(stages)
+    names = {built.name for built in listed}
+    done: list[Stage] = []
+
+    def add(built: Stage) -> None:
+        for source in built.sources:
+            if source not in names and not is_path(source) and binds_in(source):
+                names.add(source)
+                add(stage(source))
+        done.append(built)
+
+    for built in listed:
+        add(built)
+    return done
 
 
 def flat(stages: Stages) -> list[Stage]:

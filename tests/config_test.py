@@ -13,8 +13,8 @@ from mtard_tf.gin_errors import ConfigError
 from mtard_tf.schedules import Warmup
 
 GIN = pathlib.Path(config.config_folder())
-# recipes_test.py has the papers' data sets; parts are no runs of their own.
-ELSEWHERE = {"suites", "parts", "cifar10", "cifar100", "tiny_imagenet"}
+# settings_test.py has the settings, which are no runs of their own.
+ELSEWHERE = {"suites", "settings"}
 PLACES = [path.relative_to(GIN) for path in GIN.rglob("*.gin")]
 RUN_FILES = sorted(str(path) for path in PLACES if not ELSEWHERE & set(path.parts))
 

@@ -1,13 +1,12 @@
 """What every distiller does, whichever family it is of; a new one is tested by being registered.
 
-Each is built from its run file, `gin/runs/baselines/<name>.gin`, with tiny nets and images, trained
-for a few steps on one batch, and looked at by all tests.
+Each is built in the setting `fashion_mini` with tiny nets and images, trained for a few steps on
+one batch, and looked at by all tests.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 
 import keras
 import numpy as np
@@ -35,6 +34,16 @@ TINY = (
     "Stage.epsilon_schedule = @schedules.Constant()",
 )
 INTROSPECTIVE = ("iad", "iad2", "adaiad")
+# What a distiller needs beside its name.
+FURTHER = {
+    "densely_guided": (
+        "student/Stage.teachers = {'assistant': 'assistant', 'teacher': 'clean_teacher'}",
+    ),
+    "extended_defensive_experimental": (
+        "student/Stage.model = @models.defensive_cnn",
+        "student/models.defensive_cnn.outlier_class = True",
+    ),
+}
 NAMES = registry.names("distillers")
 
 
@@ -63,16 +72,11 @@ class Shapes:
 
 def build(name: str, classes: int, *bindings: str) -> tuple[Distiller, dict[str, keras.Model]]:
     """The last stage's distiller, with untrained teachers."""
-    file = f"runs/baselines/{name}.gin"
-    if not (pathlib.Path(config.config_folder()) / file).exists():
-        pytest.fail(
-            f"The distiller {name!r} has no run file gin/{file}: write one, on the data and nets "
-            "of its neighbours, with the teachers and settings that it needs."
-        )
     one_shard = f"distillers.{name}.attack_shards = 1"  # two make the graph twice as large
     # Else these few steps would end before the student trusts itself.
     begin = [f"student/distillers.{name}.begin = 0"] if name in INTROSPECTIVE else []
-    config.parse([file], [*TINY, one_shard, *begin, *bindings])
+    chosen = [f"student/Stage.distiller = @distillers.{name}", *FURTHER.get(name, ())]
+    config.parse(["settings/fashion_mini.gin"], [*TINY, *chosen, one_shard, *begin, *bindings])
     experiment = config.experiment()
     *_, stage = experiment.stages
     teachers = {
