@@ -51,7 +51,7 @@ from tables import table  # noqa: E402
 
 from mtard_tf.attacks import apgd, fab, pgd, square  # noqa: E402
 from mtard_tf.attacks.seeds import image_seeds  # noqa: E402
-from mtard_tf.data.importing import SOURCES, read_splits  # noqa: E402
+from mtard_tf.data.preparing import SOURCES, read_splits  # noqa: E402
 from mtard_tf.losses import cross_entropy  # noqa: E402
 from mtard_tf.models.small_cnn import small_cnn  # noqa: E402
 from mtard_tf.threat import ThreatModel  # noqa: E402

@@ -82,11 +82,14 @@ def _import_all() -> None:
     import tensorflow_datasets  # noqa: F401
 
     tensorflow.get_logger().setLevel("ERROR")
-    from mtard_tf import audit_flags, registry, side_by_side  # noqa: F401
-    from mtard_tf.comparing import command  # noqa: F401
-    from mtard_tf.data import importing  # noqa: F401
-    from mtard_tf.importing import importer  # noqa: F401
-    from mtard_tf.planning import command as planning  # noqa: F401
+    from mtard_tf import registry
+    from mtard_tf.commands import (
+        compare,  # noqa: F401
+        import_,  # noqa: F401
+    )
+    from mtard_tf.commands import plan as planning  # noqa: F401
+    from mtard_tf.data import preparing  # noqa: F401
+    from mtard_tf.running import side_by_side  # noqa: F401
 
     registry.load()
 

@@ -32,10 +32,10 @@ import hypothesis  # noqa: E402
 from hypothesis import strategies  # noqa: E402
 from torch_writer import write_legacy, write_zip  # noqa: E402
 
-from mtard_tf import config  # noqa: E402
+from mtard_tf.config import gin_files  # noqa: E402
+from mtard_tf.config.gin_errors import ConfigError  # noqa: E402
 from mtard_tf.data.idx import read_idx  # noqa: E402
 from mtard_tf.data.image_data import DataError  # noqa: E402
-from mtard_tf.gin_errors import ConfigError  # noqa: E402
 from mtard_tf.importing import checkpoint  # noqa: E402
 from mtard_tf.importing.tensors import CheckpointError  # noqa: E402
 
@@ -101,8 +101,8 @@ def idx(path: pathlib.Path) -> None:
 
 
 def run_file(path: pathlib.Path) -> None:
-    config.parse([str(path)])
-    config.experiment()
+    gin_files.parse([str(path)])
+    gin_files.experiment()
 
 
 def in_pickle(data: bytes) -> Callable[[pathlib.Path], None]:

@@ -7,7 +7,7 @@ import pathlib
 import keras
 import numpy as np
 
-from mtard_tf.data.fashion import fashion_mini
+from mtard_tf.data.named_sets import fashion_mini
 
 REFERENCE = pathlib.Path(__file__).resolve().parents[1] / "tests" / "reference"
 WEIGHTS = REFERENCE / "fashion_pgd_at.npz"

@@ -17,15 +17,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from mtard_tf import checkpoints, strategies
 from mtard_tf.attacks.pgd import PGD
+from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.data.batches import training_tensors
 from mtard_tf.data.image_data import ImageData, Split
-from mtard_tf.evaluation import Evaluator
+from mtard_tf.distribute import strategies
+from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.small_cnn import small_cnn
 from mtard_tf.optimizers import sgd
 from mtard_tf.plugins.multi_teacher.bmtard import BMTARD
-from mtard_tf.stage import Stage
+from mtard_tf.running import checkpoints
 from mtard_tf.threat import ThreatModel
 
 
@@ -70,7 +71,7 @@ def build(setting: dict[str, Any], examples: int):
     tensors = training_tensors(data)
 
     def batches(epoch: int):
-        return strategies.training_data(
+        return batches.training_data(
             strategy,
             data,
             batch_size=setting["batch"],

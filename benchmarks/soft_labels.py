@@ -28,15 +28,15 @@ from tables import table
 
 from mtard_tf.data import fashion_mnist
 from mtard_tf.data.image_data import ImageData
+from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.defensive_cnn import defensive_cnn
 from mtard_tf.optimizers import adam
 from mtard_tf.plugins.adversarial_training.natural import Natural
 from mtard_tf.plugins.defensive.defensive import Defensive
+from mtard_tf.running.context import Setting
+from mtard_tf.running.stage_run import train
 from mtard_tf.schedules import CONSTANT
-from mtard_tf.setting import Setting
-from mtard_tf.stage import Stage
 from mtard_tf.threat import ThreatModel
-from mtard_tf.training import train
 
 TEMPERATURE = 40.0
 

@@ -16,11 +16,12 @@ import numpy as np
 import tensorflow as tf
 from tables import table
 
-from mtard_tf import config, losses
+from mtard_tf import losses
 from mtard_tf.attacks.pgd import PGD, input_gradient
+from mtard_tf.auditing.evaluator import Evaluator
+from mtard_tf.config import gin_files
 from mtard_tf.data.batches import to_float
-from mtard_tf.evaluation import Evaluator
-from mtard_tf.run_directory import load_student, student_path
+from mtard_tf.running.run_directory import load_student, student_path
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--stage", action="append", help="repeatable; default all")
     args = parser.parse_args()
-    experiment = config.begin_or_go_on(args.run_dir, [], [])
+    experiment = gin_files.begin_or_go_on(args.run_dir, [], [])
     split = experiment.dataset().test
     images = to_float(split.images[: args.examples])
     labels = tf.constant(split.labels[: args.examples])

@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 # Public name -> the module that it is, or that holds it.
 _PUBLIC = {
-    "Distiller": "mtard_tf.distiller",
+    "Distiller": "mtard_tf.distiller.distiller",
     "FGSM": "mtard_tf.attacks.pgd",
     "PGD": "mtard_tf.attacks.pgd",
     "ThreatModel": "mtard_tf.threat",

@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 _numbers = itertools.count()
 # After so many seconds untouched, what a process of another machine was writing is given up.
 _ABANDONED = 24 * 3600
@@ -152,3 +154,16 @@ def _gone(process: str) -> bool:
 
 def _old(path: pathlib.Path) -> bool:
     return time.time() - path.stat().st_mtime > _ABANDONED
+
+
+def digest(*parts: object) -> str:
+    """A fingerprint of arrays, bytes and whatever prints its value, 16 hexadecimal digits."""
+    sha = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            sha.update(f"{part.dtype}{part.shape}".encode())
+            sha.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)  # no copy
+        else:
+            sha.update(part if isinstance(part, bytes) else repr(part).encode())
+        sha.update(b"\0")
+    return sha.hexdigest()[:16]

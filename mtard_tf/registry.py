@@ -245,6 +245,6 @@ def _full_signature(target: Any) -> inspect.Signature:
                 parameters.setdefault(parameter.name, parameter)
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
             break
-        if cls.__module__.startswith("mtard_tf.distiller"):
+        if cls.__module__.startswith("mtard_tf.distiller.distiller"):
             break  # below it is Keras, whose arguments are no business of a run file
     return inspect.Signature(sorted(parameters.values(), key=lambda p: p.kind))

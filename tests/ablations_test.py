@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf import config
+from mtard_tf.config import gin_files
 
 ROWS = (
     "mtard",
@@ -40,14 +40,14 @@ def data():
 
 def _steps(data, name, *bindings):
     """Two steps of a row's student, from untrained teachers: weights, and logs of both."""
-    config.parse(["runs/compare/ablations.gin"], [*TINY, *bindings])
-    stages = {stage.name: stage for stage in config.experiment().stages}
+    gin_files.parse(["runs/compare/ablations.gin"], [*TINY, *bindings])
+    stages = {stage.name: stage for stage in gin_files.experiment().stages}
     student = stages[f"{name}_s0"]
     teachers = {}
     for role, source in sorted(student.teachers.items()):
         keras.utils.set_random_seed(len(role))
         teachers[role] = stages[source].model(data.image_shape, data.num_classes)
-    distiller = student.build(data, teachers, config.experiment().threat, 7)
+    distiller = student.build(data, teachers, gin_files.experiment().threat, 7)
     batch = (
         tf.constant(data.train.images / 255.0, tf.float32),
         tf.constant(data.train.labels),
@@ -68,8 +68,8 @@ def stepped(data):
 
 
 def test_all_rows_share_set_epsilon_and_student():
-    config.parse(["runs/compare/ablations.gin"])
-    described = config.experiment()
+    gin_files.parse(["runs/compare/ablations.gin"])
+    described = gin_files.experiment()
     students = described.stages[3:]
     assert [stage.name for stage in students] == [f"{row}_s{i}" for i in (0, 1) for row in ROWS]
     for stage in students:

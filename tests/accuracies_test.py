@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mtard_tf import accuracies
+from mtard_tf.auditing import accuracies
 
 
 def _bits(text: str) -> np.ndarray:

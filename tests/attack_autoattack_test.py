@@ -10,14 +10,14 @@ import pytest
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import square, standing
+from mtard_tf.attacks import shrinking_batches, square
 from mtard_tf.attacks.apgd import APGDCrossEntropy, APGDTargeted
 from mtard_tf.attacks.autoattack import AutoAttack
 from mtard_tf.attacks.fab import FABTargeted
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.attacks.square import Square
-from mtard_tf.data.fashion import fashion_mini
+from mtard_tf.data.named_sets import fashion_mini
 from mtard_tf.threat import ThreatModel
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
@@ -142,8 +142,8 @@ def test_other_versions_run_and_break_no_less_than_their_first_attack(version) -
         return int(np.sum(model(x).numpy().argmax(1) == labels.numpy()))
 
     assert (
-        standing(AutoAttack(version, num_steps=3, num_queries=5))
-        <= standing(APGDCrossEntropy(3))
+        shrinking_batches(AutoAttack(version, num_steps=3, num_queries=5))
+        <= shrinking_batches(APGDCrossEntropy(3))
         < 24
     )
 
@@ -216,7 +216,7 @@ def _images():
 @pytest.mark.parametrize("loss", ["ce", "dlr", "dlr_targeted"])
 def test_apgd_walks_step_for_step_as_the_official_code(loss) -> None:
     model, (images, labels), steps = _net("fashion_pgd_at"), _images(), []
-    targets = standing.wrong_classes(model(images), labels)[:, 0]
+    targets = shrinking_batches.wrong_classes(model(images), labels)[:, 0]
 
     def objective(_, logits):
         if loss == "ce":

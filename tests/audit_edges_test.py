@@ -9,12 +9,15 @@ import matplotlib
 import numpy as np
 import pytest
 
-from mtard_tf import model_files, plots, probes, report
 from mtard_tf.attacks.pgd import FGSM, PGD
-from mtard_tf.audit import Audit
+from mtard_tf.auditing import probes
+from mtard_tf.auditing.audit import Audit
+from mtard_tf.auditing.suite import Suite
 from mtard_tf.data.image_data import ImageData, Split
+from mtard_tf.models import model_files
 from mtard_tf.models.layers import OUTLIER_LAYER
-from mtard_tf.suites import Suite
+from mtard_tf.reporting import plots
+from mtard_tf.running import report
 from mtard_tf.threat import ThreatModel
 
 SUITE = Suite({"fgsm": FGSM()}, probe=PGD(num_steps=1), factors=(1.0,), probe_examples=4)

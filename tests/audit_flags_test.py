@@ -9,17 +9,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf import audit_flags, config, export, model_files, registry
+from mtard_tf import registry
 from mtard_tf.attacks.apgd import APGDTargeted
 from mtard_tf.attacks.autoattack import AutoAttack
 from mtard_tf.attacks.margin import CWInf
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.square import Square
 from mtard_tf.attacks.tempered import AtTemperature
-from mtard_tf.audit_flags import Request
-from mtard_tf.evaluation import Evaluator
+from mtard_tf.auditing.evaluator import Evaluator
+from mtard_tf.auditing.suite import kind
+from mtard_tf.commands import datasets, eval
+from mtard_tf.commands.eval import Request
+from mtard_tf.config import gin_files
+from mtard_tf.exporting import saved_model
 from mtard_tf.measuring.distortion import CWDistortion
-from mtard_tf.suites import kind
+from mtard_tf.models import model_files
 from mtard_tf.threat import ThreatModel, radius
 
 
@@ -35,25 +39,25 @@ def model_path(tmp_path_factory):
 
 
 def test_suites_are_the_tables_of_the_papers() -> None:
-    quick = config.suite("quick")
+    quick = gin_files.suite("quick")
     assert list(quick.attacks) == ["fgsm", "pgd_sat", "pgd_trades"]
     assert quick.attacks["pgd_sat"] == PGD(num_steps=20, relative_step_size=0.25)
     trades = quick.attacks["pgd_trades"]
     assert (trades.num_steps, trades.start) == (20, "uniform")
     assert trades.relative_step_size * 8 / 255 == pytest.approx(0.003)
-    paper = config.suite("paper")
+    paper = gin_files.suite("paper")
     assert list(paper.attacks) == [*quick.attacks, "cw_inf", "square_100", "autoattack"]
     assert paper.attacks["cw_inf"] == CWInf(num_steps=30, confidence=50.0)
     assert paper.attacks["square_100"] == Square(num_queries=100, rescale_schedule=True)
     assert paper.attacks["autoattack"] == AutoAttack()
     assert paper.transfer["transfer_pgd_trades"] == trades
-    auto = config.suite("autoattack")
+    auto = gin_files.suite("autoattack")
     assert auto.attacks == AutoAttack().components
     assert auto.ensembles == {"autoattack": ("apgd_ce", "apgd_t", "fab_t", "square")}
 
 
 def test_the_suite_for_distilled_nets_has_the_measures_and_what_does_not_need_the_softmax() -> None:
-    suite = config.suite("defensive").at_temperature(40.0)
+    suite = gin_files.suite("defensive").at_temperature(40.0)
     assert suite.attacks["pgd"] == suite.probe == PGD(num_steps=20, relative_step_size=0.25)
     assert suite.attacks["pgd_tempered"] == AtTemperature(suite.probe, 40.0)
     assert suite.measures["cw_l2_distortion"] == CWDistortion(
@@ -63,7 +67,7 @@ def test_the_suite_for_distilled_nets_has_the_measures_and_what_does_not_need_th
 
 
 def test_kinds_of_attacks() -> None:
-    kinds = {name: kind(attack) for name, attack in config.suite("paper").attacks.items()}
+    kinds = {name: kind(attack) for name, attack in gin_files.suite("paper").attacks.items()}
     assert kinds == {
         "fgsm": "single_step",
         "pgd_sat": "gradient",
@@ -78,19 +82,19 @@ def test_kinds_of_attacks() -> None:
 def test_a_suite_of_one_s_own(tmp_path) -> None:
     path = tmp_path / "mine.gin"
     path.write_text("Suite.attacks = {'pgd': @attacks.pgd()}\nattacks.pgd.num_steps = 3\n")
-    assert config.suite(str(path)).attacks["pgd"].num_steps == 3
+    assert gin_files.suite(str(path)).attacks["pgd"].num_steps == 3
 
 
 def test_unknown_suite_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="^Unknown suite 'papr'; did you mean 'paper'\\? known: "):
-        config.suite("papr")
+        gin_files.suite("papr")
 
 
 def test_unknown_dataset_names_the_nearest(tmp_path) -> None:
     message = "^Unknown dataset 'fashion_mnis'; did you mean 'fashion_mnist'\\? known: "
     with pytest.raises(ValueError, match=message):
-        audit_flags.dataset("fashion_mnis", str(tmp_path))
-    assert len(audit_flags.dataset("fashion_mini").test) == 1_000
+        datasets.dataset("fashion_mnis", str(tmp_path))
+    assert len(datasets.dataset("fashion_mini").test) == 1_000
 
 
 @pytest.mark.parametrize(
@@ -148,7 +152,7 @@ def _request(model_path, tmp_path, **changes) -> Request:
 )
 def test_flags_that_mean_nothing(model_path, tmp_path, changes, message) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        audit_flags.run(_request(model_path, tmp_path, **changes))
+        eval.run(_request(model_path, tmp_path, **changes))
     assert "\n" not in str(error.value)
 
 
@@ -164,7 +168,7 @@ def test_a_file_that_is_no_model(tmp_path) -> None:
 
 def test_a_model_by_path(model_path, tmp_path) -> None:
     request = _request(model_path, tmp_path, skip=["pgd_sat", "pgd_trades"], examples=4)
-    printed = audit_flags.run(request)
+    printed = eval.run(request)
     assert printed.splitlines()[-1] == f"Report: {tmp_path / 'out' / 'report.md'}"
     names = {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".lock"}
     assert names == {"report.json", "report.md", "examples.npz", "epsilon_curve.png"}
@@ -173,8 +177,8 @@ def test_a_model_by_path(model_path, tmp_path) -> None:
 def test_an_exported_student_gives_the_same_outcomes(model_path, tmp_path) -> None:
     """Its `serving_default` takes uint8, which no gradient passes; `logits` is there for that."""
     model = keras.models.load_model(model_path, compile=False)
-    data = audit_flags.dataset("fashion_mini")
-    folder = export.export(model, data.label_names, tmp_path / "student", data.test.images[:2])
+    data = datasets.dataset("fashion_mini")
+    folder = saved_model.export(model, data.label_names, tmp_path / "student", data.test.images[:2])
     saved = model_files.load(folder.parent)  # the parent of the versions serves as well
     assert saved.name == "student"
     assert saved.input_shape == (None, 28, 28, 1)
@@ -212,11 +216,11 @@ def test_keras_own_export_is_read(model_path, tmp_path) -> None:
 @pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "0/0"])
 def test_a_share_that_means_nothing(text) -> None:
     with pytest.raises(ValueError) as caught:
-        audit_flags.part(text)
+        eval.part(text)
     assert str(caught.value) == (
         f"--share is {text!r}; give I/N with I from 0 to N - 1, such as 0/4."
     )
 
 
 def test_a_share() -> None:
-    assert audit_flags.part("1/4") == (1, 4)
+    assert eval.part("1/4") == (1, 4)

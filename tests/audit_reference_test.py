@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mtard_tf.attacks.pgd import FGSM, PGD
-from mtard_tf.audit import Audit
-from mtard_tf.data.fashion import fashion_mini
-from mtard_tf.suites import Suite
+from mtard_tf.auditing.audit import Audit
+from mtard_tf.auditing.suite import Suite
+from mtard_tf.data.named_sets import fashion_mini
 from mtard_tf.threat import ThreatModel
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"

@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf import audit_text, diagnostics, model_files, plots, probes
 from mtard_tf.attacks.apgd import APGDTargeted
 from mtard_tf.attacks.autoattack import AutoAttack
 from mtard_tf.attacks.pgd import FGSM, PGD
 from mtard_tf.attacks.square import Square
-from mtard_tf.audit import Audit
+from mtard_tf.auditing import diagnostics, probes, text
+from mtard_tf.auditing.audit import Audit
+from mtard_tf.auditing.evaluator import Evaluator
+from mtard_tf.auditing.suite import Suite
 from mtard_tf.data.image_data import ImageData, Split
-from mtard_tf.evaluation import EvaluationError, Evaluator
+from mtard_tf.models import model_files
 from mtard_tf.models.empty_batches import never_empty
-from mtard_tf.suites import Suite
+from mtard_tf.models.model_files import EvaluationError
+from mtard_tf.reporting import plots
 from mtard_tf.threat import ThreatModel
 
 CLASSES = 4
@@ -124,7 +127,7 @@ def test_an_honest_model_is_believed(honest) -> None:
     assert report["verdict"].startswith("Worst case over 2 attacks: ")
     assert "; none of 10 checks speaks against it" in report["verdict"]
     noted = dataclasses.replace(diagnostics.Finding(**report["findings"][0]), severity="note")
-    said = audit_text.verdict([noted], report, 0.1, attacks=2)
+    said = text.verdict([noted], report, 0.1, attacks=2)
     assert said.endswith(
         f"none of 1 checks speaks against it, but note {noted.name}: {noted.evidence}"
     )

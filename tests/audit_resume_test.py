@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf import plots, probes
-from mtard_tf.audit import Audit
+from mtard_tf.auditing import probes
+from mtard_tf.auditing.audit import Audit
+from mtard_tf.auditing.batch_results import Record
+from mtard_tf.auditing.suite import Suite
 from mtard_tf.data.image_data import ImageData, Split
-from mtard_tf.outcomes import Record, digest
-from mtard_tf.suites import Suite
+from mtard_tf.files import digest
+from mtard_tf.reporting import plots
 from mtard_tf.threat import ThreatModel
 
 

@@ -11,14 +11,17 @@ import keras
 import numpy as np
 import pytest
 
-from mtard_tf import config, experiment, model_files, registry, side_by_side, soft_labels
-from mtard_tf.gin_errors import ConfigError
-from mtard_tf.jobs import Job, JobError
-from mtard_tf.jobs import run as run_jobs
+from mtard_tf import registry
+from mtard_tf.config import gin_files
+from mtard_tf.config.gin_errors import ConfigError
+from mtard_tf.experiment.stage_lists import flat
+from mtard_tf.models import model_files
 from mtard_tf.models.defensive_cnn import defensive_cnn
 from mtard_tf.models.small_cnn import small_cnn
-from mtard_tf.run_directory import RunError
-from mtard_tf.stage_lists import flat
+from mtard_tf.processes.jobs import Job, JobError
+from mtard_tf.processes.jobs import run as run_jobs
+from mtard_tf.running import experiment_run, side_by_side, soft_labels
+from mtard_tf.running.run_directory import RunError
 
 CHAIN = """
 Experiment.stages = (@chain(),)
@@ -31,14 +34,14 @@ step/Stage.validation_attack = None
 
 
 def _experiment(tiny_run_file, *lines):
-    config.parse(
+    gin_files.parse(
         [str(tiny_run_file)], [line for text in lines for line in text.split("\n") if line]
     )
-    return config.experiment()
+    return gin_files.experiment()
 
 
 def _run(described, run_dir):
-    experiment.run(described, run_dir, config.text())
+    experiment_run.run(described, run_dir, gin_files.text())
     last = described.stages[-1].name
     return keras.models.load_model(run_dir / last / "student.keras", compile=False).get_weights()
 
@@ -146,15 +149,15 @@ temperature_sweep.length = 1
 
 
 def test_run_files_of_the_paper():
-    config.parse(["runs/defensive/mnist.gin"])
-    stages = config.experiment().stages
+    gin_files.parse(["runs/defensive/mnist.gin"])
+    stages = gin_files.experiment().stages
     assert len(stages) == 3 * (1 + 9 * 7)  # seeds x (start + temperatures x (teacher + six steps))
     assert {s.epochs for s in stages} == {1, 50}
-    config.parse(["runs/defensive/cifar10.gin"])
-    stage = config.experiment().stages[1]
+    gin_files.parse(["runs/defensive/cifar10.gin"])
+    stage = gin_files.experiment().stages[1]
     assert stage.model((32, 32, 3), 10).count_params() == 1_147_978
-    config.parse(["runs/defensive/fashion_mnist.gin"])
-    assert len(config.experiment().stages) == 2 + 6 * 7
+    gin_files.parse(["runs/defensive/fashion_mnist.gin"])
+    assert len(gin_files.experiment().stages) == 2 + 6 * 7
     assert flat(stages[0]) == [stages[0]]
 
 
@@ -225,14 +228,14 @@ def test_jobs_go_when_who_started_them_is_killed(tmp_path):
     ready, told = tmp_path / "ready", tmp_path / "told"
     job = (
         "import pathlib, signal, time\n"
-        "from mtard_tf.preemption import go_with_parent\n"
+        "from mtard_tf.processes.preemption import go_with_parent\n"
         f"def go(*_): pathlib.Path({str(told)!r}).touch(); raise SystemExit\n"
         "signal.signal(signal.SIGTERM, go)\n"
         f"go_with_parent(); pathlib.Path({str(ready)!r}).touch(); time.sleep(100)"
     )
     driver = (
         "import pathlib\n"
-        "from mtard_tf.jobs import Job, run\n"
+        "from mtard_tf.processes.jobs import Job, run\n"
         f"job = Job('long', [{sys.executable!r}, '-c', {job!r}])\n"
         f"run([job], 1, pathlib.Path({str(tmp_path)!r}))"
     )
@@ -312,15 +315,15 @@ def test_a_start_of_another_size_is_refused_before_anything_is_trained(tiny_run_
     lines = "student/Stage.initial = 'clean_teacher'"
     described = _experiment(tiny_run_file, lines)
     with pytest.raises(RunError, match="Stage 'student' starts from 'clean_teacher', whose 8 wei"):
-        experiment.run(described, tmp_path / "run", config.text())
+        experiment_run.run(described, tmp_path / "run", gin_files.text())
     assert not (tmp_path / "run").exists()
 
 
 def test_finished_stages_are_checked_side_by_side_too(tiny_run_file, tmp_path):
     described = _experiment(tiny_run_file, CHAIN, "chain.length = 1")
     run_dir = tmp_path / "run"
-    experiment.run(described, run_dir, config.text())
-    known = experiment.identities_of(described, described.dataset())
+    experiment_run.run(described, run_dir, gin_files.text())
+    known = experiment_run.identities_of(described, described.dataset())
     assert side_by_side.training_jobs(described.stages, run_dir, known) == []
     student = run_dir / "chain_teacher" / "student.keras"
     small_cnn((8, 8, 3), 3).save(student)

@@ -10,9 +10,12 @@ import keras
 import numpy as np
 import pytest
 
-from mtard_tf import checkpoints, config, experiment, files, preemption, run_directory
-from mtard_tf.checkpoints import Checkpoints, State
-from mtard_tf.locking import LockedError, locked
+from mtard_tf import files
+from mtard_tf.config import gin_files
+from mtard_tf.processes import preemption
+from mtard_tf.processes.locking import LockedError, locked
+from mtard_tf.running import checkpoints, experiment_run, run_directory
+from mtard_tf.running.checkpoints import Checkpoints, State
 
 STAGES = ("clean_teacher", "robust_teacher", "student")
 
@@ -66,8 +69,8 @@ def _weights(run_dir: pathlib.Path, stage: str) -> list[np.ndarray]:
 
 
 def _run(run_file, run_dir, *bindings):
-    config.parse([str(run_file)], ["Stage.checkpoint_every = 2", *bindings])
-    return experiment.run(config.experiment(), run_dir, config.text())
+    gin_files.parse([str(run_file)], ["Stage.checkpoint_every = 2", *bindings])
+    return experiment_run.run(gin_files.experiment(), run_dir, gin_files.text())
 
 
 class _Told(preemption.Preemption):
@@ -93,7 +96,7 @@ def test_a_run_that_is_told_to_go_again_and_again(
     told = 0
     for _ in range(20):
         with monkeypatch.context() as patch:
-            patch.setattr(experiment, "Preemption", lambda: _Told(5))
+            patch.setattr(experiment_run, "Preemption", lambda: _Told(5))
             try:
                 _run(tiny_run_file, broken)
                 break
@@ -134,8 +137,8 @@ def test_a_teacher_that_was_replaced(tiny_run_file, tiny_run) -> None:
     assert str(caught.value) == line
     # Begun anew if asked, and only once.
     for _ in range(2):
-        config.parse([str(tiny_run_file)], ["Stage.checkpoint_every = 2"])
-        experiment.run(config.experiment(), tiny_run, config.text(), restart=["student"])
+        gin_files.parse([str(tiny_run_file)], ["Stage.checkpoint_every = 2"])
+        experiment_run.run(gin_files.experiment(), tiny_run, gin_files.text(), restart=["student"])
     assert Checkpoints(tiny_run / "student.before" / "checkpoints").any()
     assert (folder / "stage.json").exists()
 
@@ -144,15 +147,15 @@ def test_a_vanished_teacher(tiny_run, tmp_path) -> None:
     (tiny_run / "robust_teacher" / "student.keras").rename(tmp_path / "gone.keras")
     files.remove(tiny_run / "student")
     with pytest.raises(run_directory.RunError, match="cannot|missing") as caught:
-        config.parse([str(tiny_run / "config.gin")])
-        described = config.experiment()
-        experiment.run(described, tiny_run, config.text(), only=["student"])
+        gin_files.parse([str(tiny_run / "config.gin")])
+        described = gin_files.experiment()
+        experiment_run.run(described, tiny_run, gin_files.text(), only=["student"])
     assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_of_another_student(tiny_run_file, tmp_path, monkeypatch) -> None:
     run_dir = tmp_path / "run"
-    monkeypatch.setattr(experiment, "Preemption", lambda: _Told(1))
+    monkeypatch.setattr(experiment_run, "Preemption", lambda: _Told(1))
     with pytest.raises(preemption.Preempted):
         _run(tiny_run_file, run_dir)
     kept = Checkpoints(run_dir / "clean_teacher" / "checkpoints")

@@ -20,12 +20,13 @@ import pytest
 from mtard_tf import files
 from mtard_tf.attacks.apgd import APGDCrossEntropy, APGDTargeted
 from mtard_tf.attacks.pgd import PGD
-from mtard_tf.comparing import command, comparison, temperatures, text
+from mtard_tf.auditing.suite import Suite
+from mtard_tf.commands import compare
+from mtard_tf.comparing import comparison, temperatures, text
 from mtard_tf.comparing.comparison import ComparisonError
 from mtard_tf.comparing.statistics import over_seeds, paired_difference, w_robust_by_example
-from mtard_tf.jobs import JobError
-from mtard_tf.model_files import file_digest
-from mtard_tf.suites import Suite
+from mtard_tf.models.model_files import file_digest
+from mtard_tf.processes.jobs import JobError
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -178,7 +179,7 @@ def test_parts_and_spread():
 
 
 def test_writes_markdown_csv_latex_json_and_a_figure(made_up):
-    lines = command.write(made_up, STAGES, "c", "pgd")
+    lines = compare.write(made_up, STAGES, "c", "pgd")
     folder = made_up / "comparison"
     # c: clean 1, worst case 0, so 50 %; a_b has 37.5 %, and a teacher does not count.
     assert lines[0] == ("Best W-Robust in the worst case: c, 50.00%; it is the baseline itself.")
@@ -235,14 +236,14 @@ def test_mistakes_give_one_line(made_up, tmp_path):
     with pytest.raises(
         ComparisonError, match="^There is no attack 'pdg' to plot; the suite has fg"
     ):
-        command.write(made_up, STAGES, None, "pdg")
+        compare.write(made_up, STAGES, None, "pdg")
     with pytest.raises(ComparisonError, match="^The baseline d has no audit and none is to"):
         comparison.compare(comparison.load(made_up, STAGES), [*STAGES, "d_s0"], "d")
     partly = {"report": {"attacks": {"pgd": {"robust_accuracy": 0.25}}}}
     _fabricate(tmp_path / "partly", "a_s0", OUTCOMES["c"])
     _fabricate(tmp_path / "partly", "a_s1", OUTCOMES["c"], **partly)
     with pytest.raises(ComparisonError, match="^No row has all its replicates attacked with fgsm;"):
-        command.write(tmp_path / "partly", ["a_s0", "a_s1"], None, "fgsm")
+        compare.write(tmp_path / "partly", ["a_s0", "a_s1"], None, "fgsm")
     _fabricate(made_up, "c", ("111", "110", "100"))
     with pytest.raises(
         ComparisonError, match="^The audits differ in examples: teacher has 8, c has 3; audit them"
@@ -339,7 +340,7 @@ def test_chains_over_temperatures(tmp_path):
         if name == "direct_t1_s0":
             more = {"report": {"measures": measured}}  # no temperature: 1
         _fabricate(tmp_path, name, outcomes, teachers, **more)
-    command.write(tmp_path, list(CHAINS))
+    compare.write(tmp_path, list(CHAINS))
     points = files.read_json(tmp_path / "comparison" / "comparison.json")["temperatures"]
     assert [(p["temperature"], p["depth"], p["stages"]) for p in points] == [
         (1.0, 0, ["direct_t1_s0", "direct_t1_s1"]),  # the assistant teaches, so it does not count
@@ -378,9 +379,9 @@ def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_pa
         seen.extend([*listed, count, logs])
         raise _Stop
 
-    monkeypatch.setattr(command.jobs, "run", listen)
-    monkeypatch.setattr(command.experiments, "check", lambda *_: None)  # builds all nets
-    request = command.Request(
+    monkeypatch.setattr(compare.jobs, "run", listen)
+    monkeypatch.setattr(compare.experiment_run, "check", lambda *_: None)  # builds all nets
+    request = compare.Request(
         run_dir=str(tmp_path / "run"),
         config=[str(tiny_run_file)],
         jobs=2,
@@ -390,7 +391,7 @@ def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_pa
         baseline="robust_teacher",
     )
     with pytest.raises(_Stop):
-        command.run(request)
+        compare.run(request)
     *listed, count, logs = seen
     assert (count, logs) == (2, tmp_path / "run" / "logs")
     assert [(job.name, tuple(job.needs)) for job in listed] == [
@@ -414,12 +415,12 @@ def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_pa
     # Without --config nothing is trained, and what is not trained is not audited.
     seen.clear()
     with pytest.raises(ComparisonError, match="^The baseline robust_teacher has no audit and"):
-        command.run(dataclasses.replace(request, config=[]))
+        compare.run(dataclasses.replace(request, config=[]))
     request = dataclasses.replace(request, config=[], baseline=None)
     with pytest.raises(ComparisonError, match="^student is not trained, so student cannot be"):
-        command.run(dataclasses.replace(request, stages=["student"]))
+        compare.run(dataclasses.replace(request, stages=["student"]))
     with pytest.raises(_Stop):
-        command.run(request)
+        compare.run(request)
     assert seen[:-2] == []
 
 
@@ -431,9 +432,9 @@ def test_an_audit_is_not_replaced_by_one_of_fewer_attacks(made_up):
         " --skip and --examples=8 of that audit, --jobs=0 for the table alone, or remove "
         f"{made_up / 'evaluation' / 'c'}\\.",
     ):
-        command._check_replaces(made_up, "c", suite, 10)
-    command._check_replaces(made_up, "c", Suite({"fgsm": PGD(), "pgd": PGD(), "more": PGD()}), 10)
-    command._check_replaces(made_up, "a_b_s2", suite, 10)  # no audit yet
+        compare._check_replaces(made_up, "c", suite, 10)
+    compare._check_replaces(made_up, "c", Suite({"fgsm": PGD(), "pgd": PGD(), "more": PGD()}), 10)
+    compare._check_replaces(made_up, "a_b_s2", suite, 10)  # no audit yet
 
 
 def test_what_a_suite_is_for_few_classes_is_no_other_audit():
@@ -453,13 +454,13 @@ def test_what_is_there_is_compared_where_the_baseline_failed(made_up, monkeypatc
     def fail(*_):
         raise JobError("c failed (killed by signal 9).")
 
-    monkeypatch.setattr(command, "_train_and_audit", fail)
-    monkeypatch.setattr(command.config, "begin_or_go_on", lambda *_: _Stages(STAGES))
+    monkeypatch.setattr(compare, "_train_and_audit", fail)
+    monkeypatch.setattr(compare.gin_files, "begin_or_go_on", lambda *_: _Stages(STAGES))
     (made_up / "a_b_s2").mkdir()
     (made_up / "a_b_s2" / "student.keras").touch()
     for baseline in ("c", None):
         with pytest.raises(JobError) as caught:
-            command.run(command.Request(str(made_up), baseline=baseline))
+            compare.run(compare.Request(str(made_up), baseline=baseline))
         table = made_up / "comparison" / "table.md"
         assert str(caught.value) == (
             f"c failed (killed by signal 9). The rest is compared. Table: {table}."
@@ -468,7 +469,7 @@ def test_what_is_there_is_compared_where_the_baseline_failed(made_up, monkeypatc
     (made_up / "evaluation" / "a_b_s0" / "report.json").unlink()
     (made_up / "evaluation" / "a_b_s1" / "report.json").unlink()
     with pytest.raises(JobError, match="The rest is compared. Table: "):
-        command.run(command.Request(str(made_up), baseline="a_b"))
+        compare.run(compare.Request(str(made_up), baseline="a_b"))
     assert files.read_json(table.with_name("comparison.json"))["baseline"] is None
 
 
@@ -490,9 +491,9 @@ def test_what_is_there_is_compared_where_the_baseline_failed(made_up, monkeypatc
     ],
 )  # fmt: skip
 def test_mistakes_are_found_before_anything_is_trained(tiny_run_file, tmp_path, flags, message):
-    request = command.Request(str(tmp_path / "run"), [str(tiny_run_file)], **flags)
+    request = compare.Request(str(tmp_path / "run"), [str(tiny_run_file)], **flags)
     with pytest.raises(ValueError) as caught:
-        command.run(request)
+        compare.run(request)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 

@@ -8,11 +8,11 @@ import re
 import gin
 import pytest
 
-from mtard_tf import bindings, config
-from mtard_tf.gin_errors import ConfigError
+from mtard_tf.config import bindings, gin_files
+from mtard_tf.config.gin_errors import ConfigError
 from mtard_tf.schedules import Warmup
 
-GIN = pathlib.Path(config.config_folder())
+GIN = pathlib.Path(gin_files.config_folder())
 # settings_test.py has the settings, which are no runs of their own.
 ELSEWHERE = {"suites", "settings"}
 PLACES = [path.relative_to(GIN) for path in GIN.rglob("*.gin")]
@@ -21,8 +21,8 @@ RUN_FILES = sorted(str(path) for path in PLACES if not ELSEWHERE & set(path.part
 
 @pytest.mark.parametrize("file", RUN_FILES)
 def test_every_run_file_builds_its_stages(file):
-    config.parse([file])
-    experiment = config.experiment()
+    gin_files.parse([file])
+    experiment = gin_files.experiment()
     data = _Shapes()
     students, built = {}, {}
     for stage in experiment.stages:
@@ -46,7 +46,7 @@ class _Shapes:
 
 
 def test_a_stage_sees_its_own_scope(tiny_run_file):
-    config.parse(
+    gin_files.parse(
         [str(tiny_run_file)],
         [
             "student/Stage.epsilon_schedule = @schedules.Warmup()",
@@ -55,7 +55,7 @@ def test_a_stage_sees_its_own_scope(tiny_run_file):
             "robust_teacher/Stage.epsilon = 0.05",
         ],
     )
-    experiment = config.experiment()
+    experiment = gin_files.experiment()
     clean, robust, student = experiment.stages
     assert student.epsilon_schedule == Warmup(epochs=4)
     assert robust.threat(experiment.threat).epsilon == 0.05
@@ -67,17 +67,17 @@ def test_a_stage_sees_its_own_scope(tiny_run_file):
     distiller = student.build(_Shapes(), teachers, experiment.threat, 0)
     assert distiller.temperature_rate == 0.25
     assert distiller.student.count_params() < teachers["clean"].count_params()
-    config.parse([str(tiny_run_file)])
-    assert config.experiment().stages[2].epsilon_schedule != Warmup(epochs=4)
+    gin_files.parse([str(tiny_run_file)])
+    assert gin_files.experiment().stages[2].epsilon_schedule != Warmup(epochs=4)
 
 
 def test_the_text_of_a_configuration_parses_to_itself(tiny_run_file, tmp_path):
-    config.parse([str(tiny_run_file)])
-    text = config.text()
+    gin_files.parse([str(tiny_run_file)])
+    text = gin_files.text()
     copy = tmp_path / "copy.gin"
     copy.write_text(text)
-    config.parse([str(copy)])
-    assert config.text() == text
+    gin_files.parse([str(copy)])
+    assert gin_files.text() == text
 
 
 @pytest.mark.parametrize(
@@ -137,8 +137,8 @@ def test_the_text_of_a_configuration_parses_to_itself(tiny_run_file, tmp_path):
 )  # fmt: skip
 def test_mistakes_give_one_line(tiny_run_file, binding, message):
     with pytest.raises(ConfigError) as caught:
-        config.parse([str(tiny_run_file)], [binding])
-        config.experiment()
+        gin_files.parse([str(tiny_run_file)], [binding])
+        gin_files.experiment()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -157,8 +157,8 @@ def _built(tmp_path, line, *given):
     """Parses a run file of one stage with one more line, and builds all of it."""
     path = tmp_path / "one.gin"
     path.write_text(f"{ONE_STAGE}\n{line}\n")
-    config.parse([str(path)], given)
-    experiment = config.experiment()
+    gin_files.parse([str(path)], given)
+    experiment = gin_files.experiment()
     data = experiment.dataset()
     for stage in experiment.stages:
         stage.build(data, {}, experiment.threat, 0)
@@ -221,7 +221,7 @@ def test_shared_lines_need_not_be_read(tiny_run_file, tmp_path):
 
 def test_what_a_run_wrote_is_not_looked_at_again(tiny_run_file, tmp_path):
     (tmp_path / "config.gin").write_text(f"{ONE_STAGE}\nattacks.pgd.num_steps = 3\n")
-    bindings.check_read(config.of_run(tmp_path).stages)
+    bindings.check_read(gin_files.of_run(tmp_path).stages)
 
 
 def test_an_include_is_looked_for_beside_its_file_first(tmp_path, monkeypatch):
@@ -235,15 +235,15 @@ def test_an_include_is_looked_for_beside_its_file_first(tmp_path, monkeypatch):
     (here / "part.gin").write_text("EPOCHS = 2\n")
     (here / "last.gin").write_text("LAST = 2\n")
     monkeypatch.chdir(here)
-    config.parse(["../inner/run.gin"])
+    gin_files.parse(["../inner/run.gin"])
     assert gin.query_parameter("sat/attacks.pgd.num_steps") == 20
     for line in ("EPOCHS = 1", "WIDTH = 1", "LAST = 2"):
-        assert line in config.text().splitlines()
+        assert line in gin_files.text().splitlines()
     monkeypatch.setenv("HOME", str(tmp_path))
-    config.parse(["~/inner/part.gin"])
-    assert "EPOCHS = 1" in config.text()
-    config.parse(["part.gin"])
-    assert "EPOCHS = 2" in config.text()
+    gin_files.parse(["~/inner/part.gin"])
+    assert "EPOCHS = 1" in gin_files.text()
+    gin_files.parse(["part.gin"])
+    assert "EPOCHS = 2" in gin_files.text()
 
 
 @pytest.mark.parametrize(
@@ -258,10 +258,10 @@ def test_files_that_cannot_be_included(tmp_path, content, message):
     (tmp_path / "part.gin").write_bytes(content)
     (tmp_path / "run.gin").write_text("include 'part.gin'\n")
     with pytest.raises(ConfigError, match=re.escape(message)) as caught:
-        config.parse([str(tmp_path / "run.gin")])
+        gin_files.parse([str(tmp_path / "run.gin")])
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="Unknown config file"):
-        config.parse([str(tmp_path)])
+        gin_files.parse([str(tmp_path)])
 
 
 def test_unknown_file():
@@ -269,9 +269,9 @@ def test_unknown_file():
         ConfigError,
         match="Unknown config file 'quikstart.gin'; did you mean 'quickstart.gin'\\?",
     ):
-        config.parse(["quikstart.gin"])
+        gin_files.parse(["quikstart.gin"])
     with pytest.raises(ConfigError, match="use --config=FILE"):
-        config.parse([])
+        gin_files.parse([])
 
 
 REPLICATES = [
@@ -286,8 +286,8 @@ REPLICATES = [
 
 
 def test_replicates_share_a_scope_and_differ_by_name(tiny_run_file):
-    config.parse([str(tiny_run_file)], REPLICATES)
-    experiment = config.experiment()
+    gin_files.parse([str(tiny_run_file)], REPLICATES)
+    experiment = gin_files.experiment()
     assert [(stage.name, stage.scope, stage.epochs) for stage in experiment.stages] == [
         ("clean_teacher", "clean_teacher", 2),
         ("robust_teacher", "robust_teacher", 2),
@@ -310,6 +310,6 @@ def test_replicates_share_a_scope_and_differ_by_name(tiny_run_file):
     ],
 )  # fmt: skip
 def test_mistakes_in_replicates_give_one_line(tiny_run_file, binding, message):
-    config.parse([str(tiny_run_file)], [*REPLICATES, binding])
+    gin_files.parse([str(tiny_run_file)], [*REPLICATES, binding])
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
-        config.experiment()
+        gin_files.experiment()

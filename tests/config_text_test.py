@@ -7,8 +7,9 @@ import dataclasses
 import gin
 import pytest
 
-from mtard_tf import config, registry
-from mtard_tf.bindable import BINDABLE
+from mtard_tf import registry
+from mtard_tf.config import gin_files
+from mtard_tf.config.bindable import BINDABLE
 
 BINDINGS = (
     "late_comer.steps = 5",
@@ -44,8 +45,8 @@ def late_comer():
 
 
 def test_names_are_complete_and_stay_what_they_were(tiny_run_file, tmp_path, late_comer) -> None:
-    config.parse([str(tiny_run_file)], BINDINGS)
-    text = config.text()
+    gin_files.parse([str(tiny_run_file)], BINDINGS)
+    text = gin_files.text()
     for line in (
         "attacks.late_comer.steps = 5",
         "strong/attacks.late_comer.steps = 9",
@@ -62,18 +63,18 @@ def test_names_are_complete_and_stay_what_they_were(tiny_run_file, tmp_path, lat
     late_comer()  # a plugin, or a release, with a second name
     path = tmp_path / "config.gin"
     path.write_text(text)
-    config.parse([str(path)])
-    assert config.text() == text
+    gin_files.parse([str(path)])
+    assert gin_files.text() == text
     with gin.config_scope("strong"):
         assert registry.get("attacks", "late_comer")().steps == 9
-    assert config.experiment().stages[2].teachers == {
+    assert gin_files.experiment().stages[2].teachers == {
         "robust": "robust_teacher",
         "clean": "clean_teacher",
     }
-    assert list(config.experiment().stages[2].teachers) == ["robust", "clean"]
+    assert list(gin_files.experiment().stages[2].teachers) == ["robust", "clean"]
     # What a user wrote short is one line.
-    with pytest.raises(config.ConfigError) as caught:
-        config.parse([str(tiny_run_file)], ["late_comer.steps = 5"])
+    with pytest.raises(gin_files.ConfigError) as caught:
+        gin_files.parse([str(tiny_run_file)], ["late_comer.steps = 5"])
     message = str(caught.value)
     assert message.startswith("late_comer may be any of ") and "\n" not in message
     assert "models.late_comer" in message and "write the whole name" in message
@@ -81,13 +82,13 @@ def test_names_are_complete_and_stay_what_they_were(tiny_run_file, tmp_path, lat
 
 def test_long_values_are_broken_and_read_back(tiny_run_file, tmp_path) -> None:
     names = tuple(f"stage_number_{i}" for i in range(12))
-    config.parse([str(tiny_run_file)], [f"NAMES = {names}", "EMPTY = ()", "ONE = (%NAMES,)"])
-    text = config.text()
+    gin_files.parse([str(tiny_run_file)], [f"NAMES = {names}", "EMPTY = ()", "ONE = (%NAMES,)"])
+    text = gin_files.text()
     assert "NAMES = \\\n    ('stage_number_0',\n" in text
     path = tmp_path / "config.gin"
     path.write_text(text)
-    config.parse([str(path)])
-    assert config.text() == text
+    gin_files.parse([str(path)])
+    assert gin_files.text() == text
     assert gin.query_parameter("NAMES/gin.macro.value") == names
 
 

@@ -42,13 +42,14 @@ def tiny_run_file(tmp_path):
 @pytest.fixture(scope="session")
 def _tiny_run(tmp_path_factory):
     """A finished run of the tiny run file: the training takes most of a test's time."""
-    from mtard_tf import config, experiment
+    from mtard_tf.config import gin_files
+    from mtard_tf.running import experiment_run
 
     _register_tiny()
     folder = tmp_path_factory.mktemp("tiny")
     (folder / "tiny.gin").write_text(TINY_RUN, encoding="utf-8")
-    config.parse([str(folder / "tiny.gin")], ["Stage.checkpoint_every = 2"])
-    experiment.run(config.experiment(), folder / "run", config.text())
+    gin_files.parse([str(folder / "tiny.gin")], ["Stage.checkpoint_every = 2"])
+    experiment_run.run(gin_files.experiment(), folder / "run", gin_files.text())
     return folder / "run"
 
 

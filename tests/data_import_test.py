@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets
 
-from mtard_tf.data import fashion, importing, tfds_sets, writing
+from mtard_tf.data import named_sets, preparing, tfds_sets, writing
 from mtard_tf.data.idx import read_idx
 from mtard_tf.data.image_data import DataError, Split
 
@@ -42,10 +42,10 @@ def contents() -> dict[str, bytes]:
 
 
 @pytest.fixture
-def source(contents: dict[str, bytes]) -> importing.IdxSource:
+def source(contents: dict[str, bytes]) -> preparing.IdxSource:
     """Fashion-MNIST's entry, with the sizes and digests of the miniature."""
     return dataclasses.replace(
-        importing.SOURCES["fashion_mnist"],
+        preparing.SOURCES["fashion_mnist"],
         sizes={"train": 40, "test": 20},
         digests={name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
     )
@@ -60,11 +60,11 @@ def source_dir(contents: dict[str, bytes], tmp_path: pathlib.Path) -> pathlib.Pa
     return folder
 
 
-def _message(source: importing.IdxSource, folder: pathlib.Path) -> str:
+def _message(source: preparing.IdxSource, folder: pathlib.Path) -> str:
     """The one line with which an import is refused; nothing may have been written."""
     data_dir = folder.parent / "tfds"
     with pytest.raises(DataError) as caught:
-        importing.import_idx(source, str(folder), str(data_dir))
+        preparing.import_idx(source, str(folder), str(data_dir))
     assert "\n" not in str(caught.value)
     assert not list(data_dir.rglob("*.tfrecord*"))
     return str(caught.value)
@@ -73,7 +73,7 @@ def _message(source: importing.IdxSource, folder: pathlib.Path) -> str:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_an_import_is_read_by_tfds_and_by_us(
     zipped: bool,
-    source: importing.IdxSource,
+    source: preparing.IdxSource,
     source_dir: pathlib.Path,
     contents: dict[str, bytes],
     tmp_path: pathlib.Path,
@@ -83,7 +83,7 @@ def test_an_import_is_read_by_tfds_and_by_us(
             (source_dir / f"{name}.gz").unlink()
             (source_dir / name).write_bytes(data)
     seen = []
-    folder = importing.import_idx(
+    folder = preparing.import_idx(
         source,
         str(source_dir),
         str(tmp_path / "tfds"),
@@ -102,38 +102,38 @@ def test_an_import_is_read_by_tfds_and_by_us(
         [example["image"] for example in read], pixels.reshape(20, 28, 28, 1)
     )
     assert [example["label"] for example in read] == [*range(10)] * 2
-    data = fashion.fashion_mnist(str(tmp_path / "tfds"), validation_examples=10)
+    data = named_sets.fashion_mnist(str(tmp_path / "tfds"), validation_examples=10)
     assert data.label_names == source.label_names == tuple(builder.info.features["label"].names)
     assert (len(data.train), len(data.validation), len(data.test)) == (30, 10, 20)
     np.testing.assert_array_equal(data.test.images.ravel(), pixels)
 
 
 def test_the_digests_of_fashion_mnist_are_of_all_four_files() -> None:
-    assert sorted(importing.SOURCES["fashion_mnist"].digests) == [
+    assert sorted(preparing.SOURCES["fashion_mnist"].digests) == [
         "t10k-images-idx3-ubyte",
         "t10k-labels-idx1-ubyte",
         "train-images-idx3-ubyte",
         "train-labels-idx1-ubyte",
     ]
-    assert importing.SOURCES["fashion_mnist"].assurance == (
+    assert preparing.SOURCES["fashion_mnist"].assurance == (
         "counts and SHA-256 of the contents are right"
     )
 
 
 def test_mnist_says_that_only_its_counts_are_checked() -> None:
-    assert importing.named_source("mnist").assurance == (
+    assert preparing.named_source("mnist").assurance == (
         "counts are right; no SHA-256 of the contents is known to check"
     )
 
 
 def test_an_unknown_name() -> None:
     with pytest.raises(DataError) as caught:
-        importing.named_source("kmnist")
+        preparing.named_source("kmnist")
     expected = "'kmnist' cannot be imported; use one of fashion_mnist, mnist, tiny_imagenet."
     assert str(caught.value) == expected
 
 
-def test_a_missing_file(source: importing.IdxSource, source_dir: pathlib.Path) -> None:
+def test_a_missing_file(source: preparing.IdxSource, source_dir: pathlib.Path) -> None:
     (source_dir / "t10k-labels-idx1-ubyte.gz").unlink()
     assert _message(source, source_dir) == (
         f"{source_dir}/t10k-labels-idx1-ubyte[.gz] is missing; --source is the folder with the "
@@ -142,7 +142,7 @@ def test_a_missing_file(source: importing.IdxSource, source_dir: pathlib.Path) -
 
 
 def test_another_content(
-    source: importing.IdxSource, source_dir: pathlib.Path, contents: dict[str, bytes]
+    source: preparing.IdxSource, source_dir: pathlib.Path, contents: dict[str, bytes]
 ) -> None:
     changed = contents["train-images-idx3-ubyte"][:-1] + b"\0"
     path = source_dir / "train-images-idx3-ubyte.gz"
@@ -154,7 +154,7 @@ def test_another_content(
     )
 
 
-def test_a_truncated_archive(source: importing.IdxSource, source_dir: pathlib.Path) -> None:
+def test_a_truncated_archive(source: preparing.IdxSource, source_dir: pathlib.Path) -> None:
     path = source_dir / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-100])
     assert _message(source, source_dir) == (
@@ -163,7 +163,7 @@ def test_a_truncated_archive(source: importing.IdxSource, source_dir: pathlib.Pa
     )
 
 
-def test_no_archive_at_all(source: importing.IdxSource, source_dir: pathlib.Path) -> None:
+def test_no_archive_at_all(source: preparing.IdxSource, source_dir: pathlib.Path) -> None:
     path = source_dir / "train-images-idx3-ubyte.gz"
     path.write_bytes(b"<html>404</html>")
     assert _message(source, source_dir) == (
@@ -171,7 +171,7 @@ def test_no_archive_at_all(source: importing.IdxSource, source_dir: pathlib.Path
     )
 
 
-def test_a_wrong_count(source: importing.IdxSource, source_dir: pathlib.Path) -> None:
+def test_a_wrong_count(source: preparing.IdxSource, source_dir: pathlib.Path) -> None:
     fewer = dataclasses.replace(source, sizes={"train": 41, "test": 20})
     assert _message(fewer, source_dir) == (
         f"{source_dir} has train images (40, 28, 28) and labels (40,); fashion_mnist has "
@@ -179,7 +179,7 @@ def test_a_wrong_count(source: importing.IdxSource, source_dir: pathlib.Path) ->
     )
 
 
-def test_a_label_without_a_class(source: importing.IdxSource, source_dir: pathlib.Path) -> None:
+def test_a_label_without_a_class(source: preparing.IdxSource, source_dir: pathlib.Path) -> None:
     fewer = dataclasses.replace(source, label_names=source.label_names[:9])
     assert _message(fewer, source_dir) == (
         f"{source_dir} has the train label 9; fashion_mnist has 9 classes: fetch the files again."
@@ -222,7 +222,7 @@ def test_sizes_of_an_idx_file_that_lie(tmp_path: pathlib.Path) -> None:
 
 
 def test_an_existing_target_is_kept(
-    source: importing.IdxSource, source_dir: pathlib.Path, tmp_path: pathlib.Path
+    source: preparing.IdxSource, source_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     target = tmp_path / "tfds" / "fashion_mnist" / "3.0.1"
     target.mkdir(parents=True)
@@ -234,11 +234,11 @@ def test_an_existing_target_is_kept(
 
 
 def test_an_unwritable_data_dir(
-    source: importing.IdxSource, source_dir: pathlib.Path, tmp_path: pathlib.Path
+    source: preparing.IdxSource, source_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "tfds").write_text("a file, where a folder is needed")
     with pytest.raises(DataError) as caught:
-        importing.import_idx(source, str(source_dir), str(tmp_path / "tfds"))
+        preparing.import_idx(source, str(source_dir), str(tmp_path / "tfds"))
     target = tmp_path / "tfds" / "fashion_mnist" / "3.0.1"
     assert str(caught.value).startswith(f"{target} cannot be written ([Errno 20] Not a directory")
     assert str(caught.value).endswith("); choose another folder or make room.")
@@ -254,7 +254,7 @@ def test_an_unwritable_data_dir(
 def test_a_broken_off_import_leaves_nothing(
     failure: BaseException,
     raised: type[BaseException],
-    source: importing.IdxSource,
+    source: preparing.IdxSource,
     source_dir: pathlib.Path,
     tmp_path: pathlib.Path,
 ) -> None:
@@ -265,14 +265,14 @@ def test_a_broken_off_import_leaves_nothing(
             yield place
 
     with pytest.raises(raised):
-        importing.import_idx(source, str(source_dir), str(tmp_path / "tfds"), progress=progress)
+        preparing.import_idx(source, str(source_dir), str(tmp_path / "tfds"), progress=progress)
     assert list((tmp_path / "tfds" / "fashion_mnist").iterdir()) == []
 
 
 def test_fewer_records_than_announced(
-    source: importing.IdxSource, source_dir: pathlib.Path, tmp_path: pathlib.Path
+    source: preparing.IdxSource, source_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    folder = importing.import_idx(source, str(source_dir), str(tmp_path / "tfds"))
+    folder = preparing.import_idx(source, str(source_dir), str(tmp_path / "tfds"))
     (folder / "fashion_mnist-test.tfrecord-00000-of-00001").write_bytes(b"")
     with pytest.raises(DataError) as caught:
         tfds_sets.read(folder, validation_examples=10)
@@ -285,20 +285,20 @@ def test_fewer_records_than_announced(
 def test_the_mini_set_is_the_first_of_each_class() -> None:
     labels = np.array([2, 0, 0, 1, 2, 1, 0, 2], np.int32)
     images = np.arange(8, dtype=np.uint8).reshape(8, 1, 1, 1)
-    mini = importing.first_per_class(Split(images, labels), 2)
+    mini = preparing.first_per_class(Split(images, labels), 2)
     np.testing.assert_array_equal(mini.images.ravel(), [0, 1, 2, 3, 4, 5])
     np.testing.assert_array_equal(mini.labels, labels[:6])
 
 
 def test_the_mini_set_is_written_with_all_classes(
-    source: importing.IdxSource,
+    source: preparing.IdxSource,
     source_dir: pathlib.Path,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(importing.SOURCES, "fashion_mnist", source)
-    monkeypatch.setattr(importing, "MINI_SIZES", {"train": 30, "test": 10})
-    folder = importing.make_fashion_mini(str(source_dir), str(tmp_path / "1.0.0"))
+    monkeypatch.setitem(preparing.SOURCES, "fashion_mnist", source)
+    monkeypatch.setattr(preparing, "MINI_SIZES", {"train": 30, "test": 10})
+    folder = preparing.make_fashion_mini(str(source_dir), str(tmp_path / "1.0.0"))
     data = tfds_sets.read(folder, validation_examples=10)
     assert data.name == "fashion_mini"
     assert (len(data.train), len(data.validation), len(data.test)) == (20, 10, 10)
@@ -327,7 +327,7 @@ def test_every_png_filter_is_right(number: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_smallest_png_is_smaller() -> None:
-    images = fashion.fashion_mini().test.images[:20]
+    images = named_sets.fashion_mini().test.images[:20]
     plain = sum(len(writing.encode_png(image)) for image in images)
     smallest = sum(len(writing.encode_png(image, smallest=True)) for image in images)
     assert smallest < 0.97 * plain

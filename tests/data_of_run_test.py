@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf import config, experiment
+from mtard_tf.config import gin_files
 from mtard_tf.data import writing
 from mtard_tf.data.image_data import DataError, Split
+from mtard_tf.running import experiment_run
 
 RUN = """
 Experiment.dataset = @datasets.tfds
@@ -42,18 +43,18 @@ def test_a_run_finds_its_data_from_another_folder(binding, tmp_path, monkeypatch
     (run_dir / "config.gin").write_text(RUN + binding + "\n")
     (run_dir / "environment.json").write_text(json.dumps({"folder": str(begun)}))
     monkeypatch.chdir(other)
-    described = config.of_run(run_dir)
+    described = gin_files.of_run(run_dir)
     assert described.dataset.__name__ == "tfds"
     assert described.dataset().test.images.max() == 7
     _write(other / "sets", 9)  # another set of that name where the command is run
-    assert config.of_run(run_dir).dataset().test.images.max() == 7
+    assert gin_files.of_run(run_dir).dataset().test.images.max() == 7
     (begun / "sets").rename(begun / "gone")  # a run that was moved, with its data
-    assert config.of_run(run_dir).dataset().test.images.max() == 9
+    assert gin_files.of_run(run_dir).dataset().test.images.max() == 9
     (run_dir / "environment.json").write_text("{")
-    assert config.of_run(run_dir).dataset().test.images.max() == 9
+    assert gin_files.of_run(run_dir).dataset().test.images.max() == 9
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="toy is not prepared: looked in sets/toy"):
-        config.of_run(run_dir).dataset()
+        gin_files.of_run(run_dir).dataset()
 
 
 def test_the_same_command_goes_on_with_a_relative_data_dir(tmp_path, monkeypatch) -> None:
@@ -63,8 +64,10 @@ def test_the_same_command_goes_on_with_a_relative_data_dir(tmp_path, monkeypatch
     run_dir.mkdir()
     (run_dir / "environment.json").write_text(json.dumps({"folder": str(tmp_path)}))
     (tmp_path / "my.gin").write_text(RUN + "datasets.tfds.data_dir = 'sets'\n")
-    described = config.begin_or_go_on(run_dir, ["my.gin"], [])
-    before = config.text()
+    described = gin_files.begin_or_go_on(run_dir, ["my.gin"], [])
+    before = gin_files.text()
     data, strategy = described.dataset(), tf.distribute.get_strategy()
-    experiment.check(described, data, strategy, described.stages, run_dir)  # the binding is read
-    assert config.text() == before and "data_dir = 'sets'" in before
+    experiment_run.check(
+        described, data, strategy, described.stages, run_dir
+    )  # the binding is read
+    assert gin_files.text() == before and "data_dir = 'sets'" in before

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets
 
 import mtard_tf.data
-from mtard_tf.data import catalogue, fashion, tfds_sets, tfds_splits, writing
+from mtard_tf.data import catalogue, named_sets, tfds_sets, tfds_splits, writing
 from mtard_tf.data.image_data import DataError, ImageData, Split, carve_validation
 
 LABELS = ("ant", "bee", "cat")
@@ -56,7 +56,7 @@ def _write_features(folder: pathlib.Path, features: dict, splits: tuple[str, ...
 
 
 def test_fashion_mini_holds_what_it_says() -> None:
-    data = fashion.fashion_mini()
+    data = named_sets.fashion_mini()
     assert data.name == "fashion_mini"
     assert data.image_shape == (28, 28, 1)
     assert data.num_classes == 10
@@ -74,9 +74,9 @@ def test_fashion_mini_holds_what_it_says() -> None:
 
 
 def test_fashion_mini_is_small_and_is_not_written_to() -> None:
-    folder = pathlib.Path(fashion.FASHION_MINI)
+    folder = pathlib.Path(named_sets.FASHION_MINI)
     before = sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir())
-    fashion.fashion_mini()
+    named_sets.fashion_mini()
     assert sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir()) == before
     assert sum(path.stat().st_size for path in folder.iterdir()) < 4_000_000
     assert "MIT License" in (folder.parent / "LICENSE").read_text(encoding="utf-8")
@@ -147,7 +147,7 @@ def test_the_default_data_dir_is_tfds_own(
     assert catalogue.default_data_dir() == "~/tensorflow_datasets"
 
 
-@pytest.mark.parametrize("factory", [fashion.fashion_mnist, fashion.mnist])
+@pytest.mark.parametrize("factory", [named_sets.fashion_mnist, named_sets.mnist])
 def test_an_importable_set_that_is_not_prepared(factory, tmp_path: pathlib.Path) -> None:
     name = factory.__name__
     with pytest.raises(DataError) as caught:
@@ -158,7 +158,7 @@ def test_an_importable_set_that_is_not_prepared(factory, tmp_path: pathlib.Path)
     )
 
 
-@pytest.mark.parametrize("factory", [tfds_sets.cifar10, tfds_sets.cifar100])
+@pytest.mark.parametrize("factory", [named_sets.cifar10, named_sets.cifar100])
 def test_another_set_that_is_not_prepared(factory, tmp_path: pathlib.Path) -> None:
     name = factory.__name__
     with pytest.raises(DataError) as caught:
@@ -372,7 +372,7 @@ def test_features_that_are_none(content: str, tmp_path: pathlib.Path) -> None:
 
 def test_unknown_augmentation_is_refused() -> None:
     with pytest.raises(DataError) as caught:
-        fashion.fashion_mini(augmentation="cutout")
+        named_sets.fashion_mini(augmentation="cutout")
     assert str(caught.value) == "augmentation is 'cutout'; use one of none, crop_flip."
 
 

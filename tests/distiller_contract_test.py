@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf import config, registry
-from mtard_tf.distiller import Distiller
+from mtard_tf import registry
+from mtard_tf.config import gin_files
+from mtard_tf.distiller.distiller import Distiller
 from mtard_tf.models.small_cnn import small_cnn
 
 STEPS = 6
@@ -76,8 +77,8 @@ def build(name: str, classes: int, *bindings: str) -> tuple[Distiller, dict[str,
     # Else these few steps would end before the student trusts itself.
     begin = [f"student/distillers.{name}.begin = 0"] if name in INTROSPECTIVE else []
     chosen = [f"student/Stage.distiller = @distillers.{name}", *FURTHER.get(name, ())]
-    config.parse(["settings/fashion_mini.gin"], [*TINY, *chosen, one_shard, *begin, *bindings])
-    experiment = config.experiment()
+    gin_files.parse(["settings/fashion_mini.gin"], [*TINY, *chosen, one_shard, *begin, *bindings])
+    experiment = gin_files.experiment()
     *_, stage = experiment.stages
     teachers = {
         role: small_cnn(IMAGE_SHAPE, classes, widths=(4,), dense=16, batch_normalization=True)

@@ -11,9 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mtard_tf import strategies
 from mtard_tf.attacks import apgd, fab, margin, pgd, square
 from mtard_tf.attacks.seeds import image_seeds
+from mtard_tf.distribute import strategies
 from mtard_tf.models.small_cnn import small_cnn
 from mtard_tf.threat import ThreatModel
 

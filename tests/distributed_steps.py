@@ -20,15 +20,16 @@ import keras
 import numpy as np
 from conftest import tiny_data
 
-from mtard_tf import strategies
-from mtard_tf.averaging import EMA
-from mtard_tf.evaluation import Evaluator
-from mtard_tf.keras_shims import DistributedFit
+from mtard_tf.auditing.evaluator import Evaluator
+from mtard_tf.distiller.averaging import EMA
+from mtard_tf.distiller.keras_shims import DistributedFit
+from mtard_tf.distribute import strategies
+from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.small_cnn import small_cnn
 from mtard_tf.optimizers import sgd
 from mtard_tf.plugins.multi_teacher.bmtard import BMTARD
+from mtard_tf.running import batches
 from mtard_tf.schedules import CONSTANT
-from mtard_tf.stage import Stage
 from mtard_tf.threat import ThreatModel
 
 BALANCE = ("balance_weights", "temperatures", "first_losses")
@@ -97,7 +98,7 @@ def steps(strategy, variant: str) -> dict[str, np.ndarray]:
     trace = Trace()
     for epoch in range(stage.epochs):
         distiller.fit(
-            strategies.training_data(
+            batches.training_data(
                 strategy,
                 images,
                 batch_size=stage.batch_size,

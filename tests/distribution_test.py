@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from mtard_tf import strategies
+from mtard_tf.distribute import strategies
 
 SCRIPT = pathlib.Path(__file__).with_name("distributed_steps.py")
 BALANCE = ("balance_weights", "temperatures", "first_losses")

@@ -10,9 +10,10 @@ import keras
 import pytest
 import tensorflow as tf
 
-from mtard_tf import config, dry_run, experiment, run_directory
 from mtard_tf.attacks.pgd import PGD
+from mtard_tf.config import gin_files
 from mtard_tf.plugins.adversarial_distillation.lbgat import LBGAT
+from mtard_tf.running import dry_run, experiment_run, run_directory
 from mtard_tf.threat import ThreatModel
 
 L = keras.layers
@@ -164,8 +165,8 @@ def _softmax(image_shape, num_classes):
 
 
 def _replaced(tiny_run_file, place, **changes):
-    config.parse([str(tiny_run_file)])
-    described = config.experiment()
+    gin_files.parse([str(tiny_run_file)])
+    described = gin_files.experiment()
     stages = list(described.stages)
     stages[place] = dataclasses.replace(stages[place], **changes)
     return dataclasses.replace(described, stages=stages)
@@ -174,7 +175,7 @@ def _replaced(tiny_run_file, place, **changes):
 def test_a_teacher_that_is_a_stage_must_return_logits(tiny_run_file, tmp_path):
     described = _replaced(tiny_run_file, 1, model=_softmax)
     with pytest.raises(ValueError, match="^robust_teacher/Stage.model: The model returns probabil"):
-        experiment.run(described, tmp_path / "run", config.text())
+        experiment_run.run(described, tmp_path / "run", gin_files.text())
     assert not (tmp_path / "run").exists()
 
 
@@ -182,10 +183,10 @@ def test_a_stage_alone_is_tried_before_it_is_trained_too(tiny_run_file, tmp_path
     described = _replaced(tiny_run_file, 0, validation_attack=_of_images_alone)
     message = "^clean_teacher/Stage.validation_attack is .* which cannot be called as attack"
     with pytest.raises(ValueError, match=message):
-        experiment.run(described, tmp_path / "run", config.text(), only=["clean_teacher"])
+        experiment_run.run(described, tmp_path / "run", gin_files.text(), only=["clean_teacher"])
     # Its teachers must be there.
     with pytest.raises(run_directory.RunError, match="is missing; run the stage 'clean_teacher'"):
-        experiment.run(described, tmp_path / "run", config.text(), only=["student"])
+        experiment_run.run(described, tmp_path / "run", gin_files.text(), only=["student"])
     assert not (tmp_path / "run").exists()
 
 
@@ -208,8 +209,8 @@ def test_parts_that_cannot_be_built(tiny_run_file, changes, message):
 
 
 def test_a_dry_run_leaves_no_trace_in_a_training(tiny_run_file):
-    config.parse([str(tiny_run_file)])
-    described = config.experiment()
+    gin_files.parse([str(tiny_run_file)])
+    described = gin_files.experiment()
     data, stage = described.dataset(), described.stages[0]
     before = stage.build(data, {}, described.threat, 7).student.get_weights()
     keras.backend.clear_session()
@@ -220,11 +221,11 @@ def test_a_dry_run_leaves_no_trace_in_a_training(tiny_run_file):
 
 
 def test_gradients_are_accumulated_on_one_device_or_no_stage_trains(tiny_run_file, tmp_path):
-    config.parse([str(tiny_run_file)], ["student/Stage.gradient_accumulation_steps = 2"])
-    described = config.experiment()
+    gin_files.parse([str(tiny_run_file)], ["student/Stage.gradient_accumulation_steps = 2"])
+    described = gin_files.experiment()
     data, mirrored = described.dataset(), tf.distribute.MirroredStrategy(["CPU:0"])
     with pytest.raises(
         ValueError,
         match="^student/Stage.gradient_accumulation_steps is 2; Keras accumulates on one device",
     ):
-        experiment.check(described, data, mirrored, described.stages, tmp_path)
+        experiment_run.check(described, data, mirrored, described.stages, tmp_path)

@@ -13,27 +13,23 @@ import numpy as np
 import pytest
 
 import mtard_tf
-from mtard_tf import (
-    audit_flags,
-    config,
-    experiment,
-    export,
-    files,
-    model_card,
-    model_files,
-    run_directory,
-)
-from mtard_tf.accuracies import w_robust
+from mtard_tf import files
+from mtard_tf.auditing.accuracies import w_robust
+from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.bin import paths
-from mtard_tf.comparing import command
-from mtard_tf.evaluation import EvaluationError, Evaluator
+from mtard_tf.commands import compare, eval
+from mtard_tf.config import gin_files
+from mtard_tf.exporting import model_card, saved_model
+from mtard_tf.models import model_files
+from mtard_tf.models.model_files import EvaluationError
+from mtard_tf.running import experiment_run, run_directory
 from mtard_tf.threat import ThreatModel
 
 
 @pytest.fixture
 def finished(tiny_run):
-    config.parse([str(tiny_run / "config.gin")])
-    return tiny_run, config.experiment()
+    gin_files.parse([str(tiny_run / "config.gin")])
+    return tiny_run, gin_files.experiment()
 
 
 def test_a_whole_run(finished, capsys):
@@ -56,25 +52,25 @@ def test_a_whole_run(finished, capsys):
 
     # The same command again: nothing is trained.
     before = (run_dir / "student" / "student.keras").read_bytes()
-    experiment.run(described, run_dir, config.text())
+    experiment_run.run(described, run_dir, gin_files.text())
     assert "student: finished before, not run again." in capsys.readouterr().out
     assert (run_dir / "student" / "student.keras").read_bytes() == before
-    twice = experiment.run(described, run_dir, config.text(), only=["student", "student"])
+    twice = experiment_run.run(described, run_dir, gin_files.text(), only=["student", "student"])
     assert [result["stage"] for result in twice] == ["student"]
 
     # Another configuration: refused, with the difference.
-    config.parse([str(run_dir / "config.gin")], ["student/Stage.epochs = 3"])
+    gin_files.parse([str(run_dir / "config.gin")], ["student/Stage.epochs = 3"])
     with pytest.raises(
         run_directory.RunError, match=r"(?s)another configuration.*\+Stage\.epochs|epochs = 3"
     ):
-        experiment.run(config.experiment(), run_dir, config.text())
+        experiment_run.run(gin_files.experiment(), run_dir, gin_files.text())
 
 
 def test_report_and_export(finished, monkeypatch):
     run_dir, described = finished
     monkeypatch.chdir(run_dir.parent)
     run_dir = pathlib.Path(run_dir.name)  # relative, as users type it
-    audit_flags.run(audit_flags.Request(run_dir=str(run_dir)))
+    eval.run(eval.Request(run_dir=str(run_dir)))
     student = files.read_json(run_dir / "evaluation" / "student" / "report.json")
     assert student["stage"] == "student" and student["examples"] == 24
     outcomes = np.load(run_dir / "evaluation" / "student" / "examples.npz")
@@ -88,14 +84,14 @@ def test_report_and_export(finished, monkeypatch):
         assert (run_dir / "report" / f"{png}.png").read_bytes()[:4] == b"\x89PNG"
 
     # All audits stand, so a comparison has nothing to run; its table says what the audits say.
-    lines = command.run(command.Request(str(run_dir), baseline="robust_teacher"))
+    lines = compare.run(compare.Request(str(run_dir), baseline="robust_teacher"))
     assert lines.startswith("Best W-Robust in the worst case: student, ")
     assert not list((run_dir / "logs").iterdir())
     rows = files.read_json(run_dir / "comparison" / "comparison.json")["rows"]
     assert [row["row"] for row in rows] == ["clean_teacher", "robust_teacher", "student"]
     assert rows[2]["clean"]["mean"] == student["clean"]
     assert rows[2]["robust"]["worst_case"]["mean"] == student["worst_case"]["robust_accuracy"]
-    config.of_run(run_dir)
+    gin_files.of_run(run_dir)
 
     data = described.dataset()
     model = run_directory.load_student(run_dir, "student")
@@ -108,7 +104,7 @@ def test_report_and_export(finished, monkeypatch):
     np.testing.assert_array_equal(images, data.validation.images)
     metadata = model_card.metadata(run_dir, described, "student", noted, model)
     folder = run_dir / "export" / "student"
-    first = export.export(model, noted["label_names"], folder, images[:5], metadata)
+    first = saved_model.export(model, noted["label_names"], folder, images[:5], metadata)
     assert first.name == "1"
     assert files.read_json(first / "assets.extra" / "metadata.json")["dataset"] == "tiny"
     card = (first / "README.md").read_text()
@@ -133,10 +129,10 @@ def test_report_and_export(finished, monkeypatch):
 def test_an_export_that_differs_leaves_nothing_behind(finished, monkeypatch):
     run_dir, described = finished
     data, model = described.dataset(), run_directory.load_student(run_dir, "student")
-    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    monkeypatch.setattr(saved_model, "TOLERANCE", -1.0)
     folder = run_dir / "export" / "student"
-    with pytest.raises(export.ExportError, match="differs from the student by"):
-        export.export(model, data.label_names, folder, data.test.images[:3])
+    with pytest.raises(saved_model.ExportError, match="differs from the student by"):
+        saved_model.export(model, data.label_names, folder, data.test.images[:3])
     assert list(folder.iterdir()) == []
 
 

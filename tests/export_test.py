@@ -14,7 +14,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from mtard_tf import encoded_images, export, files, model_files
+from mtard_tf import files
+from mtard_tf.exporting import encoded_images, saved_model
+from mtard_tf.models import model_files
 
 L = keras.layers
 SHAPE = (12, 12, 3)
@@ -73,7 +75,7 @@ def exported(tmp_path_factory) -> tuple[keras.Model, pathlib.Path]:
     folder = tmp_path_factory.mktemp("served") / "run[1]"
     keras.utils.set_random_seed(0)
     model = _net()
-    return model, export.export(model, NAMES, folder, IMAGES)
+    return model, saved_model.export(model, NAMES, folder, IMAGES)
 
 
 PNG = [_encoded(image, "PNG") for image in IMAGES]
@@ -203,8 +205,8 @@ def test_weights_are_stored_once(exported) -> None:
 def test_a_path_that_tensorflow_would_read_as_a_pattern(exported) -> None:
     """`run[1]` matches `run1` alone; a note says what a server would meet."""
     model, folder = exported
-    assert "Copy it before it is served" in export.describe(folder)
-    assert "Copy it" not in export.describe(pathlib.Path("runs/quickstart/export/student/1"))
+    assert "Copy it before it is served" in saved_model.describe(folder)
+    assert "Copy it" not in saved_model.describe(pathlib.Path("runs/quickstart/export/student/1"))
     saved = model_files.load(folder.parent)
     np.testing.assert_array_equal(saved(IMAGES / np.float32(255)), model(IMAGES / np.float32(255)))
     assert saved.name == "run[1]" and model_files.parameters(saved) == model.count_params() - 8
@@ -267,9 +269,9 @@ def test_a_jpeg_in_cmyk(decode) -> None:
 
 
 def test_images_that_no_file_holds_have_no_signature_for_bytes(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(export, "_prove", lambda *_: None)
+    monkeypatch.setattr(saved_model, "_prove", lambda *_: None)
     images = np.zeros((2, 12, 12, 2), np.uint8)
-    folder = export.export(_net(2), NAMES, tmp_path, images)
+    folder = saved_model.export(_net(2), NAMES, tmp_path, images)
     signatures = tf.saved_model.load(str(folder)).signatures
     assert set(signatures) == {"serve", "serving_default", "logits"}
 
@@ -287,8 +289,10 @@ class Scaled(L.Layer):
 def test_a_model_that_is_no_graph_is_one_line(tmp_path) -> None:
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, L.Dense(3)(L.Flatten()(Scaled()(inputs))), name="eager")
-    with pytest.raises(export.ExportError, match="^eager cannot be written as a SavedModel") as e:
-        export.export(model, NAMES, tmp_path / "out", IMAGES)
+    with pytest.raises(
+        saved_model.ExportError, match="^eager cannot be written as a SavedModel"
+    ) as e:
+        saved_model.export(model, NAMES, tmp_path / "out", IMAGES)
     assert "\n" not in str(e.value) and list((tmp_path / "out").iterdir()) == []
 
 
@@ -303,7 +307,7 @@ def test_a_model_that_runs_python_is_one_line(tmp_path) -> None:
     )(inputs)
     model = keras.Model(inputs, L.Dense(3)(L.Flatten()(halved)))
     with pytest.raises(
-        export.ExportError, match="does not load in a fresh process: \\S*Error: .*py"
+        saved_model.ExportError, match="does not load in a fresh process: \\S*Error: .*py"
     ) as e:
-        export.export(model, NAMES, tmp_path / "out", IMAGES)
+        saved_model.export(model, NAMES, tmp_path / "out", IMAGES)
     assert "\n" not in str(e.value) and list((tmp_path / "out").iterdir()) == []

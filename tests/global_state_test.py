@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf import records
-from mtard_tf.global_state import fresh_names, seeded
+from mtard_tf.models.global_state import fresh_names, seeded
+from mtard_tf.running import recorder
 
 
 def _draws() -> tuple:
@@ -80,11 +80,11 @@ def test_peak_memory_in_mib(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda _: usage)
     monkeypatch.setitem(sys.modules, "resource", module)  # type: ignore[arg-type]
     monkeypatch.setattr(sys, "platform", "linux")
-    assert records.peak_memory_mb() == 512
+    assert recorder.peak_memory_mb() == 512
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert records.peak_memory_mb() == 0.5
+    assert recorder.peak_memory_mb() == 0.5
     monkeypatch.setitem(sys.modules, "resource", None)
-    assert records.peak_memory_mb() is None
+    assert recorder.peak_memory_mb() is None
 
 
 def test_the_data_package_is_used_as_it_says() -> None:

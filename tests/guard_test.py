@@ -10,17 +10,18 @@ import pytest
 import tensorflow as tf
 from conftest import tiny_data
 
-from mtard_tf import checkpoints, guard, preemption
-from mtard_tf.checkpoints import Checkpoints
-from mtard_tf.guard import NonFinite, NothingTrained
+from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.small_cnn import small_cnn
 from mtard_tf.optimizers import sgd
 from mtard_tf.plugins.adversarial_training.natural import Natural
+from mtard_tf.processes import preemption
+from mtard_tf.running import checkpoints, guard
+from mtard_tf.running.checkpoints import Checkpoints
+from mtard_tf.running.context import Setting
+from mtard_tf.running.guard import NonFinite, NothingTrained
+from mtard_tf.running.stage_run import train
 from mtard_tf.schedules import CONSTANT, Cosine, StepDecay, Warmup
-from mtard_tf.setting import Setting
-from mtard_tf.stage import Stage
 from mtard_tf.threat import ThreatModel
-from mtard_tf.training import train
 
 THREAT = ThreatModel("linf", 0.1)
 

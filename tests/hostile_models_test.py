@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from mtard_tf import graph_ops, model_files
-from mtard_tf.model_files import ModelFileError
+from mtard_tf.models import graph_ops, model_files
+from mtard_tf.models.model_files import ModelFileError
 
 MARK = "a file that must not appear"
 SIGNATURE = tf.TensorSpec((None, 4, 4, 1), tf.float32)

@@ -12,10 +12,13 @@ import keras
 import numpy as np
 import pytest
 
-from mtard_tf import checkpoints, config, identity, jobs, registry, run_directory, stage_sources
-from mtard_tf.checkpoints import Checkpoints, State
+from mtard_tf import registry
+from mtard_tf.config import gin_files
 from mtard_tf.data.image_data import Split
-from mtard_tf.stage import Stage
+from mtard_tf.experiment.stage import Stage
+from mtard_tf.processes import jobs
+from mtard_tf.running import checkpoints, identity, run_directory, stage_sources
+from mtard_tf.running.checkpoints import Checkpoints, State
 from mtard_tf.threat import ThreatModel
 
 THREAT = ThreatModel("linf", 0.1)
@@ -33,8 +36,8 @@ def _of(stage: Stage, data=None, seed: int = 0):
 
 
 def _of_run(run_file, *bindings: str, name: str = "robust_teacher"):
-    config.parse([str(run_file)], bindings)
-    described = config.experiment()
+    gin_files.parse([str(run_file)], bindings)
+    described = gin_files.experiment()
     stage = next(stage for stage in described.stages if stage.name == name)
     return identity.of_stage(stage, {}, described.threat, described.seed)
 

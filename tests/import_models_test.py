@@ -17,10 +17,11 @@ import tensorflow as tf
 import zoo_weights
 from torch_writer import write_legacy, write_zip
 
-from mtard_tf import audit_flags, registry
+from mtard_tf import registry
+from mtard_tf.commands import datasets, import_
+from mtard_tf.commands.import_ import Request
 from mtard_tf.data.image_data import ImageData, Split
-from mtard_tf.importing import importer, keras_files, layouts, proving
-from mtard_tf.importing.importer import Request
+from mtard_tf.importing import keras_files, layouts, proving
 from mtard_tf.importing.name_maps import of_model
 from mtard_tf.importing.tensors import CheckpointError
 from mtard_tf.models.layers import NORMALIZATIONS
@@ -34,7 +35,7 @@ def _import(source: pathlib.Path, tmp_path: pathlib.Path, **settings) -> tuple[k
     said: list[str] = []
     out = tmp_path / "teacher.keras"
     settings = {"model": "models.resnet20", "gin": ("models.resnet20.shortcut = 'A'",)} | settings
-    importer.run(Request(source=str(source), out=str(out), **settings), said.append)
+    import_.run(Request(source=str(source), out=str(out), **settings), said.append)
     return keras.models.load_model(out, compile=False), "\n".join(said)
 
 
@@ -391,7 +392,7 @@ def test_accuracies_are_those_of_models_that_normalise_otherwise(chosen):
 
 def test_accuracy_on_a_data_set(tmp_path, monkeypatch):
     model = registry.target("models", "small_cnn")((12, 12, 3), 10, widths=(4, 6), dense=16)
-    monkeypatch.setattr(audit_flags, "dataset", lambda name, folder: _data(model))
+    monkeypatch.setattr(datasets, "dataset", lambda name, folder: _data(model))
     source = write_zip(tmp_path / "net.pt", zoo_weights.state("flat"))
     _, said = _import(source, tmp_path, dataset="toy", **FLAT)
     assert "Accuracy on 60 test images of toy: " in said
@@ -399,7 +400,7 @@ def test_accuracy_on_a_data_set(tmp_path, monkeypatch):
         data = _data(model)
         split = Split(data.test.images[:, :8, :8], data.test.labels)
         small = ImageData("small", data.label_names, split, split, split)
-        monkeypatch.setattr(audit_flags, "dataset", lambda name, folder: small)
+        monkeypatch.setattr(datasets, "dataset", lambda name, folder: small)
         _import(source, tmp_path, dataset="small", **FLAT)
 
 
@@ -438,7 +439,7 @@ def test_a_probe_of_another_net(resnet20, tmp_path):
 
 def test_the_file_is_a_keras_file(resnet20, tmp_path):
     with pytest.raises(ValueError, match="--out is .* that ends in .keras"):
-        importer.run(Request(str(resnet20), "models.resnet20", str(tmp_path / "net.h5")))
+        import_.run(Request(str(resnet20), "models.resnet20", str(tmp_path / "net.h5")))
 
 
 def test_a_model_without_normalisation(resnet20, tmp_path):

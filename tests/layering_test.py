@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import functools
 import os
 import pathlib
@@ -13,90 +14,22 @@ import pytest
 # Not resolved: under Bazel this stays inside the runfiles.
 ROOT = pathlib.Path(os.path.abspath(__file__)).parent.parent
 
-ROWS = {
-    0: {"keras_environment", "losses", "optimizers", "schedules"},
-    1: {
-        "attacks",
-        "averaging",
-        "data",
-        "distribution",
-        "keras_shims",
-        "label_smoothing",
-        "measuring",
-        "models",
-        "threat",
-        "updates",
-        "weight_perturbation",
-    },
-    2: {"built_ins", "distiller", "fit_data", "registry", "views"},
-    3: {"plugins"},
-    4: {
-        "accuracies",
-        "audit",
-        "audit_flags",
-        "audit_text",
-        "averaged_student",
-        "bindable",
-        "binding_values",
-        "bindings",
-        "callbacks",
-        "chains",
-        "chance",
-        "checkpoints",
-        "comparing",
-        "config",
-        "config_text",
-        "diagnostics",
-        "encoded_images",
-        "dry_run",
-        "evaluation",
-        "experiment",
-        "export",
-        "files",
-        "gin_errors",
-        "graph_ops",
-        "guard",
-        "identity",
-        "importing",
-        "jobs",
-        "locking",
-        "measurements",
-        "data_of_run",
-        "global_state",
-        "model_card",
-        "model_files",
-        "outcomes",
-        "planning",
-        "plots",
-        "preemption",
-        "probes",
-        "progress",
-        "records",
-        "report",
-        "run_directory",
-        "run_files",
-        "side_by_side",
-        "soft_labels",
-        "setting",
-        "stage",
-        "stage_checks",
-        "stage_lists",
-        "stage_sources",
-        "strategies",
-        "suites",
-        "teacher_check",
-        "training",
-    },
-    5: {"bin"},
-}
-# Row -> the rows it may import. Row 4 reaches the families through the registry only.
-ALLOWED = {0: {0}, 1: {0, 1}, 2: {0, 1, 2}, 3: {0, 1, 2, 3}, 4: {0, 1, 2, 4}, 5: {4, 5}}
-# Importing a data set is no run: nothing of row 4 has a part in it.
-# Neither is a look at the environment before anything is imported.
-EXCEPTIONS = {
-    "mtard_tf.bin": "mtard_tf.keras_environment",
-    "mtard_tf.bin.data": "mtard_tf.data",
-}
+# From the ground up: a package or module imports from the levels below its own, and within a level
+# only what BESIDE names. Families are above the distiller and reached through the registry only.
+LEVELS = (
+    ("keras_environment", "losses", "threat", "schedules", "optimizers", "files"),
+    ("data", "distribute", "processes"),
+    ("attacks", "models", "built_ins", "registry", "reporting"),
+    ("distiller", "auditing", "importing", "measuring"),
+    ("plugins",),
+    ("experiment",),
+    ("config",),
+    ("running", "exporting"),
+    ("comparing", "planning"),
+    ("commands",),
+    ("bin",),
+)
+BESIDE = {("registry", "built_ins")}
 
 HEAVY = {"cleverhans", "keras", "matplotlib", "tensorflow", "tensorflow_datasets"}
 MAX_BINARY_LINES = 60
@@ -169,11 +102,15 @@ def _first_party(module: str) -> set[str]:
     return {name for name in _imports(module) if name in SOURCES and name != module}
 
 
-def _row(module: str) -> int:
-    area = module.split(".")[1]
-    rows = [row for row, areas in ROWS.items() if area in areas]
-    assert rows, f"{module} has no row: give {area!r} one in ROWS of {__file__}"
-    return rows[0]
+def _area(module: str) -> str:
+    """The package, or the module at the top, that a module belongs to."""
+    return module.split(".")[1]
+
+
+def _level(module: str) -> int:
+    levels = [level for level, areas in enumerate(LEVELS) if _area(module) in areas]
+    assert levels, f"{module} has no level: give {_area(module)!r} one in LEVELS of {__file__}"
+    return levels[0]
 
 
 def _family(module: str) -> str | None:
@@ -186,16 +123,36 @@ def test_the_project_is_found() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_only_from_rows_below(module: str) -> None:
-    row = _row(module)
+def test_imports_only_from_levels_below(module: str) -> None:
     for name in _first_party(module) - {"mtard_tf"}:
-        excused = EXCEPTIONS.get(module)
-        if excused and (name == excused or name.startswith(f"{excused}.")):
+        if _area(name) == _area(module) or (_area(module), _area(name)) in BESIDE:
             continue
-        assert _row(name) in ALLOWED[row], (
-            f"{module} (row {row}) imports {name} (row {_row(name)}); "
-            f"row {row} may import rows {sorted(ALLOWED[row])}"
+        assert _level(name) < _level(module), (
+            f"{module} (level {_level(module)}) imports {name} (level {_level(name)})"
         )
+        if name != "mtard_tf.plugins":
+            assert _area(name) != "plugins", f"{module} imports {name}; ask the registry for it"
+
+
+def test_the_top_is_a_table_of_contents() -> None:
+    assert len(list((ROOT / "mtard_tf").glob("*.py"))) <= 12
+    sizes = collections.Counter(_area(m) for m in MODULES if m.count(".") > 1)
+    large = {area: size for area, size in sizes.items() if size > 20}
+    assert set(large) <= {"attacks", "plugins"}, f"more than 20 modules: {large}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_private_names_stay_in_their_package(module: str) -> None:
+    taken = {
+        f"{_absolute(module, node)}.{alias.name}"
+        for node in ast.walk(_tree(module))
+        if isinstance(node, ast.ImportFrom) and _absolute(module, node) in SOURCES
+        for alias in node.names
+        if alias.name.startswith("_") and not alias.name.startswith("__")
+    }
+    package = SOURCES[module].parent
+    foreign = [name for name in taken if SOURCES[name.rpartition(".")[0]].parent != package]
+    assert not foreign, f"{module} imports {foreign}"
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if _family(name)])
@@ -240,19 +197,28 @@ def test_no_import_cycle() -> None:
         visit(module, ())
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if _row(name) == 0])
-def test_row_0_needs_tensorflow_and_keras_only(module: str) -> None:
-    tops = {name.split(".")[0] for name in _imports(module)} - {"mtard_tf"}
+FORMULAS = ("losses", "schedules", "optimizers")
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_formulas_need_tensorflow_and_keras_only(name: str) -> None:
+    tops = {found.split(".")[0] for found in _imports(f"mtard_tf.{name}")} - {"mtard_tf"}
     others = tops - sys.stdlib_module_names - {"keras", "numpy", "tensorflow"}
-    assert not others, f"{module} imports {sorted(others)}"
+    assert not others, f"{name} imports {sorted(others)}"
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if _row(name) in {0, 1, 3}])
-def test_maths_parts_and_families_do_not_know_gin(module: str) -> None:
+GIN_FREE = (
+    *("attacks", "data", "distiller", "distribute"),
+    *("losses", "measuring", "models", "plugins"),
+)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if _area(name) in GIN_FREE])
+def test_parts_and_families_do_not_know_gin(module: str) -> None:
     assert "gin" not in {name.split(".")[0] for name in _imports(module)}
 
 
-LIGHT = ["mtard_tf", "mtard_tf.plugins", *(name for name in MODULES if _row(name) == 5)]
+LIGHT = ["mtard_tf", "mtard_tf.plugins", *(name for name in MODULES if _area(name) == "bin")]
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf import files, measurements, plots, probes, report
-from mtard_tf.audit import Audit
+from mtard_tf import files
+from mtard_tf.auditing import measurements, probes
+from mtard_tf.auditing.audit import Audit
+from mtard_tf.auditing.suite import Suite
 from mtard_tf.data.image_data import ImageData, Split
-from mtard_tf.evaluation import EvaluationError
 from mtard_tf.measuring import sensitivity
-from mtard_tf.suites import Suite
+from mtard_tf.models.model_files import EvaluationError
+from mtard_tf.reporting import plots
+from mtard_tf.running import report
 from mtard_tf.threat import ThreatModel
 
 CLASSES = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mtard_tf import model_card
+from mtard_tf.exporting import model_card
 
 REPORT = {
     "verdict": "Worst case over 1 attack: 40.0% of 100 (95 %: 30.0% to 50.0%).",

@@ -6,11 +6,13 @@ import keras
 import pytest
 import tensorflow as tf
 
-from mtard_tf import config, losses
+from mtard_tf import losses
 from mtard_tf.attacks.pgd import input_gradient
+from mtard_tf.commands import plan as command
+from mtard_tf.config import gin_files
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.resnet_cifar import resnet20
-from mtard_tf.planning import command, plan, rates
+from mtard_tf.planning import plan, rates
 from mtard_tf.planning.flops import PlanError, count
 
 
@@ -150,8 +152,8 @@ def test_what_gradients_read_is_kept():
 def tiny(tiny_run_file):
     """The tiny run's three stages by name, built once: it takes seconds."""
     if not _BUILT:
-        config.parse([str(tiny_run_file)])
-        experiment = config.experiment()
+        gin_files.parse([str(tiny_run_file)])
+        experiment = gin_files.experiment()
         for built in plan.stages(experiment, experiment.dataset(), {}):
             _BUILT[built.plan.name] = built
     return _BUILT
@@ -208,8 +210,8 @@ def test_an_averaged_students_statistics_cost_a_pass_before_each_validation(tiny
         ("student/Stage.averaging = @averaging.EMA()", "averaging.EMA.batch_norm_examples = 20"),
     ):
         normalised = "student/models.small_cnn.batch_normalization = True"
-        config.parse([str(tiny_run_file)], [normalised, *averaging])
-        experiment = config.experiment()
+        gin_files.parse([str(tiny_run_file)], [normalised, *averaging])
+        experiment = gin_files.experiment()
         *_, built = plan.stages(experiment, experiment.dataset(), {})
         flops.append(built.plan.validation_flops)
     forward, _ = _forward(built.distiller.student)
@@ -223,8 +225,8 @@ def test_memory_holds_the_weights_and_grows_with_the_batch(tiny, tiny_run_file):
     weights = 6 * tiny["student"].plan.parameters
     weights += sum(2 * teacher.count_params() for teacher in tiny["student"].teachers.values())
     assert before > 4 * weights
-    config.parse([str(tiny_run_file)], ["Stage.batch_size = 32"])
-    experiment = config.experiment()
+    gin_files.parse([str(tiny_run_file)], ["Stage.batch_size = 32"])
+    experiment = gin_files.experiment()
     *_, built = plan.stages(experiment, experiment.dataset(), {})
     # The slots hold a counter and a learning rate, too.
     assert built.plan.memory_bytes - before == pytest.approx(before - 4 * weights, abs=64)
@@ -241,8 +243,8 @@ def test_hours_are_work_over_throughput(tiny):
 
 
 def _run(tiny_run_file, *bindings, **flags):
-    config.parse([str(tiny_run_file)], bindings)
-    return command.run(config.experiment(), command.Request(**flags))
+    gin_files.parse([str(tiny_run_file)], bindings)
+    return command.run(gin_files.experiment(), command.Request(**flags))
 
 
 def test_the_table_has_a_row_for_each_stage_and_a_total(tiny_run_file):
@@ -277,8 +279,8 @@ def test_a_model_stands_in_for_a_file_and_flags_for_a_set(tiny_run_file):
 
 def test_a_set_that_is_not_prepared_has_its_known_size(tiny_run_file, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    config.parse([str(tiny_run_file)], ["Experiment.dataset = @datasets.cifar100"])
-    data = command.sizes(config.experiment(), command.Request())
+    gin_files.parse([str(tiny_run_file)], ["Experiment.dataset = @datasets.cifar100"])
+    data = command.sizes(gin_files.experiment(), command.Request())
     assert (data.image_shape, data.num_classes) == ((32, 32, 3), 100)
     assert (len(data.train), len(data.validation)) == (45_000, 5_000)
 
@@ -340,8 +342,8 @@ def test_runs_that_cannot_be_planned_give_one_line(
 @pytest.mark.slow
 def test_a_predicted_step_takes_as_long_as_a_real_one():
     """Roughly: a shared machine's speed wanders. `mtard-plan --check` is held to 20 % by hand."""
-    config.parse(["quickstart.gin"])
-    experiment = config.experiment()
+    gin_files.parse(["quickstart.gin"])
+    experiment = gin_files.experiment()
     data = experiment.dataset()
     for built in plan.stages(experiment, data, {}):
         ratios = []

@@ -11,8 +11,9 @@ import time
 
 import pytest
 
-from mtard_tf import files, preemption
-from mtard_tf.preemption import Preempted, Preemption
+from mtard_tf import files
+from mtard_tf.processes import preemption
+from mtard_tf.processes.preemption import Preempted, Preemption
 
 
 @pytest.fixture(autouse=True)

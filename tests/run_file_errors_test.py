@@ -6,9 +6,9 @@ import pathlib
 
 import pytest
 
-from mtard_tf import config
 from mtard_tf.bin import paths
-from mtard_tf.gin_errors import ConfigError
+from mtard_tf.config import gin_files
+from mtard_tf.config.gin_errors import ConfigError
 
 LOOP = "A value of the run file is nested too deeply, or macros name each other; write it out."
 USE = "Experiment.epsilon = %a\nExperiment.stages = ('x',)\nExperiment.dataset = @datasets.mnist\n"
@@ -35,8 +35,8 @@ def test_one_line_says_what_is_wrong(text, message, tmp_path, monkeypatch):
     path = tmp_path / "run.gin"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError) as caught:
-        config.parse([str(path)])
-        config.experiment()
+        gin_files.parse([str(path)])
+        gin_files.experiment()
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -8,8 +8,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from mtard_tf import run_files
-from mtard_tf.run_files import RunFileError
+from mtard_tf.reporting import run_files
+from mtard_tf.reporting.run_files import RunFileError
 
 STAGE = {
     "stage": "net",

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from mtard_tf import config, registry
+from mtard_tf import registry
+from mtard_tf.config import gin_files
 from mtard_tf.data.batches import training_batches
 from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.models.pre_activation import wide_resnet34_10
@@ -73,8 +74,8 @@ def small_nets(tmp_path_factory):
 def described(setting: str, distiller: str, *bindings: str, files=()):
     chosen = f"student/Stage.distiller = @distillers.{distiller}"
     further = FURTHER.get(distiller, ())
-    config.parse([f"settings/{setting}.gin", *files], [chosen, *bindings, *further])
-    return config.experiment()
+    gin_files.parse([f"settings/{setting}.gin", *files], [chosen, *bindings, *further])
+    return gin_files.experiment()
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -119,9 +120,9 @@ def test_teachers_that_are_files_are_no_stages():
 
 
 def test_a_setting_alone_says_what_is_missing():
-    config.parse(["settings/cifar10.gin"])
-    with pytest.raises(config.ConfigError, match=r"Stage\.distiller"):
-        config.experiment()
+    gin_files.parse(["settings/cifar10.gin"])
+    with pytest.raises(gin_files.ConfigError, match=r"Stage\.distiller"):
+        gin_files.experiment()
 
 
 @functools.cache

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from conftest import tiny_data
 
-from mtard_tf import training
-from mtard_tf.chance import advice, at_chance, below_chance, largest_share
+from mtard_tf.auditing.chance import advice, at_chance, below_chance, largest_share
+from mtard_tf.experiment.stage import Stage
 from mtard_tf.models import twins
 from mtard_tf.plugins.adversarial_training.natural import Natural
 from mtard_tf.plugins.teacher_assistant.knowledge_distillation import KnowledgeDistillation
-from mtard_tf.setting import Setting
-from mtard_tf.stage import Stage
-from mtard_tf.teacher_check import TeacherError, check_teachers
+from mtard_tf.running import stage_run
+from mtard_tf.running.context import Setting
+from mtard_tf.running.teacher_check import TeacherError, check_teachers
 from mtard_tf.threat import ThreatModel
 
 
@@ -115,7 +115,7 @@ def test_twins_of_teachers_are_held_against_them_on_training_images(tmp_path, mo
         raise _Stop
 
     monkeypatch.setattr(twins, "equal", equal)
-    monkeypatch.setattr(training, "judged_student", stop)  # comes after the teachers' measurement
+    monkeypatch.setattr(stage_run, "judged_student", stop)  # comes after the teachers' measurement
 
     def net(shape, classes):
         images = keras.Input(shape)
@@ -127,5 +127,5 @@ def test_twins_of_teachers_are_held_against_them_on_training_images(tmp_path, mo
     stage = Stage("student", KnowledgeDistillation, net, {"teacher": "./teacher.keras"}, epochs=1)
     teachers = {"teacher": net(data.image_shape, data.num_classes)}
     with pytest.raises(_Stop):
-        training.train(stage, teachers, tmp_path, Setting(data, ThreatModel()), seed=0)
+        stage_run.train(stage, teachers, tmp_path, Setting(data, ThreatModel()), seed=0)
     assert looked == [twins.PROBED] * 3  # the student's two, and the teacher's

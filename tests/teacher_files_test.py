@@ -12,11 +12,13 @@ import pytest
 import tensorflow as tf
 from conftest import tiny_data
 
-from mtard_tf import config, experiment, model_files, run_directory
+from mtard_tf.config import gin_files
+from mtard_tf.models import model_files
 from mtard_tf.models.compatibility import check_fit
 from mtard_tf.models.folding import FoldedInference, _foldable
 from mtard_tf.models.fused import FusedTraining
 from mtard_tf.models.precision import with_precision
+from mtard_tf.running import experiment_run, run_directory
 
 L = keras.layers
 
@@ -49,20 +51,20 @@ def test_a_stage_with_saved_models(models, tiny_run_file, tmp_path):
         "student/Stage.epochs = 1",
         "student/Stage.validation_attack = None",
     ]
-    config.parse([str(tiny_run_file)], bindings)
+    gin_files.parse([str(tiny_run_file)], bindings)
     run_dir = tmp_path / "run"
-    (result,) = experiment.run(config.experiment(), run_dir, config.text())
+    (result,) = experiment_run.run(gin_files.experiment(), run_dir, gin_files.text())
     assert result["steps"] == 3 and (run_dir / "student" / "student.keras").exists()
     assert result["sources"] == {
         role: model_files.file_digest(models / role) for role in ("clean", "robust")
     }
-    again = experiment.run(config.experiment(), run_dir, config.text(), only=["student"])
+    again = experiment_run.run(gin_files.experiment(), run_dir, gin_files.text(), only=["student"])
     assert again == [result]  # not run again
     (models / "robust").rename(models / "aside")
     shutil.copytree(models / "clean", models / "robust")
     try:
         with pytest.raises(ValueError, match="the file of the teacher robust. Put"):
-            experiment.run(config.experiment(), run_dir, config.text(), only=["student"])
+            experiment_run.run(gin_files.experiment(), run_dir, gin_files.text(), only=["student"])
     finally:
         shutil.rmtree(models / "robust")
         (models / "aside").rename(models / "robust")
@@ -105,11 +107,11 @@ def test_a_teacher_that_does_not_fit(settings, message, form, tmp_path):
 def test_the_check_comes_before_any_training(tiny_run_file, tmp_path):
     _net(activation="softmax").save(tmp_path / "soft.keras")
     teachers = f"{{'clean': 'clean_teacher', 'robust': '{tmp_path}/soft.keras'}}"
-    config.parse([str(tiny_run_file)], [f"student/Stage.teachers = {teachers}"])
+    gin_files.parse([str(tiny_run_file)], [f"student/Stage.teachers = {teachers}"])
     with pytest.raises(
         run_directory.RunError, match="soft.keras does not fit. The model returns p"
     ):
-        experiment.run(config.experiment(), tmp_path / "run", config.text())
+        experiment_run.run(gin_files.experiment(), tmp_path / "run", gin_files.text())
     assert not (tmp_path / "run").exists()
 
 
@@ -133,12 +135,12 @@ def test_names_that_are_no_teacher(tiny_run_file, tmp_path):
         (f"'{tmp_path}/'", f"{tmp_path} is a folder without saved_model.pb; give a SavedModel"),
     ):
         binding = f"student/Stage.teachers = {{'clean': 'clean_teacher', 'robust': {teachers}}}"
-        config.parse([str(tiny_run_file)], [binding])
+        gin_files.parse([str(tiny_run_file)], [binding])
         with pytest.raises(ValueError, match=re.escape(message)):
-            experiment.run(config.experiment(), tmp_path / "run", config.text())
-    config.parse([str(tiny_run_file)], ["student/Stage.initial = './exported'"])
+            experiment_run.run(gin_files.experiment(), tmp_path / "run", gin_files.text())
+    gin_files.parse([str(tiny_run_file)], ["student/Stage.initial = './exported'"])
     with pytest.raises(ValueError, match="Stage 'student' starts from './exported'; only a stage"):
-        config.experiment()
+        gin_files.experiment()
 
 
 def test_what_is_not_plain_is_run_as_it_is(models):

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf import checkpoints
 from mtard_tf.attacks.autoattack import AutoAttack
 from mtard_tf.attacks.pgd import FGSM, PGD
-from mtard_tf.attacks.step_size import with_step_scaled
-from mtard_tf.averaged_student import BatchStatistics, judged_student
-from mtard_tf.averaging import EMA, SWA
-from mtard_tf.callbacks import Validation
 from mtard_tf.data.batches import training_batches
+from mtard_tf.distiller.averaging import EMA, SWA
+from mtard_tf.distiller.inner_attack import with_step_scaled
+from mtard_tf.distiller.weight_perturbation import WeightPerturbation, perturbed
+from mtard_tf.experiment.stage import Stage
 from mtard_tf.losses import cross_entropy
 from mtard_tf.models.small_cnn import small_cnn
 from mtard_tf.optimizers import CoupledSGD, sgd
@@ -24,13 +23,14 @@ from mtard_tf.plugins.adversarial_distillation.ard import ARD
 from mtard_tf.plugins.adversarial_training.natural import Natural
 from mtard_tf.plugins.adversarial_training.trades import Trades
 from mtard_tf.plugins.multi_teacher.bmtard import BMTARD
-from mtard_tf.preemption import Preempted, Preemption
+from mtard_tf.processes.preemption import Preempted, Preemption
+from mtard_tf.running import checkpoints
+from mtard_tf.running.averaged_student import BatchStatistics, judged_student
+from mtard_tf.running.callbacks import Validation
+from mtard_tf.running.context import Setting
+from mtard_tf.running.stage_run import train
 from mtard_tf.schedules import CONSTANT, Constant, Warmup
-from mtard_tf.setting import Setting
-from mtard_tf.stage import Stage
 from mtard_tf.threat import ThreatModel
-from mtard_tf.training import train
-from mtard_tf.weight_perturbation import WeightPerturbation, perturbed
 
 THREAT = ThreatModel("linf", 0.1)
 STEPS = 3  # 40 images in batches of 16

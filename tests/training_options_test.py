@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf import checkpoints
-from mtard_tf.callbacks import Validation
+from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.data.batches import training_batches
-from mtard_tf.evaluation import Evaluator
-from mtard_tf.guard import Guard, NonFinite
+from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.precision import with_precision
 from mtard_tf.models.small_cnn import small_cnn
 from mtard_tf.optimizers import sgd
 from mtard_tf.plugins.adversarial_training.pgd_at import PGDAdversarialTraining
 from mtard_tf.plugins.multi_teacher.bmtard import BMTARD
+from mtard_tf.running import checkpoints
+from mtard_tf.running.callbacks import Validation
+from mtard_tf.running.guard import Guard, NonFinite
 from mtard_tf.schedules import CONSTANT
-from mtard_tf.stage import Stage
 from mtard_tf.threat import ThreatModel
 
 THREAT = ThreatModel("linf", 0.1)

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from mtard_tf.attacks.apgd import APGD
 from mtard_tf.attacks.pgd import PGD
+from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.data.image_data import Split
-from mtard_tf.evaluation import Evaluator
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
 from mtard_tf.plugins.adversarial_training.pgd_at import PGDAdversarialTraining

@@ -12,9 +12,10 @@ import time
 import numpy as np
 import pytest
 
-from mtard_tf import export, files
-from mtard_tf.outcomes import Record
-from mtard_tf.records import Recorder
+from mtard_tf import files
+from mtard_tf.auditing.batch_results import Record
+from mtard_tf.exporting import saved_model
+from mtard_tf.running.recorder import Recorder
 
 
 def test_a_block_that_fails_leaves_what_was_there(tmp_path) -> None:
@@ -71,16 +72,16 @@ def test_a_folder_left_by_a_killed_process_is_removed(tmp_path) -> None:
 def test_two_exports_at_once_are_two_versions(tmp_path, monkeypatch) -> None:
     """The second begins and ends while the first is proven."""
     nested: list[pathlib.Path] = []
-    monkeypatch.setattr(export, "_write", lambda student, names, shape, folder: folder.mkdir())
+    monkeypatch.setattr(saved_model, "_write", lambda student, names, shape, folder: folder.mkdir())
     images = np.zeros((1, 2, 2, 1), np.uint8)
 
     def prove(student, folder, images):
         if not nested:
             nested.append(folder)
-            nested.append(export.export(None, (), tmp_path, images))
+            nested.append(saved_model.export(None, (), tmp_path, images))
 
-    monkeypatch.setattr(export, "_prove", prove)
-    assert export.export(None, (), tmp_path, images) == tmp_path / "2"
+    monkeypatch.setattr(saved_model, "_prove", prove)
+    assert saved_model.export(None, (), tmp_path, images) == tmp_path / "2"
     assert nested[1] == tmp_path / "1"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
@@ -96,7 +97,7 @@ def test_a_version_taken_between_the_look_and_the_rename(tmp_path, monkeypatch) 
         return rename(self, target)
 
     monkeypatch.setattr(pathlib.Path, "rename", late)
-    assert export._numbered(partial, tmp_path) == tmp_path / "2"
+    assert saved_model._numbered(partial, tmp_path) == tmp_path / "2"
     assert (tmp_path / "1" / "variables").exists()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import apgd_run, standing
+from mtard_tf.attacks import apgd_run, shrinking_batches
 from mtard_tf.threat import ThreatModel
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
@@ -75,18 +75,18 @@ class APGD:
         With an `objective` every image stays in the batch, which the objective may be bound to.
         """
         logits = model_fn(images)
-        likely, targets = standing.wrong_classes(logits, labels), 1
+        likely, targets = shrinking_batches.wrong_classes(logits, labels), 1
         if objective is None and self.loss in LEAST_CLASSES:
             losses.require_classes(self.loss, logits, LEAST_CLASSES[self.loss])
             if self.loss == "dlr_targeted":
-                targets = standing.count_targets(self.num_targets, logits.shape[-1])
+                targets = shrinking_batches.count_targets(self.num_targets, logits.shape[-1])
 
         def single(i, images, labels, seeds, ranking):
             return apgd_run.Run(self, model_fn, threat, objective)(
                 images, labels, ranking[:, i % targets], seeds
             )
 
-        return standing.attack_standing(
+        return shrinking_batches.attack_standing(
             single,
             logits,
             images,

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry, gradients, standing
+from mtard_tf.attacks import geometry, gradients, shrinking_batches
 from mtard_tf.threat import ThreatModel
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
@@ -109,12 +109,12 @@ class Run:
                 scalar,
                 found.shape,
                 margins.shape,
-                standing.any_batch(rows),
+                shrinking_batches.any_batch(rows),
             ),
             parallel_iterations=1,
         )
-        found = standing.scatter(found, rows.row, rows.best)
-        return found, standing.scatter(margins, rows.row, rows.best_margin)
+        found = shrinking_batches.scatter(found, rows.row, rows.best)
+        return found, shrinking_batches.scatter(margins, rows.row, rows.best_margin)
 
     def _begin(
         self, images: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor, seeds: tf.Tensor
@@ -200,12 +200,14 @@ class Run:
         fell = ~(rows.margin >= 0)
 
         def drop():
-            gone, left = standing.rows_where(fell), standing.rows_where(~fell)
-            row, current, margin = standing.take((rows.row, rows.current, rows.margin), gone)
+            gone, left = shrinking_batches.rows_where(fell), shrinking_batches.rows_where(~fell)
+            row, current, margin = shrinking_batches.take(
+                (rows.row, rows.current, rows.margin), gone
+            )
             return (
-                standing.scatter(found, row, current),
-                standing.scatter(margins, row, margin),
-                standing.take(rows, left),
+                shrinking_batches.scatter(found, row, current),
+                shrinking_batches.scatter(margins, row, margin),
+                shrinking_batches.take(rows, left),
             )
 
         return tf.cond(tf.reduce_any(fell), drop, lambda: (found, margins, rows))

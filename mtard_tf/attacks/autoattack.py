@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import apgd, objectives, standing
+from mtard_tf.attacks import apgd, shrinking_batches
 from mtard_tf.attacks import seeds as random
 from mtard_tf.attacks.apgd import APGDDLR, APGDCrossEntropy, APGDTargeted
 from mtard_tf.attacks.fab import FAB, FABTargeted
@@ -103,14 +103,14 @@ class AutoAttack:
         Raises:
           ValueError: an objective is given; the ensemble brings its own.
         """
-        objectives.refuse("AutoAttack brings its own losses", objective)
+        shrinking_batches.refuse("AutoAttack brings its own losses", objective)
         best, logits = images, model_fn(images)
         for i, attack in enumerate(self.for_classes(logits.shape[-1]).values()):
             logits = model_fn(best)
-            rows = standing.rows_where(losses.margin(logits, labels) >= 0)
-            clean, own_labels, own_seeds = standing.take((images, labels, seeds), rows)
+            rows = shrinking_batches.rows_where(losses.margin(logits, labels) >= 0)
+            clean, own_labels, own_seeds = shrinking_batches.take((images, labels, seeds), rows)
             perturbed = attack(
                 model_fn, clean, own_labels, threat=threat, seeds=random.fold(own_seeds, 100 + i)
             )
-            best = standing.scatter(best, rows, perturbed)
+            best = shrinking_batches.scatter(best, rows, perturbed)
         return best

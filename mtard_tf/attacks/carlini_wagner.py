@@ -9,7 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry, gradients, objectives, standing
+from mtard_tf.attacks import geometry, gradients, shrinking_batches
 from mtard_tf.attacks.spsa import adam
 from mtard_tf.threat import ThreatModel
 
@@ -74,7 +74,7 @@ class CWL2:
         Raises:
           ValueError: an objective is given; this attack has none to replace.
         """
-        objectives.refuse("CWL2 brings its own loss", objective)
+        shrinking_batches.refuse("CWL2 brings its own loss", objective)
         return geometry.only_inside(
             self.minimal(model_fn, images, labels, threat=threat), images, threat
         )
@@ -96,8 +96,8 @@ class CWL2:
         """
         if constants is None:
             constants = tf.fill([tf.shape(images)[0]], float(self.initial_constant))
-        rows = standing.rows_where(self._shortfall(model_fn(images), labels) > 0)
-        clean, own, constants = standing.take((images, labels, constants), rows)
+        rows = shrinking_batches.rows_where(self._shortfall(model_fn(images), labels) > 0)
+        clean, own, constants = shrinking_batches.take((images, labels, constants), rows)
         count = tf.size(rows)
         search = _Search(self, model_fn, threat)
 
@@ -128,7 +128,7 @@ class CWL2:
             ),
             parallel_iterations=1,
         )  # fmt: skip
-        return tf.stop_gradient(standing.scatter(images, rows, best))
+        return tf.stop_gradient(shrinking_batches.scatter(images, rows, best))
 
     def _shortfall(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """What is missing to success with `confidence`; 0 or less once there."""
@@ -170,16 +170,16 @@ class _Search:
         def step(i, best, distance, hit, rows):
             candidates, squared, won, loss, rows = self._descend(i, rows)
             better = tf.logical_and(won, squared < tf.gather(distance, rows.row))
-            row, new, new_squared = standing.take(
-                (rows.row, candidates, squared), standing.rows_where(better)
+            row, new, new_squared = shrinking_batches.take(
+                (rows.row, candidates, squared), shrinking_batches.rows_where(better)
             )
-            hits = tf.gather(rows.row, standing.rows_where(won))
-            hit = standing.scatter(hit, hits, tf.fill([tf.size(hits)], True))
+            hits = tf.gather(rows.row, shrinking_batches.rows_where(won))
+            hit = shrinking_batches.scatter(hit, hits, tf.fill([tf.size(hits)], True))
             rows = self._leave(tf.equal((i + 1) % every, 0), rows, loss)
             return (
                 i + 1,
-                standing.scatter(best, row, new),
-                standing.scatter(distance, row, new_squared),
+                shrinking_batches.scatter(best, row, new),
+                shrinking_batches.scatter(distance, row, new_squared),
                 hit,
                 rows,
             )
@@ -193,7 +193,7 @@ class _Search:
             (0, best, distance, hit, rows),
             shape_invariants=(
                 tf.TensorShape([]), best.shape, distance.shape, tf.TensorShape([None]),
-                standing.any_batch(rows),
+                shrinking_batches.any_batch(rows),
             ),
             parallel_iterations=1,
         )  # fmt: skip
@@ -226,6 +226,8 @@ class _Search:
         falling = loss <= 0.9999 * rows.checked
 
         def leave():
-            return standing.take(rows._replace(checked=loss), standing.rows_where(falling))
+            return shrinking_batches.take(
+                rows._replace(checked=loss), shrinking_batches.rows_where(falling)
+            )
 
         return tf.cond(check, leave, lambda: rows)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry, jacobian, objectives, standing
+from mtard_tf.attacks import geometry, jacobian, shrinking_batches
 from mtard_tf.threat import ThreatModel
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
@@ -65,7 +65,7 @@ class DeepFool:
         Raises:
           ValueError: an objective is given; this attack has none to replace.
         """
-        objectives.refuse("DeepFool follows the decision boundary", objective)
+        shrinking_batches.refuse("DeepFool follows the decision boundary", objective)
         return geometry.only_inside(
             self.minimal(model_fn, images, labels, threat=threat), images, threat
         )
@@ -76,8 +76,8 @@ class DeepFool:
         """The same without the ball: of `threat`, only the norm and the box are used."""
 
         def step(i, perturbed, total, margins):
-            rows = standing.rows_where(margins >= stop)
-            x, clean, so_far, own, behind = standing.take(
+            rows = shrinking_batches.rows_where(margins >= stop)
+            x, clean, so_far, own, behind = shrinking_batches.take(
                 (perturbed, images, total, labels, beyond), rows
             )
             gap, normal = jacobian.nearest_boundary(
@@ -89,9 +89,9 @@ class DeepFool:
             reached = losses.margin(model_fn(moved), own)
             return (
                 i + 1,
-                standing.scatter(perturbed, rows, moved),
-                standing.scatter(total, rows, so_far),
-                standing.scatter(margins, rows, reached),
+                shrinking_batches.scatter(perturbed, rows, moved),
+                shrinking_batches.scatter(total, rows, so_far),
+                shrinking_batches.scatter(margins, rows, reached),
             )
 
         logits = model_fn(images)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry, gradients, jacobian, objectives, standing
+from mtard_tf.attacks import geometry, gradients, jacobian, shrinking_batches
 from mtard_tf.threat import ThreatModel
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
@@ -70,18 +70,20 @@ class FAB:
         Raises:
           ValueError: an objective is given; this attack has none to replace.
         """
-        objectives.refuse("FAB follows the decision boundary", objective)
+        shrinking_batches.refuse("FAB follows the decision boundary", objective)
         logits = model_fn(images)
-        likely = standing.wrong_classes(logits, labels)
+        likely = shrinking_batches.wrong_classes(logits, labels)
         targets = (
-            standing.count_targets(self.num_targets, likely.shape[1] + 1) if self.targeted else 1
+            shrinking_batches.count_targets(self.num_targets, likely.shape[1] + 1)
+            if self.targeted
+            else 1
         )
 
         def single(i, images, labels, seeds, ranking):
             run = _Run(self, model_fn, threat, ranking.shape[1] + 1)
             return run(images, labels, ranking[:, i % targets], seeds, i >= targets)
 
-        return standing.attack_standing(
+        return shrinking_batches.attack_standing(
             single,
             logits,
             images,
@@ -144,7 +146,7 @@ class _Run:
             step,
             (0, images, tf.zeros([count]), rows),
             shape_invariants=(
-                tf.TensorShape([]), images.shape, labels.shape, standing.any_batch(rows)
+                tf.TensorShape([]), images.shape, labels.shape, shrinking_batches.any_batch(rows)
             ),
             parallel_iterations=1,
         )  # fmt: skip
@@ -205,12 +207,12 @@ class _Run:
         fell = rows.distance <= self.threat.epsilon
 
         def drop():
-            gone, left = standing.rows_where(fell), standing.rows_where(~fell)
-            row, best = standing.take((rows.row, rows.best), gone)
+            gone, left = shrinking_batches.rows_where(fell), shrinking_batches.rows_where(~fell)
+            row, best = shrinking_batches.take((rows.row, rows.best), gone)
             return (
-                standing.scatter(found, row, best),
-                standing.scatter(margins, row, tf.fill([tf.size(row)], -1.0)),
-                standing.take(rows, left),
+                shrinking_batches.scatter(found, row, best),
+                shrinking_batches.scatter(margins, row, tf.fill([tf.size(row)], -1.0)),
+                shrinking_batches.take(rows, left),
             )
 
         return tf.cond(tf.reduce_any(fell), drop, lambda: (found, margins, rows))

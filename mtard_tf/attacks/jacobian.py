@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from mtard_tf.attacks import standing
+from mtard_tf.attacks import shrinking_batches
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
 
@@ -73,7 +73,7 @@ def nearest_boundary(
     Returns:
       z_k - z_label, `[batch]`, and its gradient, shaped like `images`.
     """
-    others = standing.wrong_classes(model_fn(images), labels)
+    others = shrinking_batches.wrong_classes(model_fn(images), labels)
     others = others[:, : candidates or others.shape[1]]
     classes = tf.concat([tf.cast(labels, tf.int32)[:, None], others], axis=1)
     logits, gradients = logits_and_jacobian(model_fn, images, classes)

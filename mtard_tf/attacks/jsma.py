@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry, gradients, objectives, standing
+from mtard_tf.attacks import geometry, gradients, shrinking_batches
 from mtard_tf.threat import ThreatModel
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
@@ -68,7 +68,7 @@ class JSMA:
         Raises:
           ValueError: an objective is given; this attack has none to replace.
         """
-        objectives.refuse("JSMA follows its saliency map", objective)
+        shrinking_batches.refuse("JSMA follows its saliency map", objective)
         return geometry.only_inside(
             self.minimal(model_fn, images, labels, threat=threat), images, threat
         )
@@ -78,7 +78,7 @@ class JSMA:
     ) -> tf.Tensor:
         """The same without the ball: of `threat`, only the box is used."""
         logits = model_fn(images)
-        targets = labels if self.targeted else standing.wrong_classes(logits, labels)[:, 0]
+        targets = labels if self.targeted else shrinking_batches.wrong_classes(logits, labels)[:, 0]
         targets = tf.cast(targets, tf.int32)
         steps = int(self.max_fraction * images.shape[1:].num_elements() / 2)
 
@@ -87,14 +87,14 @@ class JSMA:
             return -margin if self.targeted else margin
 
         def step(i, perturbed, domain, left):
-            rows = standing.rows_where(left >= 0)
-            x, free, own, aims = standing.take((perturbed, domain, labels, targets), rows)
+            rows = shrinking_batches.rows_where(left >= 0)
+            x, free, own, aims = shrinking_batches.take((perturbed, domain, labels, targets), rows)
             x, free, moved = self._move_pair(model_fn, x, free, aims, threat)
             # Without a pair that helps, the search is over for this image.
             reached = tf.where(moved, scores(model_fn(x), own), -1.0)
             before, after = (perturbed, domain, left), (x, free, reached)
             return i + 1, *(
-                standing.scatter(b, rows, a) for b, a in zip(before, after, strict=True)
+                shrinking_batches.scatter(b, rows, a) for b, a in zip(before, after, strict=True)
             )
 
         domain = images < threat.maximum if self.theta > 0 else images > threat.minimum

@@ -9,8 +9,8 @@ from typing import ClassVar
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import objectives, standing
 from mtard_tf.attacks import seeds as random
+from mtard_tf.attacks import shrinking_batches
 from mtard_tf.threat import ThreatModel
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
@@ -67,15 +67,15 @@ class SPSA:
         Raises:
           ValueError: an objective is given; this attack has none to replace.
         """
-        objectives.refuse("SPSA descends the margin", objective)
+        shrinking_batches.refuse("SPSA descends the margin", objective)
         sign = -1.0 if self.targeted else 1.0
 
         def score(x, own):  # below 0 where the attack has succeeded
             return sign * losses.margin(model_fn(x), own)
 
         def step(i, perturbed, first, second, scores):
-            rows = standing.rows_where(scores >= 0)
-            x, clean, m, v, own, own_seeds = standing.take(
+            rows = shrinking_batches.rows_where(scores >= 0)
+            x, clean, m, v, own, own_seeds = shrinking_batches.take(
                 (perturbed, images, first, second, labels, random.fold(seeds, i)), rows
             )
             gradient = self._estimate(score, x, own, own_seeds)
@@ -83,7 +83,9 @@ class SPSA:
             x = threat.project(x - moved, clean)
             updates = (x, m, v, score(x, own))
             before = (perturbed, first, second, scores)
-            after = (standing.scatter(b, rows, u) for b, u in zip(before, updates, strict=True))
+            after = (
+                shrinking_batches.scatter(b, rows, u) for b, u in zip(before, updates, strict=True)
+            )
             return i + 1, *after
 
         zeros = tf.zeros_like(images)

@@ -9,8 +9,8 @@ from typing import ClassVar
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import objectives, square_l2, standing, windows
 from mtard_tf.attacks import seeds as random
+from mtard_tf.attacks import shrinking_batches, square_l2, windows
 from mtard_tf.threat import ThreatModel
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
@@ -74,12 +74,12 @@ class Square:
         Raises:
           ValueError: an objective is given; this attack has none to replace.
         """
-        objectives.refuse("Square searches on the margin", objective)
+        shrinking_batches.refuse("Square searches on the margin", objective)
 
         def single(i, images, labels, seeds):
             return self._search(model_fn, images, labels, seeds, threat)
 
-        return standing.attack_standing(
+        return shrinking_batches.attack_standing(
             single, model_fn(images), images, labels, seeds, rounds=self.restarts
         )
 
@@ -105,17 +105,19 @@ class Square:
         margins = losses.margin(model_fn(best), labels)
 
         def query(i, best, margins):
-            rows = standing.rows_where(margins >= 0)
+            rows = shrinking_batches.rows_where(margins >= 0)
             own = tf.zeros_like(rows) if self.shared_window else rows
             draw, now = tf.gather(draws[:, i], own), tf.gather(best, rows)
             side = self.side(i, images.shape[1], images.shape[2])
             candidates, changed = patches.propose(now, rows, side, draw)
-            rows, candidates = standing.take((rows, candidates), standing.rows_where(changed))
+            rows, candidates = shrinking_batches.take(
+                (rows, candidates), shrinking_batches.rows_where(changed)
+            )
             reached = losses.margin(model_fn(candidates), tf.gather(labels, rows))
-            kept = standing.rows_where(~(reached >= tf.gather(margins, rows)))
-            rows, candidates, reached = standing.take((rows, candidates, reached), kept)
-            best = standing.scatter(best, rows, candidates)
-            return i + 1, best, standing.scatter(margins, rows, reached)
+            kept = shrinking_batches.rows_where(~(reached >= tf.gather(margins, rows)))
+            rows, candidates, reached = shrinking_batches.take((rows, candidates, reached), kept)
+            best = shrinking_batches.scatter(best, rows, candidates)
+            return i + 1, best, shrinking_batches.scatter(margins, rows, reached)
 
         _, best, margins = tf.while_loop(
             lambda i, _, margins: tf.logical_and(i < self.num_queries, tf.reduce_any(margins >= 0)),

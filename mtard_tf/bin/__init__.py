@@ -12,7 +12,7 @@ from absl import app, flags, logging
 
 from mtard_tf import keras_environment
 from mtard_tf.bin import usage
-from mtard_tf.preemption import EXIT_CODE, Preempted, go_with_parent, leave_at_once, told
+from mtard_tf.processes.preemption import EXIT_CODE, Preempted, go_with_parent, leave_at_once, told
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the whole stack trace of an error.")
 
@@ -44,7 +44,7 @@ def run(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> 
                 raise
             message = str(error)
             if "In call to configurable" in message:
-                from mtard_tf.gin_errors import explain
+                from mtard_tf.config.gin_errors import explain
 
                 message = explain(error)
             sys.exit(f"{_command(argv[0])}: {message}")

@@ -39,10 +39,10 @@ _FLAGS = {
 
 
 def main(argv: Sequence[str]) -> None:
-    from mtard_tf.comparing import command
+    from mtard_tf.commands import compare
 
     values: dict[str, Any] = {name: flag.value for name, flag in _FLAGS.items()}
-    print(command.run(command.Request(**values)))
+    print(compare.run(compare.Request(**values)))
 
 
 def run() -> None:

@@ -25,14 +25,14 @@ _OUT = paths.define("out", "make-mini: the version folder to write.")
 
 
 def main(argv: Sequence[str]) -> None:
-    from mtard_tf.data import catalogue, importing
+    from mtard_tf.data import catalogue, preparing
 
     if argv[1:] == ["list"]:
         print(catalogue.table(_DATA_DIR.value))
     elif len(argv) == 3 and argv[1] == "import" and _SOURCE.value:
-        print(importing.import_named(argv[2], _SOURCE.value, _DATA_DIR.value, progress=_bar))
+        print(preparing.import_named(argv[2], _SOURCE.value, _DATA_DIR.value, progress=_bar))
     elif argv[1:] == ["make-mini"] and _SOURCE.value and _OUT.value:
-        print(importing.make_fashion_mini(_SOURCE.value, _OUT.value, progress=_bar))
+        print(preparing.make_fashion_mini(_SOURCE.value, _OUT.value, progress=_bar))
     else:
         raise ValueError(
             "say `list`, `import NAME --source=DIR`, or `make-mini --source=DIR --out=DIR`; "

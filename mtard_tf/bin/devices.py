@@ -21,7 +21,7 @@ _DETERMINISTIC = flags.DEFINE_bool(
 
 def strategy(default: str) -> Any:
     """The strategy of the flags, or the one named `default`; call it before using TensorFlow."""
-    from mtard_tf import strategies
+    from mtard_tf.distribute import strategies
 
     made = strategies.create(
         _STRATEGY.value or default,

@@ -44,10 +44,10 @@ _FLAGS = {
 
 
 def main(argv: Sequence[str]) -> None:
-    from mtard_tf import audit_flags
+    from mtard_tf.commands import eval
 
     values: dict[str, Any] = {name: flag.value for name, flag in _FLAGS.items()}
-    print(audit_flags.run(audit_flags.Request(**values)))
+    print(eval.run(eval.Request(**values)))
 
 
 def run() -> None:

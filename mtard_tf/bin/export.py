@@ -20,15 +20,17 @@ _STAGE = flags.DEFINE_string("stage", None, "Stage to export; default the last."
 
 
 def main(argv: Sequence[str]) -> None:
-    from mtard_tf import config, experiment, export, model_card, run_directory
+    from mtard_tf.config import gin_files
+    from mtard_tf.exporting import model_card, saved_model
+    from mtard_tf.running import experiment_run, run_directory
 
     run_dir = pathlib.Path(_RUN_DIR.value)
-    described = config.of_run(run_dir)
+    described = gin_files.of_run(run_dir)
     stage = _STAGE.value or described.stages[-1].name
-    experiment.check_stage(described, stage)
+    experiment_run.check_stage(described, stage)
     data, probe_images = run_directory.noted_data(run_dir, stage)
     student = run_directory.load_student(run_dir, stage)
-    folder = export.export(
+    folder = saved_model.export(
         student,
         data["label_names"],
         run_dir / "export" / stage,
@@ -37,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     )
     print(f"SavedModel: {folder} (loaded by a fresh process, logits equal)")
     print(f"What to know of it: {folder / 'README.md'}")
-    print(export.describe(folder))
+    print(saved_model.describe(folder))
 
 
 def run() -> None:

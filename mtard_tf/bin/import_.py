@@ -45,10 +45,10 @@ _FLAGS = {
 
 
 def main(argv: Sequence[str]) -> None:
-    from mtard_tf.importing import importer
+    from mtard_tf.commands import import_
 
     values: dict[str, Any] = {name: flag.value for name, flag in _FLAGS.items()}
-    importer.run(importer.Request(**values))
+    import_.run(import_.Request(**values))
 
 
 def run() -> None:

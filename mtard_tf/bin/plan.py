@@ -35,12 +35,12 @@ _FLAGS = {
 
 
 def main(argv: Sequence[str]) -> None:
-    from mtard_tf import config
-    from mtard_tf.planning import command
+    from mtard_tf.commands import plan
+    from mtard_tf.config import gin_files
 
-    config.parse(_CONFIG.value, _GIN.value)
+    gin_files.parse(_CONFIG.value, _GIN.value)
     values: dict[str, Any] = {name: flag.value for name, flag in _FLAGS.items()}
-    print(command.run(config.experiment(), command.Request(**values)))
+    print(plan.run(gin_files.experiment(), plan.Request(**values)))
 
 
 def run() -> None:

@@ -1,4 +1,4 @@
-"""Runs the stages of an experiment.
+"""Runs the stages of an experiment; also `python -m mtard_tf.bin.train ...`.
 
     mtard-train --config=quickstart.gin --run_dir=runs/quickstart
     mtard-train --config=quickstart.gin --gin='student/Stage.epochs = 20' --run_dir=runs/longer
@@ -12,8 +12,6 @@ several devices:
 
     mtard-train --strategy=mirrored --config=... --run_dir=...
     mtard-train --strategy=multi_worker --workers=HOST1:2222,HOST2:2222 --index=0 ...   (on HOST1)
-
-Also `python -m mtard_tf.bin.train ...`.
 """
 
 from __future__ import annotations
@@ -36,15 +34,17 @@ _RESTART = flags.DEFINE_multi_string("restart", [], "Stage to begin anew if it i
 
 
 def main(argv: Sequence[str]) -> None:
-    from mtard_tf import config, experiment, side_by_side, strategies
+    from mtard_tf.config import gin_files
+    from mtard_tf.distribute import strategies
+    from mtard_tf.running import experiment_run, side_by_side
 
     run_dir = pathlib.Path(_RUN_DIR.value)
-    described = config.begin_or_go_on(run_dir, _CONFIG.value, _GIN.value)
+    described = gin_files.begin_or_go_on(run_dir, _CONFIG.value, _GIN.value)
     strategy = devices.strategy(described.strategy)
-    run, chosen = experiment.run, {"only": _ONLY.value, "restart": _RESTART.value}
+    run, chosen = experiment_run.run, {"only": _ONLY.value, "restart": _RESTART.value}
     if _JOBS.value > 1:
         run = functools.partial(side_by_side.run, count=_JOBS.value, options=devices.options())
-    stages = run(described, run_dir, config.text(), strategy=strategy, **chosen)
+    stages = run(described, run_dir, gin_files.text(), strategy=strategy, **chosen)
     if strategies.is_chief(strategy):
         for stage in stages:
             print(f"{stage['stage']}: {run_dir / stage['stage'] / 'student.keras'}")

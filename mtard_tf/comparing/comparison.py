@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from mtard_tf import accuracies, registry, run_files
+from mtard_tf import registry
+from mtard_tf.auditing import accuracies
 from mtard_tf.comparing.statistics import over_seeds, paired_difference, w_robust_by_example
-from mtard_tf.model_files import file_digest
-from mtard_tf.run_directory import student_path
+from mtard_tf.models.model_files import file_digest
+from mtard_tf.reporting import run_files
+from mtard_tf.running.run_directory import student_path
 
 WORST = "worst_case"
 

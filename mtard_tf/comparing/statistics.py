@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mtard_tf import accuracies
+from mtard_tf.auditing import accuracies
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from mtard_tf import files, plots
+from mtard_tf import files
 from mtard_tf.comparing.comparison import WORST, Audited, row_of, sources
 from mtard_tf.comparing.statistics import over_seeds
 from mtard_tf.comparing.text import Table, markdown_table, spread
+from mtard_tf.reporting import plots
 
 STRONGEST = "autoattack"
 # Figure -> what its panels show: measure -> label of the axis.

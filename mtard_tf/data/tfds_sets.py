@@ -69,55 +69,6 @@ def tfds(
     )
 
 
-def cifar10(
-    data_dir: str | None = None,
-    validation_examples: int | None = None,
-    split_seed: int = 0,
-    augmentation: str = "crop_flip",
-) -> ImageData:
-    """CIFAR-10 as prepared by TFDS; arguments as in `tfds`."""
-    return tfds(
-        "cifar10",
-        data_dir,
-        validation_examples=validation_examples,
-        split_seed=split_seed,
-        augmentation=augmentation,
-    )
-
-
-def cifar100(
-    data_dir: str | None = None,
-    validation_examples: int | None = None,
-    split_seed: int = 0,
-    augmentation: str = "crop_flip",
-) -> ImageData:
-    """CIFAR-100 with its 100 fine labels, as prepared by TFDS; arguments as in `tfds`."""
-    return tfds(
-        "cifar100",
-        data_dir,
-        validation_examples=validation_examples,
-        split_seed=split_seed,
-        augmentation=augmentation,
-        label_key="label",
-    )
-
-
-def tiny_imagenet(
-    data_dir: str | None = None,
-    validation_examples: int | None = None,
-    split_seed: int = 0,
-    augmentation: str = "crop_flip",
-) -> ImageData:
-    """Tiny-ImageNet as `mtard-data import tiny_imagenet` prepares it; arguments as in `tfds`."""
-    return tfds(
-        "tiny_imagenet",
-        data_dir,
-        validation_examples=validation_examples,
-        split_seed=split_seed,
-        augmentation=augmentation,
-    )
-
-
 def read(
     directory: str | os.PathLike[str],
     *,

@@ -64,3 +64,12 @@ def check_fit(
                     f"{name}: teacher {role!r} has {what} of shape {tuple(theirs[1:])}, the "
                     f"student {tuple(ours[1:])}; teach on the same data set."
                 )
+
+
+def is_plain(model: Any) -> bool:
+    """Whether a model is functional, and computes no more than its layers say.
+
+    Not one that is Sequential, a SavedModel, or of a class of its own, which may do more in `call`.
+    """
+    # Only functional models have operations.
+    return hasattr(model, "operations") and type(model).__module__.partition(".")[0] == "keras"

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from mtard_tf.models import twins
-from mtard_tf.models.plain import is_plain
+from mtard_tf.models.compatibility import is_plain
 
 
 class FusedTraining:

@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
+from mtard_tf.models.compatibility import is_plain
 from mtard_tf.models.layers import batch_norms
-from mtard_tf.models.plain import is_plain
 
 _WIDTHS = ("bfloat16", "float16", "float32")
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")

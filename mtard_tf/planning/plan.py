@@ -8,19 +8,19 @@ from collections.abc import Iterator, Mapping
 import keras
 import tensorflow as tf
 
-from mtard_tf import model_files
 from mtard_tf.attacks.seeds import image_seeds
-from mtard_tf.averaged_student import statistics_batches
+from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.data.batches import steps_per_epoch
 from mtard_tf.data.image_data import ImageData
-from mtard_tf.distiller import Distiller
-from mtard_tf.evaluation import Evaluator
-from mtard_tf.experiment import Experiment
+from mtard_tf.distiller.distiller import Distiller
+from mtard_tf.experiment.experiment import Experiment
+from mtard_tf.experiment.stage import Stage
+from mtard_tf.models import model_files
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
 from mtard_tf.models.layers import batch_norms
 from mtard_tf.planning.flops import Cost, PlanError, count
-from mtard_tf.stage import Stage
+from mtard_tf.running.averaged_student import statistics_batches
 from mtard_tf.threat import ThreatModel
 
 # Of a training step: the student's passes (and whatever is in no other part), the inner attack, the

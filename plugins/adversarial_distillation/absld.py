@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mtard_tf.distribution import replica_sum, replicated_state
+from mtard_tf.distribute.replicas import replica_sum, replicated_state
 from mtard_tf.losses import cross_entropy
 from mtard_tf.plugins.adversarial_distillation.rslad import RSLAD
 from mtard_tf.schedules import epoch_of

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from mtard_tf.distiller import Distiller, default_attack
+from mtard_tf.distiller.distiller import Distiller, default_attack
 from mtard_tf.losses import kl_divergence
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mtard_tf.distiller import default_attack
+from mtard_tf.distiller.distiller import default_attack
 from mtard_tf.plugins.adversarial_distillation.adaad import adaptive_attack
 from mtard_tf.plugins.adversarial_distillation.iad import IAD
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from mtard_tf.distiller import Distiller, default_attack
-from mtard_tf.label_smoothing import HardLabels
+from mtard_tf.distiller.distiller import Distiller, default_attack
+from mtard_tf.distiller.hard_labels import HardLabels
 from mtard_tf.losses import cross_entropy, kl_divergence
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from mtard_tf.distiller import Distiller, default_attack
-from mtard_tf.label_smoothing import HardLabels
+from mtard_tf.distiller.distiller import Distiller, default_attack
+from mtard_tf.distiller.hard_labels import HardLabels
+from mtard_tf.distiller.inner_attack import as_float32
 from mtard_tf.losses import kl_divergence
 from mtard_tf.models.compatibility import check_fit
 from mtard_tf.models.fused import FusedTraining
@@ -17,7 +18,6 @@ from mtard_tf.models.precision import (
     synchronize_batch_norm,
     with_precision,
 )
-from mtard_tf.views import as_float32
 
 
 class LBGAT(HardLabels, Distiller):

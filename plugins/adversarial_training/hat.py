@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mtard_tf.distiller import default_attack
+from mtard_tf.distiller.distiller import default_attack
 from mtard_tf.losses import cross_entropy
 from mtard_tf.plugins.adversarial_training.trades import Trades
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mtard_tf.distiller import Distiller, default_attack
-from mtard_tf.label_smoothing import HardLabels
+from mtard_tf.distiller.distiller import Distiller, default_attack
+from mtard_tf.distiller.hard_labels import HardLabels
 
 
 class PGDAdversarialTraining(HardLabels, Distiller):

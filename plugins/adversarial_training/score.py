@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mtard_tf.distiller import Distiller, default_attack
+from mtard_tf.distiller.distiller import Distiller, default_attack
 
 
 class SCORE(Distiller):

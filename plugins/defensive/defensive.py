@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mtard_tf.distiller import Distiller
+from mtard_tf.distiller.distiller import Distiller
 from mtard_tf.losses import soft_cross_entropy
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from mtard_tf.data.batches import evaluation_batches
-from mtard_tf.distiller import Distiller
+from mtard_tf.distiller.distiller import Distiller
 
 _BATCH = 500
 _SEED = "seed_generator_state"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mtard_tf.distribution import global_means
+from mtard_tf.distribute.replicas import global_means
 from mtard_tf.losses import entropy
 from mtard_tf.plugins.multi_teacher.balance import balanced_temperatures
 from mtard_tf.plugins.multi_teacher.mtard import MTARD

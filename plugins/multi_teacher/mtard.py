@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from mtard_tf.distiller import Distiller, default_attack
-from mtard_tf.distribution import global_means, replicated_state
+from mtard_tf.distiller.distiller import Distiller, default_attack
+from mtard_tf.distribute.replicas import global_means, replicated_state
 from mtard_tf.losses import kl_divergence
 from mtard_tf.plugins.multi_teacher.balance import balanced_weights, first_losses
 

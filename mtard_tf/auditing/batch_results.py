@@ -1,0 +1,214 @@
+"""Batch results of an audit, written as they come: a killed audit goes on at its next batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from mtard_tf import files
+from mtard_tf.auditing.evaluator import Evaluator
+from mtard_tf.data.batches import evaluation_batches, steps_per_epoch
+from mtard_tf.data.image_data import Split
+from mtard_tf.files import digest
+from mtard_tf.reporting.progress import ProgressLine
+
+_BATCH = {"key", "settings", "batch", "values"}  # what the line of a batch has
+
+
+class Record:
+    """An append-only file of batch results, bound to the inputs that they came from.
+
+    The first line holds the inputs' fingerprints, each further one the result of one batch. Lines
+    are only ever added: a kill at any moment keeps those before it, and the line that it cut short
+    is cut off.
+
+    Args:
+      path: the file; made if it is not there, begun anew if an input changed.
+      inputs: what every result depends on -> fingerprint.
+      say: called with one line if results of an earlier run are used, or are not.
+      others: files of processes that shared the work; used where their inputs are the same.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        inputs: Mapping[str, str],
+        say: Callable[[str], None],
+        others: Iterable[pathlib.Path] = (),
+    ) -> None:
+        self._path = path
+        self._results: dict[tuple[str, str, int], list] = {}
+        head, lines, size = _read(path)
+        names = dict.fromkeys((*inputs, *head))
+        changed = [name for name in names if head.get(name) != inputs.get(name)]
+        if head and changed:
+            say(f"changed since the last run: {', '.join(changed)}; its results are not used.")
+        if changed:
+            lines = []
+            files.write_text(path, json.dumps(dict(inputs)) + "\n")
+        else:
+            os.truncate(path, size)
+        given = [line for other in others for line in _shared(other, inputs)]
+        for line in (*given, *lines):
+            self._results[line["key"], line["settings"], line["batch"]] = line["values"]
+        if self._results:
+            count = Counter(key for key, _, _ in self._results)
+            text = ", ".join(f"{key} {number}" for key, number in count.items())
+            say(f"goes on where it was cut off; batches that are there: {text}.")
+        self._file = path.open("a", encoding="utf-8")
+
+    def get(self, key: str, settings: str, batch: int) -> np.ndarray | None:
+        """The result of a batch, or None if it is not there."""
+        values = self._results.get((key, settings, batch))
+        return None if values is None else np.array(values)
+
+    def put(self, key: str, settings: str, batch: int, values: np.ndarray) -> None:
+        """Keeps the result of a batch, on disk when this returns."""
+        line = {"key": key, "settings": settings, "batch": batch}
+        self._file.write(json.dumps(line | {"values": np.asarray(values).tolist()}) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self, remove: bool) -> None:
+        """Closes the file; removes it once the report that it served is written."""
+        self._file.close()
+        if remove:
+            self._path.unlink(missing_ok=True)
+
+
+class BatchRunner:
+    """Goes through a split batch by batch, and computes what the record does not hold.
+
+    Args:
+      evaluator: of the model.
+      split: what is attacked.
+      examples: first so many.
+      record: of this audit.
+      name: of the model, for the progress lines.
+      share: (i, n) computes every n-th batch, from the i-th on; the others' results are False.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        split: Split,
+        examples: int,
+        record: Record,
+        name: str,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.evaluator = evaluator
+        self.split = split
+        self.examples = examples
+        self._record = record
+        self._name = name
+        self._share = share
+        self._predictions: np.ndarray | None = None
+
+    def predictions(self) -> np.ndarray:
+        """The classes that the clean images are taken for, int64 `[examples]`."""
+        if self._predictions is None:
+            self._predictions = self.run(
+                "clean", "predictions", lambda images, *_: self.evaluator.predictions(images)
+            )
+        return self._predictions
+
+    def clean(self) -> np.ndarray:
+        """Which images are classified rightly, bool `[examples]`."""
+        return self.predictions() == self.split.labels[: self.examples]
+
+    def attacked(
+        self,
+        key: str,
+        attack: Callable,
+        examples: int | None = None,
+        epsilon: float | None = None,
+        label: str | None = None,
+    ) -> np.ndarray:
+        """Which images stand after `attack`, bool `[examples]`.
+
+        Args:
+          key: name of the result.
+          attack: see `mtard_tf.attacks`.
+          examples: first so many, if not all.
+          epsilon: if not the threat model's.
+          label: what the result depends on, if not the attack's `repr`.
+        """
+        clean = self.clean()
+
+        def compute(images, labels, ids):
+            return self.evaluator.standing(attack, images, labels, ids, clean[ids.numpy()], epsilon)
+
+        return self.run(key, digest(label or repr(attack), epsilon), compute, examples)
+
+    def run(
+        self,
+        key: str,
+        settings: str,
+        compute: Callable,
+        examples: int | None = None,
+        shape: tuple[int, ...] = (),
+    ) -> np.ndarray:
+        """`compute(images, labels, ids)` over the split, from the record where it can.
+
+        Bool results are shown as a running accuracy. `shape` is that of one image's result.
+        """
+        examples = min(examples or self.examples, self.examples)
+        size = self.evaluator.batch_size
+        settings = digest(settings, examples)
+        count = steps_per_epoch(examples, size)
+        stored = {i: self._record.get(key, settings, i) for i in range(count)}
+        known = [values for values in stored.values() if values is not None]
+        if len(known) == count:
+            return np.concatenate(known)
+        line = ProgressLine(f"{self._name} {key}", examples)
+        results: list[np.ndarray] = []
+        done = computed = 0
+        for i, batch in enumerate(evaluation_batches(self.split, size, examples)):
+            values = stored[i]
+            if values is None and i % self._share[1] != self._share[0]:
+                values = np.zeros((len(batch[2]), *shape), bool)  # another process'
+            elif values is None:
+                values = np.asarray(compute(*batch))
+                self._record.put(key, settings, i, values)
+                computed += len(values)
+            results.append(values)
+            done += len(values)
+            line.update(done, computed, _running(results))
+        return np.concatenate(results)
+
+
+def _running(results: list[np.ndarray]) -> str:
+    values = np.concatenate(results)
+    return f"{values.mean():.1%}" if values.dtype == bool else ""
+
+
+def _shared(path: pathlib.Path, inputs: Mapping[str, str]) -> list[dict]:
+    head, lines, _ = _read(path)
+    return lines if head == dict(inputs) else []
+
+
+def _read(path: pathlib.Path) -> tuple[dict, list[dict], int]:
+    """The first line, those of batches, and how many bytes they are; what follows is no line."""
+    lines: list[dict] = []
+    size = 0
+    for text in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        line = _parsed(text)
+        if line is None or (lines and not line.keys() >= _BATCH):
+            break  # cut short by the kill; nothing was written after it
+        lines.append(line)
+        size += len(text)
+    return (lines[0], lines[1:], size) if lines else ({}, [], 0)
+
+
+def _parsed(text: bytes) -> dict | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and text.endswith(b"\n") else None

@@ -1,0 +1,185 @@
+"""The measures of an audit: run batch by batch, summed up, and laid out as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from mtard_tf.attacks.seeds import image_seeds
+from mtard_tf.auditing.batch_results import BatchRunner
+from mtard_tf.auditing.evaluator import last_line
+from mtard_tf.files import digest
+from mtard_tf.models.empty_batches import never_empty
+from mtard_tf.models.model_files import EvaluationError
+
+Measured = Mapping[str, np.ndarray]
+
+
+def gather(
+    runner: BatchRunner, measures: Mapping[str, Callable], temperature: float
+) -> dict[str, np.ndarray]:
+    """Runs every measure on its first images.
+
+    Args:
+      runner: of the audit.
+      measures: name -> measure, see `mtard_tf.measuring`.
+      temperature: at which the model was trained.
+
+    Returns:
+      float32 `[images]` for each column: "name" for the column "value", else "name.column".
+
+    Raises:
+      EvaluationError: a measure failed, or did not return its columns; the message names it.
+    """
+    found: dict[str, np.ndarray] = {}
+    if not measures:
+        return found
+    for name, measure in measures.items():
+        columns = list(_columns(measure))
+        values = runner.run(
+            name,
+            digest(repr(measure), temperature),
+            _compute(runner, name, measure, temperature),
+            getattr(measure, "examples", None),
+            shape=(len(columns),),
+        )
+        # float32 also where the record gave them back.
+        for column, row in zip(columns, values.astype(np.float32).T, strict=True):
+            found[_key(name, column)] = row
+    return found
+
+
+def entries(
+    measured: Measured,
+    outcomes: Mapping[str, np.ndarray],
+    measures: Mapping[str, Callable],
+    temperature: float,
+) -> dict:
+    """What measures add to `report.json`; nothing, if there are none.
+
+    Args:
+      measured: from `gather`.
+      outcomes: "clean" and each attack -> bool `[examples]`.
+      measures: the same as of `gather`.
+      temperature: the same.
+    """
+    if not measures:
+        return {}
+    return {
+        "temperature": float(temperature),
+        "measures": summarise(measured, measures),
+        "success_rates": success_rates(outcomes),
+    }
+
+
+def summarise(measured: Measured, measures: Mapping[str, Callable]) -> dict[str, dict]:
+    """What a report says of each column: its definition, and the moments of its finite values.
+
+    Of a log10 also `mean_of_values`, the mean of 10 to its power, in float64. Where no image has a
+    value, the numbers are None.
+    """
+    entries = {}
+    for name, measure in measures.items():
+        for column, definition in _columns(measure).items():
+            values = measured[_key(name, column)].astype(np.float64)
+            finite = values[np.isfinite(values)]
+            entry = {"definition": definition, "examples": len(values), "defined": len(finite)}
+            statistics: dict[str, Callable] = {
+                "mean": np.mean,
+                "standard_deviation": np.std,
+                "median": np.median,
+                "minimum": np.min,
+                "maximum": np.max,
+            }
+            if column in getattr(measure, "logarithmic", ()):
+                statistics["mean_of_values"] = lambda logs: np.mean(10**logs)
+            for key, statistic in statistics.items():
+                entry[key] = float(statistic(finite)) if len(finite) else None
+            entries[_key(name, column)] = entry
+    return entries
+
+
+def success_rates(outcomes: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+    """Attack -> share of the images that are right when clean and broken by it; None of none."""
+    clean = outcomes["clean"]
+    return {
+        name: float(np.mean(~outcome[clean])) if clean.any() else None
+        for name, outcome in outcomes.items()
+        if name != "clean"
+    }
+
+
+def markdown(report: Mapping) -> list[str]:
+    """The sections of a report that has measures."""
+    lines = [
+        "",
+        "## Measures",
+        "",
+        f"Training temperature {report['temperature']:g}. Mean, standard deviation and median are "
+        "over the images that have a number, of those that were measured.",
+        "",
+        "| measure | mean | standard deviation | median | images | what it is |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for name, entry in report["measures"].items():
+        numbers = [_number(entry[key]) for key in ("mean", "standard_deviation", "median")]
+        images = f"{entry['defined']:,} of {entry['examples']:,}"
+        lines.append(f"| {name} | {' | '.join(numbers)} | {images} | {entry['definition']} |")
+    lines += ["", "| attack | success rate, of images right when clean |", "|---|---:|"]
+    for name, rate in report["success_rates"].items():
+        lines.append(f"| {name} | {'' if rate is None else f'{rate:.2%}'} |")
+    return lines
+
+
+def _columns(measure: Callable) -> Mapping[str, str]:
+    """Column -> definition; of a measure that does not say, its one value and its docstring."""
+    text = (type(measure).__doc__ or type(measure).__name__).strip().splitlines()[0]
+    return getattr(measure, "columns", {"value": text})
+
+
+def _key(name: str, column: str) -> str:
+    return name if column == "value" else f"{name}.{column}"
+
+
+def _compute(runner: BatchRunner, name: str, measure: Callable, temperature: float) -> Callable:
+    """`(images, labels, ids) -> [batch, columns]`, compiled at the first batch."""
+    evaluator = runner.evaluator
+    columns = list(_columns(measure))
+
+    def run(images, labels, ids):
+        values = measure(
+            never_empty(evaluator.inference()),
+            images,
+            labels,
+            threat=evaluator.threat,
+            seeds=image_seeds(evaluator.seed, ids),
+            temperature=temperature,
+        )
+        values = values if isinstance(values, Mapping) else {"value": values}
+        if set(values) != set(columns):
+            raise ValueError(f"it returned {', '.join(values)}; its columns are {columns}.")
+        rows = [tf.cast(values[column], tf.float32) for column in columns]
+        return tf.stack([tf.ensure_shape(row, [None]) for row in rows], axis=1)
+
+    signature = [
+        tf.TensorSpec((None, *runner.split.images.shape[1:]), tf.float32),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([None], tf.int64),
+    ]
+    compiled = tf.function(run, input_signature=signature, autograph=False)
+
+    def compute(images, labels, ids):
+        try:
+            return compiled(images, labels, ids).numpy()
+        except (ValueError, tf.errors.OpError) as error:
+            raise EvaluationError(
+                f"The measure {name} failed: {last_line(error)} Leave it out with --skip={name}."
+            ) from error
+
+    return compute
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

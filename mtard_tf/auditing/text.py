@@ -1,0 +1,117 @@
+"""An audit in words: the verdict, and the report as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mtard_tf.auditing import measurements
+from mtard_tf.auditing.diagnostics import MASKED, NOTE, VOID, Finding
+
+_VOID = {"constant_prediction": "One class for all", "at_chance": "No better than chance"}
+
+
+def verdict(findings: Sequence[Finding], numbers: Mapping, epsilon: float, attacks: int) -> str:
+    """One line: whether the numbers can be believed, and the one that counts.
+
+    Args:
+      findings: all checks.
+      numbers: from `accuracies.summarise`.
+      epsilon: of the threat model.
+      attacks: how many were run; an ensemble of them is none of its own.
+    """
+    low, high = numbers["worst_case"]["robust_accuracy_interval"]
+    worst = (
+        f"Worst case over {attacks} attack{'s' * (attacks != 1)}: "
+        f"{numbers['worst_case']['robust_accuracy']:.1%} of {numbers['examples']:,} "
+        f"(95 %: {low:.1%} to {high:.1%})"
+    )
+    void = [finding for finding in findings if finding.severity == VOID]
+    if void:
+        kind = _VOID[void[0].name]
+        return f"{kind}: {void[0].evidence} {worst}, which says nothing of the model."
+    bad = [finding for finding in findings if finding.severity == MASKED]
+    if bad:
+        return (
+            f"Masked gradients ({', '.join(finding.name for finding in bad)}): the robust "
+            f"accuracies mislead. {bad[0].evidence} {worst}, an upper bound."
+        )
+    if epsilon == 0:
+        return "Epsilon is 0: nothing was attacked, robust accuracy is clean accuracy."
+    noted = [finding for finding in findings if finding.severity == NOTE]
+    if noted:
+        names = ", ".join(finding.name for finding in noted)
+        return (
+            f"{worst}; none of {len(findings)} checks speaks against it, but note {names}: "
+            f"{noted[0].evidence}"
+        )
+    return f"{worst}; none of {len(findings)} checks speaks against it."
+
+
+def markdown(report: Mapping) -> str:
+    """The report of one model as Markdown; opens with the verdict."""
+    threat = report["threat"]
+    lines = [
+        f"# Audit of {report['model']}",
+        "",
+        f"**{report['verdict']}**",
+        "",
+        f"{report['dataset']}, first {report['examples']:,} images of the {report['split']} split; "
+        f"{threat['norm']}, epsilon {threat['epsilon']:.5g} in [0, 1] pixel units; "
+        f"{report['parameters']:,} parameters; seed {report['seed']}. In brackets: 95 % bootstrap "
+        "intervals, paired over examples.",
+        "",
+        *_accuracies(report),
+        "",
+        "W-Robust is (clean + robust) / 2, NRR their harmonic mean. The worst case counts an image "
+        "as robust only if it stands under every attack.",
+    ]
+    if report["left_out"]:
+        lines += ["", f"Left out, for want of a surrogate: {', '.join(report['left_out'])}."]
+    if "changed" in report:
+        lines += ["", f"Not as the suite has it: {'; '.join(report['changed'])}."]
+    if "measures" in report:
+        lines += measurements.markdown(report)
+    lines += ["", "## Findings", "", "| check | severity | evidence |", "|---|---|---|"]
+    lines += [f"| {f['name']} | {f['severity']} | {f['evidence']} |" for f in report["findings"]]
+    lines += ["", "## Epsilon", "", "![accuracy by epsilon](epsilon_curve.png)", ""]
+    lines += ["| epsilon | robust accuracy | worst case |", "|---:|---:|---:|"]
+    lines += [
+        f"| {point['epsilon']:.4g} | {point['robust_accuracy']:.2%} | {point['worst_case']:.2%} |"
+        for point in report["epsilon_curve"]
+    ]
+    lines += ["", "## Classes", "", *_classes(report)]
+    return "\n".join(lines) + "\n"
+
+
+def _accuracies(report: Mapping) -> list[str]:
+    lines = [
+        "| attack | robust accuracy | W-Robust | NRR |",
+        "|---|---:|---:|---:|",
+        f"| (clean) | {_with_interval(report, 'clean')} | | |",
+    ]
+    for name, entry in {**report["attacks"], "**worst case**": report["worst_case"]}.items():
+        cells = [_with_interval(entry, key) for key in ("robust_accuracy", "w_robust", "nrr")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _classes(report: Mapping) -> list[str]:
+    columns = ["clean", *report["attacks"], "worst_case"]
+    lines = [
+        f"| class | images | {' | '.join(columns)} |",
+        "|---|" + "---:|" * (len(columns) + 1),
+    ]
+    for name, entry in report["per_class"].items():
+        cells = [f"{entry[column]:.1%}" for column in columns]
+        lines.append(f"| {name} | {entry['examples']} | {' | '.join(cells)} |")
+    worst = [
+        f"{report['worst_class'][column]['class']} {report['worst_class'][column]['accuracy']:.1%}"
+        for column in columns
+    ]
+    lines.append(f"| **worst class** | | {' | '.join(worst)} |")
+    return lines
+
+
+def _with_interval(entry: Mapping, key: str) -> str:
+    low, high = entry[f"{key}_interval"]
+    return f"{entry[key]:.2%} ({low:.1%} to {high:.1%})"

@@ -1,0 +1,239 @@
+"""What the flags of `mtard-compare` mean: train what is not trained, audit it, write the table."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from mtard_tf import files
+from mtard_tf.auditing.audit import Audit
+from mtard_tf.auditing.suite import Suite
+from mtard_tf.comparing import comparison, temperatures, text
+from mtard_tf.comparing.comparison import WORST, ComparisonError
+from mtard_tf.config import gin_files
+from mtard_tf.distribute import strategies
+from mtard_tf.experiment.experiment import Experiment
+from mtard_tf.models.global_state import fresh_names
+from mtard_tf.processes import jobs
+from mtard_tf.reporting import plots, run_files
+from mtard_tf.running import experiment_run, report, side_by_side
+from mtard_tf.running.run_directory import claim, student_path
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The flags.
+
+    Attributes:
+      run_dir: of the run; made if it is not there.
+      config: gin files; none for the configuration of the run that is there.
+      gin: bindings.
+      jobs: processes at a time; 0 trains and audits nothing.
+      suite: name, or a `.gin` file.
+      skip: attacks of the suite to leave out.
+      examples: first so many test images; None for all.
+      stages: the only ones to audit; all if empty.
+      baseline: the row that the others are set against; None for none.
+      attack: of the trade-off figure.
+    """
+
+    run_dir: str
+    config: Sequence[str] = ()
+    gin: Sequence[str] = ()
+    jobs: int = 1
+    suite: str = "quick"
+    skip: Sequence[str] = ()
+    examples: int | None = None
+    stages: Sequence[str] = ()
+    baseline: str | None = None
+    attack: str = WORST
+
+
+def run(request: Request) -> str:
+    """Does what the flags ask for; returns the lines to print.
+
+    Raises:
+      ValueError: flags that mean nothing, or, once the others have ended and the table of what is
+        there is written, a stage or an audit that failed; the message is one line.
+      Preempted: the process was told to go; the same command goes on.
+    """
+    # Before anything is trained: it replaces the configuration, and may be a mistake.
+    suite = gin_files.suite(request.suite).without(request.skip)
+    run_dir = pathlib.Path(request.run_dir)
+    given = bool(request.config or request.gin)
+    experiment = gin_files.begin_or_go_on(run_dir, request.config, request.gin)
+    names = [stage.name for stage in experiment.stages]
+    for stage in request.stages:
+        experiment_run.check_stage(experiment, stage)
+    if request.baseline is not None:
+        comparison.check_row(names, request.baseline)
+        if request.jobs:
+            known = [one.name for one in comparison.load(run_dir, names)]
+            wanted = request.stages or names
+            to_come = [name for name in wanted if given or student_path(run_dir, name).exists()]
+            comparison.check_audited([*to_come, *known], request.baseline)
+    if request.jobs:
+        try:
+            _train_and_audit(request, experiment, suite)
+        except jobs.JobError as error:
+            raise jobs.JobError(f"{error} {_table_of_the_rest(request, names)}") from error
+    elif given:
+        claim(run_dir, gin_files.text())
+    return "\n".join(write(run_dir, names, request.baseline, request.attack))
+
+
+def _table_of_the_rest(request: Request, names: Sequence[str]) -> str:
+    """Writes what there is after a failure, which may be the baseline's; returns one sentence."""
+    run_dir, problem = pathlib.Path(request.run_dir), ""
+    for baseline, attack in ((request.baseline, request.attack), (None, WORST)):
+        try:
+            return f"The rest is compared. {write(run_dir, names, baseline, attack)[-1]}."
+        except ComparisonError as error:
+            problem = str(error)
+    return f"There is no table: {problem}"
+
+
+def _train_and_audit(request: Request, experiment: Experiment, suite: Suite) -> None:
+    run_dir = pathlib.Path(request.run_dir)
+    data = experiment.dataset()
+    _check_attack(request.attack, suite.names_for(data.num_classes))
+    threat, seed = experiment.threat, experiment.seed
+    audit = Audit(data, suite, threat, examples=request.examples, seed=seed)
+    training: list[jobs.Job] = []
+    if request.config or request.gin:
+        if experiment.strategy != "one_device":
+            raise ComparisonError(
+                f"Experiment.strategy is {experiment.strategy!r}; mtard-compare gives each stage "
+                "one device: train with mtard-train first, and compare without --config."
+            )
+        one_device = strategies.create("one_device")
+        experiment_run.check(experiment, data, one_device, experiment.stages, run_dir)
+        claim(run_dir, gin_files.text())
+        known = experiment_run.identities_of(experiment, data)
+        training = side_by_side.training_jobs(experiment.stages, run_dir, known)
+    with fresh_names():
+        auditing = _audit_jobs(run_dir, experiment, audit, request, {job.name for job in training})
+    side_by_side.run_jobs(run_dir, [*training, *auditing], request.jobs)
+    if auditing:
+        report.write_report(run_dir, experiment)
+
+
+def write(
+    run_dir: pathlib.Path, names: Sequence[str], baseline: str | None = None, attack: str = WORST
+) -> list[str]:
+    """Writes `comparison/` from what the stages and their audits left; returns lines that sum up.
+
+    Args:
+      run_dir: of the run.
+      names: of all its stages.
+      baseline: a row, or None.
+      attack: of the trade-off figure; rows that were not attacked with it are not in it.
+
+    Raises:
+      ComparisonError: see `comparison.compare`.
+    """
+    audited = comparison.load(run_dir, names)
+    compared = comparison.compare(audited, names, baseline)
+    _check_attack(attack, compared["attacks"])
+    folder = run_dir / "comparison"
+    stages = [run_dir / name / "stage.json" for name in names]
+    points = temperatures.by_temperature(
+        audited, [run_files.stage(path) for path in stages if path.exists()]
+    )
+    figures = ["trade_off.png"]
+    shown = _points(compared, attack)
+    if not shown:
+        raise ComparisonError(
+            f"No row has all its replicates attacked with {attack}; plot another."
+        )
+    plots.trade_off(shown, attack, folder / figures[0])
+    if points:
+        figures += temperatures.write(points, folder)
+    files.write_text(folder / "table.md", text.markdown(compared, figures))
+    files.write_text(folder / "table.csv", text.table_csv(compared))
+    files.write_text(folder / "table.tex", text.latex(compared))
+    files.write_json(folder / "comparison.json", {**compared, "temperatures": points})
+    return [*text.summary(compared), f"Table: {folder / 'table.md'}"]
+
+
+def _audit_jobs(
+    run_dir: pathlib.Path,
+    experiment: Experiment,
+    audit: Audit,
+    request: Request,
+    to_train: set[str],
+) -> list[jobs.Job]:
+    """One job per stage that is not audited so yet; it waits for the training of what it loads.
+
+    Raises:
+      ComparisonError: a stage asked for by name is not trained, or has an audit that holds more.
+    """
+    command = [
+        *(sys.executable, "-m", "mtard_tf.bin.eval", f"--run_dir={run_dir}"),
+        # Named, so that no process rewrites the report over all stages while others read it.
+        f"--out={run_dir / 'evaluation'}",
+        f"--suite={request.suite}",
+        *(f"--skip={name}" for name in request.skip),
+        *([] if request.examples is None else [f"--examples={request.examples}"]),
+    ]
+    result = []
+    for stage in experiment.stages:
+        if request.stages and stage.name not in request.stages:
+            continue
+        source = report.surrogate_of(experiment, stage.name) if audit.suite.transfer else None
+        needs = [stage.name, *([source] if source else [])]
+        missing = [name for name in needs if not student_path(run_dir, name).exists()]
+        if absent := [name for name in missing if name not in to_train]:
+            if request.stages:
+                raise ComparisonError(
+                    f"{absent[0]} is not trained, so {stage.name} cannot be audited; train it with "
+                    f"--config, or leave {stage.name} out of --stage."
+                )
+            continue  # the run goes on elsewhere, or was cut off
+        if not to_train & set(needs) and report.stands(run_dir, experiment, audit, stage.name):
+            continue
+        if stage.name not in to_train:
+            suite = audit.suite if source else audit.suite.without(list(audit.suite.transfer))
+            _check_replaces(run_dir, stage.name, suite, audit.data.num_classes)
+        name = f"{stage.name}.audit"
+        result.append(jobs.Job(name, [*command, f"--stage={stage.name}"], needs))
+    return result
+
+
+def _check_replaces(run_dir: pathlib.Path, stage: str, suite: Suite, classes: int) -> None:
+    """Refuses to put an audit in the place of one of the same student that has more in it."""
+    for former in comparison.load(run_dir, [stage]):
+        named = {*suite.names_for(classes), *suite.measures}
+        held = [*former.report["attacks"], *former.report.get("measures", ())]
+        if lost := [name for name in held if name not in named]:
+            raise ComparisonError(
+                f"The audit of {stage} has {', '.join(lost)} too and would be replaced by one "
+                f"without; give the --suite, --skip and --examples={former.report['examples']} of "
+                f"that audit, --jobs=0 for the table alone, or remove "
+                f"{run_dir / 'evaluation' / stage}."
+            )
+
+
+def _check_attack(attack: str, known: Sequence[str]) -> None:
+    if attack not in (*known, WORST):
+        raise ComparisonError(
+            f"There is no attack {attack!r} to plot; the suite has {', '.join((*known, WORST))}."
+        )
+
+
+def _points(compared: dict, attack: str) -> list[dict[str, Any]]:
+    """What the trade-off figure shows of each row."""
+    return [
+        {
+            "label": row["row"],
+            "clean": row["clean"]["mean"],
+            "clean_deviation": row["clean"]["deviation"],
+            "robust": row["robust"][attack]["mean"],
+            "robust_deviation": row["robust"][attack]["deviation"],
+        }
+        for row in compared["rows"]
+        if attack in row["robust"]
+    ]

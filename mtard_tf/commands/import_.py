@@ -1,0 +1,181 @@
+"""What `mtard-import` does: builds the net, fills it, compares and measures it, writes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import pathlib
+from collections.abc import Callable, Sequence
+
+import gin
+import keras
+
+from mtard_tf import files, registry
+from mtard_tf.config import bindings, gin_errors
+from mtard_tf.config.binding_values import check_values
+from mtard_tf.importing import checkpoint, keras_files, matching, proving
+from mtard_tf.models import model_files
+from mtard_tf.models.layers import NORMALIZATIONS, Normalization
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The flags of `mtard-import`.
+
+    Attributes:
+      source: file of weights.
+      model: "models.NAME" of the registry, or a `.keras` file of the same layers.
+      out: the `.keras` file to write.
+      classes: number of logits; for a registered model.
+      image_shape: "height,width,channels"; for a registered model.
+      normalization: a name, or "mean,.../deviation,..."; None is the model's own default.
+      gin: bindings of the model, such as "models.resnet20.shortcut = 'A'".
+      key: which of several state_dicts of the file.
+      allow_unused: leave out what the model has no place for.
+      probe: `.npz` with `images` and the source's `logits`.
+      verify: refuse to go on without a probe.
+      dataset: name of the data set whose test split gives the clean accuracy; None for none.
+      data_dir: prepared TFDS sets.
+      examples: first so many test images; None or 0 for all.
+      batch_size: images at a time.
+    """
+
+    source: str
+    model: str
+    out: str
+    classes: int = 10
+    image_shape: str = "32,32,3"
+    normalization: str | None = None
+    gin: Sequence[str] = ()
+    key: str | None = None
+    allow_unused: bool = False
+    probe: str | None = None
+    verify: bool = False
+    dataset: str | None = None
+    data_dir: str | None = None
+    examples: int | None = 1000
+    batch_size: int = 100
+
+
+def run(request: Request, say: Callable[[str], None] = print) -> keras.Model:
+    """Imports, checks and writes a model; returns it.
+
+    Args:
+      request: the flags.
+      say: is given each line as it is known.
+
+    Raises:
+      ValueError: a file, a model or settings that do not fit; the message is one line, and nothing
+        is written.
+    """
+    out = pathlib.Path(request.out)
+    if out.suffix != ".keras":
+        raise ValueError(f"--out is {request.out!r}; give a name that ends in .keras.")
+    if request.verify and request.probe is None:
+        raise ValueError(
+            "--verify compares logits with those of the source: record them there and give "
+            "--probe=FILE.npz with `images` and `logits` (docs/teachers.md)."
+        )
+    source = checkpoint.read(request.source, request.key)
+    model = build(request)
+    found = matching.match(source, model, allow_unused=request.allow_unused)
+    _describe(source, found, model, say)
+    if source.statistics is not None and not request.allow_unused:
+        say(proving.normalized_alike(source, model))
+    matching.load(source, found)
+    if request.probe is not None:
+        say(proving.probed(model, pathlib.Path(request.probe)))
+    if request.dataset is not None:
+        from mtard_tf.commands import datasets  # with it come plots, which take 60 MB
+
+        data = datasets.dataset(request.dataset, request.data_dir)
+        labelled = data.labelled("test", request.examples or None)
+        model_files.check(model, labelled, data.label_names)
+        for line in proving.accuracies(model, data, request.examples, request.batch_size):
+            say(line)
+    with files.replacing(out) as temporary:
+        keras_files.save(model, temporary)
+    say(f"Model: {out}")
+    return model
+
+
+def build(request: Request) -> keras.Model:
+    """The model that the weights are for, not yet theirs.
+
+    Raises:
+      ValueError: an unknown name, settings that it does not take, or no such file.
+    """
+    if request.model.endswith(".keras"):
+        if request.normalization is not None or request.gin:
+            raise ValueError(
+                f"{request.model} has its layers and its normalisation; leave --normalization and "
+                "--gin out."
+            )
+        return model_files.load(request.model)
+    name = request.model.removeprefix("@").removeprefix("models.")
+    factory = registry.get("models", name)
+    settings = {}
+    if request.normalization is not None:
+        if "normalization" not in inspect.signature(registry.target("models", name)).parameters:
+            raise ValueError(
+                f"models.{name} takes no normalization; leave --normalization out, and let its "
+                "first layer normalise."
+            )
+        settings["normalization"] = parse_normalization(request.normalization)
+    gin.clear_config()
+    with gin_errors.one_line():
+        gin.parse_config(list(request.gin))
+        check_values()
+        bindings.require(None, request.gin)
+        model = factory(parse_shape(request.image_shape), request.classes, **settings)
+        bindings.check_read(())
+    return model
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """ "32,32,3" as (height, width, channels).
+
+    Raises:
+      ValueError: not three numbers above 0.
+    """
+    parts = text.replace(" ", "").split(",")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"--image_shape is {text!r}; give height,width,channels, as 32,32,3.")
+    return tuple(map(int, parts))
+
+
+def parse_normalization(text: str) -> Normalization:
+    """A name as it is, and "0.5,0.5,0.5/0.2,0.2,0.2" as (mean, standard deviation).
+
+    Raises:
+      ValueError: numbers of another form; names are for the model to judge.
+    """
+    if "/" not in text:
+        return text
+    try:
+        mean, deviation = (tuple(map(float, part.split(","))) for part in text.split("/"))
+    except ValueError:
+        raise ValueError(
+            f"--normalization is {text!r}; give {', '.join(NORMALIZATIONS)}, or a mean and a "
+            "standard deviation per channel, as 0.5,0.5,0.5/0.2,0.2,0.2."
+        ) from None
+    return mean, deviation
+
+
+def _describe(
+    source: checkpoint.Checkpoint,
+    found: matching.Match,
+    model: keras.Model,
+    say: Callable[[str], None],
+) -> None:
+    numbers = sum(tensor.size for tensor in source.tensors.values())
+    names = "" if found.by_order else f"; names of {found.origin}"
+    say(f"{source.path}: {source.form}, {len(source.tensors)} tensors, {numbers:,} numbers{names}")
+    for reason, tensors in found.unused.items():
+        count = sum(tensor.size for tensor in tensors.values())
+        say(f"Left out: {len(tensors)} tensors, {count:,} numbers ({reason})")
+    if found.by_order:
+        say(f"The names say nothing about {model.name}; paired by order and shape:")
+        say(found.table())
+        say("Two layers of one shape could be exchanged so: look at the table, or give --probe.")
+    say(f"{model.name}: {model_files.parameters(model):,} parameters")

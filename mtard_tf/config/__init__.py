@@ -1,0 +1,1 @@
+"""Gin files to experiments, and their errors in one line."""

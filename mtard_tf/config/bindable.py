@@ -1,0 +1,54 @@
+"""What run files bind besides plugins: experiment, stages, suites, schedules, optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gin
+
+from mtard_tf import optimizers, schedules
+from mtard_tf.auditing.suite import Suite
+from mtard_tf.config.bindings import PACKAGE
+from mtard_tf.data.image_data import ImageData
+from mtard_tf.distiller import averaging
+from mtard_tf.experiment import chains, stage_lists
+from mtard_tf.experiment.experiment import Experiment
+from mtard_tf.experiment.stage import Stage
+
+
+def described(
+    dataset: Callable[[], ImageData],
+    stages: stage_lists.Stages = "student",
+    epsilon: float | str = 8 / 255,
+    norm: str = "linf",
+    seed: int = 0,
+    strategy: str = "one_device",
+) -> Experiment:
+    """The experiment of a run file; a stage's name is the gin scope that configures it.
+
+    Teachers that stages name and the list leaves out are stages too, before those that they teach.
+    """
+    # Experiment makes a number of an epsilon that is text.
+    return Experiment(dataset, tuple(stage_lists.complete(stages)), epsilon, norm, seed, strategy)
+
+
+# What run files bind besides plugins.
+BINDABLE: dict[str, Callable[..., Any]] = {
+    "Experiment": described,
+    "Stage": Stage,
+    "Suite": Suite,
+    "replicates": stage_lists.replicates,
+    "chain": chains.chain,
+    "temperature_sweep": chains.temperature_sweep,
+    **{f"averaging.{c.__name__}": c for c in averaging.RULES},
+    **{f"schedules.{c.__name__}": c for c in schedules.SCHEDULES},
+    **{f"optimizers.{name}": factory for name, factory in optimizers.OPTIMIZERS.items()},
+}
+# The classes stay plain; gin gets a wrapper of its own.
+CONFIGURABLE = {
+    selector: gin.external_configurable(
+        target, name=selector.split(".")[-1], module=selector.rpartition(".")[0] or PACKAGE
+    )
+    for selector, target in BINDABLE.items()
+}

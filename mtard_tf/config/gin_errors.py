@@ -1,0 +1,146 @@
+"""gin's many-line errors as one line that names the nearest known name."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import re
+import tokenize
+from collections.abc import Iterator
+
+import gin
+
+from mtard_tf import registry
+from mtard_tf.config.bindable import BINDABLE
+from mtard_tf.processes.preemption import Preempted
+
+# Arguments of models, distillers and optimizers that a stage gives.
+GIVEN_LATER = {"image_shape", "num_classes", "student", "learning_rate"}
+
+
+class ConfigError(ValueError):
+    """A configuration that means nothing. The message is one line."""
+
+
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """Turns gin's many-line errors into one line that names the nearest known name."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(" ".join(str(error).split())) from error  # gin may have added a place
+    except tokenize.TokenError as error:
+        what, (line, _) = error.args
+        raise ConfigError(f"A value does not end: {what}, line {line}.") from error
+    except RecursionError as error:
+        raise ConfigError(
+            "A value of the run file is nested too deeply, or macros name each other; write it out."
+        ) from error
+    except (
+        *(ValueError, TypeError, RuntimeError, SyntaxError, OSError, NameError, ImportError),
+        KeyError,
+    ) as error:
+        raise ConfigError(explain(error)) from error
+    except Preempted:
+        raise
+    except (Exception, SystemExit) as error:  # of a module of the user's, or what is called there
+        # TensorFlow wraps the words in "{{function_node ...}} ... [Op:...] name:".
+        words = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", " ".join(str(error).split()))
+        raise ConfigError(
+            f"What the run file imports or calls ended with {type(error).__name__} ({words}); "
+            "--debug shows where."
+        ) from error
+
+
+def explain(error: Exception) -> str:
+    """One line for an error that went through gin, which appends the calls to the message."""
+    message = " ".join(str(error).split())
+    if isinstance(error, SyntaxError):
+        return _syntax(error)
+    if isinstance(error, ImportError):
+        return (
+            f"{message.split(' In ')[0]}; the run file imports it: put the folder it is in on "
+            "PYTHONPATH, or install it."
+        )
+    place = re.search(r'In (file "[^"]+", line \d+|bindings string line \d+|[\w./-]+:\d+)', message)
+    where = f" ({place.group(1)})" if place else ""
+    if match := re.search(r"Ambiguous selector '([\w.]+)', matches \[(.*?)\]", message):
+        one, several = match.group(1), match.group(2).replace("'", "")
+        return f"{one} may be any of {several}; write the whole name{where}."
+    if match := re.search(r"No configurable matching (?:reference )?'@?([\w./]+)", message):
+        return registry.unknown_name("name", match.group(1), _selectors()) + where
+    if match := re.search(
+        r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", message
+    ):
+        selector, parameter = match.groups()
+        known = _parameters(selector)
+        return registry.unknown_name(f"parameter of {selector}", parameter, known) + where
+    if match := re.search(r"Configurable '([\w.]+)' has denylisted kwarg '(\w+)'", message):
+        name = ".".join(match.groups())
+        return f"{name} is set by the stage; set Stage or Experiment instead{where}."
+    if match := re.search(r"In call to configurable 'macro' .*? in scope '([\w./]+)'", message):
+        name = match.group(1)
+        near = difflib.get_close_matches(name, re.findall(r"^(\w+) = ", gin.config_str(), re.M), 1)
+        hint = f"did you mean %{near[0]}? Otherwise " if near else ""
+        return f"The macro %{name} is used but not set; {hint}add a line {name} = ..."
+    if match := re.search(
+        r"Required bindings for `([\w.]+)` not provided in config: (\[.*?\])", message
+    ):
+        return f"{match.group(1)} needs {match.group(2)}; set it in the run file or with --gin."
+    if match := re.search(
+        r"No values supplied by Gin or caller for arguments: (\[.*?\]).*?"
+        r"In call to configurable '([\w.]+)' \([^()]*\)(?: in scope '([\w/.]+)')?",
+        message,
+    ):
+        return _missing(re.findall(r"'(\w+)'", match.group(1)), match.group(2), match.group(3))
+    return message.split(" In call to configurable")[0]
+
+
+def _syntax(error: SyntaxError) -> str:
+    file = (error.filename or "binding").replace("<tokenize>", "run file")
+    place = f"{file}, line {error.lineno}"
+    sum_ = re.search(r"=\s*((-?[\d.]+)\s*([-+*/]{1,2})\s*(-?[\d.]+))\s*(#.*)?$", error.text or "")
+    if sum_ is None:
+        return f"{place}: {' '.join(str(error.msg).split())}"
+    written, left, operator, right = sum_.groups()[:4]
+    value = ""
+    if operator == "/" and float(right):
+        value = f" {float(left) / float(right)!r}, or for an epsilon '{left}/{right}' in quotes"
+    return (
+        f"{place}: {written} is a Python expression, and gin computes nothing; write the number"
+        f"{value}."
+    )
+
+
+def _missing(parameters: list[str], name: str, scope: str | None) -> str:
+    """What to bind where a call lacks arguments.
+
+    Args:
+      parameters: those that are missing.
+      name: of what was called, without its kind.
+      scope: in which it was called.
+    """
+    selector = next((s for s in _selectors() if s.rpartition(".")[2] == name), name)
+    if set(parameters) & GIVEN_LATER:
+        return (
+            f"@{selector}() is called before there is {' and '.join(parameters)}; leave the "
+            f"brackets out: @{selector}."
+        )
+    missing = f"{selector}.{parameters[0]}"
+    kind = {"model": "@models.NAME", "distiller": "@distillers.NAME", "dataset": "@datasets.NAME"}
+    example = f"{missing} = {kind.get(parameters[0], '...')}"
+    alone = f" ({scope}/{missing} for it alone)" if scope else ""
+    where = f" for {scope}" if scope else ""
+    return f"{missing} is not set{where}; add {example}{alone} to the run file, or with --gin."
+
+
+def _selectors() -> list[str]:
+    plugins = [f"{kind}.{name}" for kind in registry.KINDS for name in registry.names(kind)]
+    return [*plugins, *BINDABLE]
+
+
+def _parameters(selector: str) -> list[str]:
+    kind, _, name = selector.rpartition(".")
+    target = BINDABLE.get(selector) or registry.get(kind, name)
+    return list(inspect.signature(target).parameters)

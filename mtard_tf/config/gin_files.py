@@ -1,0 +1,166 @@
+"""Gin files to an experiment: search path, what can be bound, and errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+import gin
+
+from mtard_tf import registry
+from mtard_tf.auditing.suite import Suite
+from mtard_tf.config import bindings, canonical_text, data_of_run
+from mtard_tf.config.bindable import CONFIGURABLE
+from mtard_tf.config.binding_values import check_values
+from mtard_tf.config.gin_errors import ConfigError, one_line
+from mtard_tf.experiment.experiment import Experiment
+
+
+def config_folder() -> str:
+    """The folder of the `.gin` files: installed beside the package, or the checkout's `gin/`."""
+    installed = importlib.util.find_spec("mtard_tf.configs")
+    if installed and installed.submodule_search_locations:
+        return list(installed.submodule_search_locations)[0]
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return os.path.join(os.path.dirname(package), "gin")
+
+
+def parse(files: Sequence[str], given: Sequence[str] = (), *, finished: bool = False) -> None:
+    """Reads gin files (later ones win), then bindings; replaces whatever was configured before.
+
+    A file is looked for in the working directory, then in the package's own `gin/` folder; one that
+    is included, beside the file that includes it before that.
+
+    Args:
+      files: paths; `~` is the home.
+      given: bindings such as `student/Stage.epochs = 5`.
+      finished: the file is one that a run wrote: what it binds has been looked at before.
+
+    Raises:
+      ConfigError: a file, selector, parameter or macro that does not exist, a required macro that
+        is not set, or a value that its parameter does not take.
+    """
+    for line in registry.broken().values():
+        print(f"warning: {line}", file=sys.stderr)
+    gin.clear_config()
+    if not files:
+        raise ConfigError(
+            "No configuration was given; use --config=FILE, such as --config=quickstart.gin."
+        )
+    with one_line():
+        gin.parse_config_files_and_bindings(list(files), list(given), finalize_config=False)
+        text = gin.config_str()
+    missing = re.findall(r"^(\w+) = %gin\.REQUIRED", text, re.M)
+    if missing:
+        raise ConfigError(
+            f"{', '.join(missing)} must be set; add --gin='{missing[0]} = ...' or a line to your "
+            "file."
+        )
+    check_values()
+    bindings.require(None if finished else _find(files[-1]).read_text("utf-8"), given)
+
+
+def text() -> str:
+    """The whole configuration as one gin file, with every include and macro in it."""
+    return canonical_text.whole()
+
+
+def experiment() -> Experiment:
+    """The experiment that the parsed configuration describes.
+
+    Raises:
+      ConfigError: a value that the experiment or one of its stages refuses.
+    """
+    with one_line():
+        described = CONFIGURABLE["Experiment"]()
+        bindings.check_scopes(described.stages)
+    return described
+
+
+def suite(name: str) -> Suite:
+    """The attack suite of that name in `suites/`, or of a `.gin` file.
+
+    Replaces whatever was configured before, as `parse` does.
+
+    Raises:
+      ConfigError: no such suite, or one that means nothing.
+    """
+    if not name.endswith(".gin"):
+        known = [path.stem for path in pathlib.Path(config_folder(), "suites").glob("*.gin")]
+        if name not in known:
+            raise ConfigError(registry.unknown_name("suite", name, known))
+        name = f"suites/{name}.gin"
+    parse([name])
+    with one_line():
+        made = CONFIGURABLE["Suite"]()
+        bindings.check_read(())
+    return made
+
+
+def begin_or_go_on(run_dir: pathlib.Path, files: Sequence[str], given: Sequence[str]) -> Experiment:
+    """The experiment of the given files, or, where none are given, the one that the run holds.
+
+    Raises:
+      ConfigError: neither, or whatever `parse` refuses.
+    """
+    if not files and not given and (run_dir / "config.gin").exists():
+        return of_run(run_dir)
+    parse(files, given)
+    return data_of_run.found(experiment(), run_dir)
+
+
+def of_run(run_dir: pathlib.Path) -> Experiment:
+    """The experiment that a run directory holds.
+
+    Raises:
+      ConfigError: there is no run.
+    """
+    path = run_dir / "config.gin"
+    if not path.exists():
+        raise ConfigError(f"{run_dir} holds no run (no config.gin); run mtard-train first.")
+    parse([str(path.resolve())], finished=True)
+    return data_of_run.found(experiment(), run_dir)
+
+
+# The files that gin is in the middle of, each included by the one before.
+_reading: list[pathlib.Path] = []
+
+
+def _find(name: str) -> pathlib.Path:
+    """The file of that name; see `parse`.
+
+    Raises:
+      ConfigError: there is none; the message names the nearest of the package.
+    """
+    path, folder = pathlib.Path(name).expanduser(), pathlib.Path(config_folder())
+    places = [*(beside.parent for beside in _reading[-1:]), pathlib.Path(), folder]
+    for place in places:
+        if (place / path).is_file():
+            return place / path
+    known = [str(path.relative_to(folder)) for path in folder.rglob("*.gin")]
+    raise ConfigError(registry.unknown_name("config file", name, known))
+
+
+@contextlib.contextmanager
+def _open(name: str) -> Iterator[IO[str]]:
+    path = _find(name)
+    if path.resolve() in _reading:
+        raise ConfigError(f"{path} includes itself; leave one of the includes out.")
+    _reading.append(path.resolve())
+    try:
+        with open(path, encoding="utf-8") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not text in UTF-8; give a gin file.") from error
+    finally:
+        _reading.pop()
+
+
+# Before gin's own, which knows the working directory alone.
+gin.config._FILE_READERS.insert(0, (_open, lambda name: True))

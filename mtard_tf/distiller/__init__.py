@@ -1,0 +1,1 @@
+"""The distiller: one `train_step`, its inner attack, and the options of a step."""

@@ -1,0 +1,143 @@
+"""Averages of a student's weights over its training: EMA and SWA, and what holds them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from mtard_tf.distribute.replicas import replicated_state
+
+
+@dataclasses.dataclass(frozen=True)
+class EMA:
+    """Exponential moving average: after each update of the weights, once `start` epochs are over,
+
+        average <- decay average + (1 - decay) w
+
+    from the weights after the first of these updates on.
+
+    Attributes:
+      decay: in [0, 1).
+      start: epochs before it begins; until then the average is the student itself.
+      batch_norm_examples: training images whose statistics BatchNorm takes before the averaged
+        student is validated; None for all.
+
+    Raises:
+      ValueError: a number that means nothing.
+    """
+
+    decay: float = 0.999
+    start: int = 0
+    batch_norm_examples: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"EMA.decay is {self.decay!r}; give a number from 0 to below 1.")
+        _check(self)
+
+    def share(self, taken: tf.Tensor) -> tf.Tensor:
+        """What part of the new average the weights are, after `taken` that were averaged."""
+        return tf.where(taken == 0, 1.0, 1.0 - self.decay)
+
+    def due(self, updated: tf.Tensor, ended: tf.Tensor) -> tf.Tensor:
+        """Whether a step's weights enter: it changed them (`updated`), or ended an epoch."""
+        return updated
+
+
+@dataclasses.dataclass(frozen=True)
+class SWA:
+    """Stochastic weight averaging (Izmailov et al., UAI 2018, arXiv 1803.05407).
+
+    The equal mean of the weights at the end of each epoch after the first `start`:
+
+        average <- average + (w - average) / n
+
+    Attributes:
+      start: epochs before it begins; until the end of the next one the average is the student
+        itself.
+      batch_norm_examples: as EMA's.
+
+    Raises:
+      ValueError: a number that means nothing.
+    """
+
+    start: int = 0
+    batch_norm_examples: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def share(self, taken: tf.Tensor) -> tf.Tensor:
+        """What part of the new average the weights are, after `taken` that were averaged."""
+        return 1.0 / (tf.cast(taken, tf.float32) + 1.0)
+
+    def due(self, updated: tf.Tensor, ended: tf.Tensor) -> tf.Tensor:
+        """Whether a step's weights enter: it changed them (`updated`), or ended an epoch."""
+        return ended
+
+
+RULES: tuple[type, ...] = (EMA, SWA)
+
+
+class Averages:
+    """The averages of a model's trained variables, as variables of the distiller.
+
+    So they lie on every replica, and in its checkpoints.
+
+    Args:
+      rule: EMA or SWA.
+      owner: the distiller, which gets the variables.
+      weights: trained variables of the student.
+    """
+
+    def __init__(self, rule: EMA | SWA, owner: keras.Model, weights: Sequence) -> None:
+        self.rule, self._weights = rule, list(weights)
+        self.values = [
+            replicated_state(owner, f"average_{i}", w.shape, dtype=w.dtype)
+            for i, w in enumerate(weights)
+        ]
+        self.taken = replicated_state(owner, "averages_taken", dtype="int64")
+
+    @property
+    def variables(self) -> list:
+        """All that `update` moves."""
+        return [*self.values, self.taken]
+
+    def update(self, updated: tf.Tensor, steps_done: tf.Tensor, steps_per_epoch: int) -> None:
+        """Takes in the weights after a step.
+
+        Args:
+          updated: whether the step changed them: it does not where gradients are accumulated, nor
+            where it was skipped.
+          steps_done: with this one.
+          steps_per_epoch: ends of epochs are its multiples.
+        """
+        started = steps_done > self.rule.start * steps_per_epoch
+        ended = steps_done % steps_per_epoch == 0
+        taken = tf.convert_to_tensor(self.taken.value)
+        due = started & self.rule.due(updated, ended)
+        # Before the first that is averaged, the average is the student.
+        otherwise = tf.where(taken == 0, 1.0, 0.0)
+        share = tf.where(due, self.rule.share(taken), otherwise)
+        for average, weight in zip(self.values, self._weights, strict=True):
+            average.assign(averaged(average.value, weight.value, share))
+        self.taken.assign(taken + tf.cast(due, tf.int64))
+
+
+def averaged(average: tf.Tensor, weight: tf.Tensor, share: float | tf.Tensor) -> tf.Tensor:
+    """`(1 - share) average + share weight`: to the bit `average` at 0, `weight` at 1."""
+    return (1.0 - share) * average + share * weight
+
+
+def _check(rule: EMA | SWA) -> None:
+    name = type(rule).__name__
+    if not isinstance(rule.start, int) or rule.start < 0:
+        raise ValueError(f"{name}.start is {rule.start!r}; give a whole number of epochs.")
+    examples = rule.batch_norm_examples
+    if examples is not None and (not isinstance(examples, int) or examples < 1):
+        raise ValueError(
+            f"{name}.batch_norm_examples is {examples!r}; give a whole number, at least 1, or None."
+        )

@@ -1,0 +1,1 @@
+"""`tf.distribute`: strategies, and sums over replicas."""

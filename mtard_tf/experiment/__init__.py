@@ -1,0 +1,1 @@
+"""What is to be done: stages, chains of stages, and the experiment that orders them."""

@@ -1,0 +1,257 @@
+"""A stage: one student, one distiller, teachers that are earlier stages or model files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gin
+import keras
+import tensorflow as tf
+
+from mtard_tf import registry
+from mtard_tf.attacks.pgd import PGD
+from mtard_tf.data.batches import steps_per_epoch
+from mtard_tf.data.image_data import ImageData
+from mtard_tf.distiller.averaging import EMA, SWA
+from mtard_tf.distiller.weight_perturbation import WeightPerturbation
+from mtard_tf.experiment.stage_checks import check
+from mtard_tf.models.global_state import seeded
+from mtard_tf.models.precision import synchronize_batch_norm, with_precision
+from mtard_tf.optimizers import sgd
+from mtard_tf.schedules import CONSTANT, Schedule, ScheduledRate, StepDecay
+from mtard_tf.threat import ThreatModel, radius
+
+# Role of a teacher -> the stage that it is where `Stage.teachers` is not set.
+TEACHER_STAGES = {
+    "assistant": "assistant",
+    "clean": "clean_teacher",
+    "robust": "robust_teacher",
+    "teacher": "clean_teacher",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What to train, on what terms. Defaults are those of the MTARD papers where they have one.
+
+    Attributes:
+      name: the stage's folder, and what later stages call it.
+      distiller: factory of the distiller, such as `@distillers.bmtard`.
+      model: factory of the student, such as `@models.resnet18`.
+      teachers: role -> name of an earlier stage, or path of a `.keras` file or SavedModel; a path
+        ends in `.keras` or has a "/". Empty: the stages of `TEACHER_STAGES` for the roles that the
+        distiller declares.
+      epochs: passes over the training split.
+      batch_size: global batch size; the last batch of an epoch may be smaller.
+      optimizer: factory, such as `@optimizers.sgd`, called with the scheduled learning rate.
+      learning_rate: its base value.
+      learning_rate_schedule: factor by epoch.
+      rate_schedule: factor on balance rates by epoch; None follows the learning rate, as the
+        official code does.
+      epsilon_schedule: factor on the attack's epsilon by epoch.
+      step_size_schedule: factor on the attack's step size by epoch, beside that of epsilon.
+      epsilon: radius in training, in [0, 1] pixel units, or text as "8/255"; None takes the
+        experiment's.
+      validation_attack: measures robustness on the validation split; None for clean accuracy only.
+      validate_every: epochs between two validations.
+      validation_examples: how many validation images; None for all.
+      patience: validations without a better W-Robust after which the stage ends; None for never.
+      select: "best" validation W-Robust, or "last", becomes `student.keras`.
+      initial: name of an earlier stage, or path, whose weights the student starts from.
+      weight_perturbation: gamma of adversarial weight perturbation (AWP); 0 for none.
+      weight_perturbation_start: epochs before it begins.
+      averaging: `@averaging.EMA()` or `@averaging.SWA()`: the averaged student is validated and
+        becomes `student.keras`. None for the student itself.
+      precision: "float32", "mixed_bfloat16" or "mixed_float16" (with loss scaling), of student,
+        teachers and attack; losses, entropies and balance stay in float32, and so does
+        `student.keras`.
+      gradient_accumulation_steps: batches whose gradients make one step of the optimizer; a divisor
+        of the stage's batches, for none to be lost.
+      steps_per_execution: steps that run without coming back to Python. Records, guards and
+        checkpoints then see every so many steps only.
+      synchronized_batch_norm: BatchNorm takes its statistics over all replicas.
+      on_non_finite: "stop" at, or "skip", a step whose loss or gradient is not finite.
+      checkpoint_every: steps between two checkpoints; the end of an epoch always has one.
+      keep_checkpoints: how many of the newest stay.
+      scope: gin scope that configures it; empty for the name. Replicates share one.
+
+    Raises:
+      ValueError: a number or choice that means nothing.
+    """
+
+    name: str
+    distiller: Callable
+    model: Callable
+    teachers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    epochs: int = 300
+    batch_size: int = 128
+    optimizer: Callable = sgd
+    learning_rate: float = 0.1
+    learning_rate_schedule: Schedule = StepDecay()
+    rate_schedule: Schedule | None = None
+    epsilon_schedule: Schedule = CONSTANT
+    step_size_schedule: Schedule = CONSTANT
+    epsilon: float | str | None = None
+    validation_attack: Callable | None = PGD(num_steps=10)
+    validate_every: int = 1
+    validation_examples: int | None = None
+    patience: int | None = None
+    select: str = "best"
+    initial: str | None = None
+    weight_perturbation: float = 0.0
+    weight_perturbation_start: int = 0
+    averaging: EMA | SWA | None = None
+    precision: str = "float32"
+    gradient_accumulation_steps: int = 1
+    steps_per_execution: int = 1
+    synchronized_batch_norm: bool = False
+    on_non_finite: str = "stop"
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    scope: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.scope:
+            object.__setattr__(self, "scope", self.name)
+        if not self.teachers:
+            object.__setattr__(self, "teachers", _teachers_of(self.distiller))
+        check(self)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Earlier stages, or paths, that must be there before this one starts."""
+        return (*self.teachers.values(), *([self.initial] if self.initial else []))
+
+    def threat(self, threat: ThreatModel) -> ThreatModel:
+        """The threat model of this stage's training."""
+        if self.epsilon is None:
+            return threat
+        what = f"{self.scope}/Stage.epsilon"
+        return dataclasses.replace(threat, epsilon=radius(self.epsilon, what, threat.norm))
+
+    def build(
+        self,
+        data: ImageData,
+        teachers: Mapping[str, keras.Model],
+        threat: ThreatModel,
+        seed: int,
+        check: Callable[[Any], None] | None = None,
+    ) -> keras.Model:
+        """The compiled distiller with a new student.
+
+        Factories run in the stage's gin scope, so that
+        `student/models.small_cnn.widths` is the student's alone. `check` is given the student
+        before anything is made of it, and may draw random numbers: not in a training.
+        """
+        with seeded(seed):
+            return self._build(data, teachers, threat, seed, check)
+
+    def _build(
+        self,
+        data: ImageData,
+        teachers: Mapping[str, keras.Model],
+        threat: ThreatModel,
+        seed: int,
+        check: Callable[[Any], None] | None,
+    ) -> keras.Model:
+        steps = steps_per_epoch(len(data.train), self.batch_size)
+        accumulated = self.gradient_accumulation_steps
+        # Keras asks the schedule with its count of batches, accumulated or not.
+        rate = ScheduledRate(self.learning_rate, self.learning_rate_schedule, steps)
+        self._check_rate(rate)
+        with gin.config_scope(self.scope):
+            student = self.model(data.image_shape, data.num_classes)
+            if check is not None:
+                check(student)
+            distiller = self.distiller(
+                self._prepared(student),
+                {role: with_precision(t, self.precision) for role, t in teachers.items()},
+                threat=self.threat(threat),
+                epsilon_schedule=self.epsilon_schedule,
+                **self._extras(),
+                rate_schedule=self.rate_schedule or self.learning_rate_schedule,
+                steps_per_epoch=steps,
+                seed=seed,
+                skip_non_finite=self.on_non_finite == "skip",
+            )
+            optimizer = self.optimizer(rate)
+        self.check_devices()
+        self._check_optimizer(optimizer, self.epochs * steps)
+        if accumulated > 1:
+            optimizer.gradient_accumulation_steps = accumulated
+        if self.precision == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer.build(distiller.trained_variables)
+        # XLA is slower than plain graphs for these nets on CPU (measured), and optional elsewhere.
+        distiller.compile(
+            optimizer=optimizer,
+            jit_compile=False,
+            auto_scale_loss=False,
+            steps_per_execution=self.steps_per_execution,
+        )
+        return distiller
+
+    def check_devices(self) -> None:
+        """Refuses, with ValueError, what needs one device under the strategy of the scope."""
+        if self.gradient_accumulation_steps > 1 and tf.distribute.has_strategy():
+            raise ValueError(
+                f"{self.scope}/Stage.gradient_accumulation_steps is "
+                f"{self.gradient_accumulation_steps}; Keras accumulates on one device only: set 1, "
+                "more devices need it less."
+            )
+
+    def _extras(self) -> dict[str, Any]:
+        """Arguments of the distiller for what is switched on; third parties' may not know them."""
+        extras: dict[str, Any] = {}
+        if self.step_size_schedule != CONSTANT:
+            extras["step_size_schedule"] = self.step_size_schedule
+        if self.weight_perturbation:
+            extras["weight_perturbation"] = WeightPerturbation(
+                self.weight_perturbation, self.weight_perturbation_start
+            )
+        if self.averaging is not None:
+            extras["averaging"] = self.averaging
+        return extras
+
+    def _check_rate(self, rate: ScheduledRate) -> None:
+        """Refuses a schedule that makes the learning rate negative, or leaves it at 0."""
+        some = range(0, self.epochs, -(-self.epochs // 32))  # at most 32 epochs
+        values = {epoch: float(rate(epoch * rate.steps_per_epoch + 1)) for epoch in some}
+        worst = next((e for e, v in values.items() if not 0 <= v < float("inf")), None)
+        if worst is not None or not any(values.values()):
+            found = "0 throughout" if worst is None else f"{values[worst]:.3g} in epoch {worst + 1}"
+            raise ValueError(
+                f"{self.scope}/Stage.learning_rate_schedule is {self.learning_rate_schedule!r}, "
+                f"and the learning rate {found}; give factors of at least 0, not all 0."
+            )
+
+    def _check_optimizer(self, optimizer: keras.optimizers.Optimizer, batches: int) -> None:
+        left = batches % self.gradient_accumulation_steps
+        if left:
+            raise ValueError(
+                f"{self.scope}/Stage.gradient_accumulation_steps is "
+                f"{self.gradient_accumulation_steps}; of the stage's {batches:,} batches "
+                f"({self.epochs:,} epochs), the last {left:,} would make no update: give a divisor "
+                f"of {batches:,}, or epochs that are a multiple of "
+                f"{self.gradient_accumulation_steps}."
+            )
+        if optimizer.use_ema:
+            raise ValueError(
+                f"{self.scope}/Stage.optimizer has use_ema, which would replace the weights at the "
+                "end of each epoch; leave it out, and set Stage.averaging = @averaging.EMA()."
+            )
+
+    def _prepared(self, student: keras.Model) -> keras.Model:
+        if self.synchronized_batch_norm:
+            synchronize_batch_norm(student)
+        return with_precision(student, self.precision)
+
+
+def _teachers_of(distiller: Callable) -> dict[str, str]:
+    """Role -> stage, for the roles that a distiller declares."""
+    selector = registry.selector(distiller)
+    cls = registry.target(*selector.split(".")) if selector else distiller
+    roles = getattr(cls, "teacher_views", {})
+    return {role: TEACHER_STAGES.get(role, f"{role}_teacher") for role in sorted(roles)}

@@ -1,0 +1,113 @@
+"""Numbers and choices of a stage that mean nothing, refused in one line."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+from mtard_tf import registry
+from mtard_tf.distiller.averaging import RULES
+from mtard_tf.models.precision import POLICIES
+from mtard_tf.threat import radius
+
+_COUNTS = (
+    "epochs",
+    "batch_size",
+    "validate_every",
+    "gradient_accumulation_steps",
+    "steps_per_execution",
+    "checkpoint_every",
+    "keep_checkpoints",
+)
+_SCHEDULES = ("learning_rate_schedule", "rate_schedule", "epsilon_schedule", "step_size_schedule")
+_CHOICES = (
+    ("select", ("best", "last")),
+    ("on_non_finite", ("stop", "skip")),
+    ("precision", POLICIES),
+)
+
+
+def check(stage: Any) -> None:
+    """Raises ValueError, which names the binding, for the first field that means nothing.
+
+    Args:
+      stage: a `stage.Stage`.
+    """
+    _check_parts(stage)
+    for field in _COUNTS:
+        if not _whole(getattr(stage, field), 1):
+            _refuse(stage, field, "give a whole number, at least 1.")
+    if not (_number(stage.learning_rate) and stage.learning_rate > 0):
+        _refuse(stage, "learning_rate", "give a number above 0, without quotes.")
+    if stage.epsilon is not None:
+        # Whether the norm allows it is for the experiment to say.
+        radius(stage.epsilon, f"{stage.scope}/Stage.epsilon", "l2")
+    if stage.validation_examples is not None and not _whole(stage.validation_examples, 1):
+        _refuse(stage, "validation_examples", "give a whole number, at least 1, or None for all.")
+    if stage.patience is not None and not _whole(stage.patience, 1):
+        _refuse(stage, "patience", "give a whole number of validations, at least 1, or None.")
+    if not (_number(stage.weight_perturbation) and stage.weight_perturbation >= 0):
+        _refuse(stage, "weight_perturbation", "give a share of a layer's norm (0.005), or 0.")
+    if not _whole(stage.weight_perturbation_start, 0):
+        _refuse(stage, "weight_perturbation_start", "give a whole number of epochs, at least 0.")
+    if stage.weight_perturbation and stage.weight_perturbation_start >= stage.epochs:
+        _refuse(stage, "weight_perturbation_start", _too_late(stage))
+    if not (stage.averaging is None or isinstance(stage.averaging, RULES)):
+        _refuse(stage, "averaging", "give @averaging.EMA() or @averaging.SWA(), with (), or None.")
+    if stage.averaging is not None and stage.averaging.start >= stage.epochs:
+        _refuse(stage, "averaging", _too_late(stage))
+    for field in _SCHEDULES:
+        value = getattr(stage, field)
+        if isinstance(value, type) or inspect.isfunction(value):
+            raise ValueError(
+                f"{stage.scope}/Stage.{field} is a factory; write ... = @schedules.Name(), with ()."
+            )
+        if not callable(value) and not (value is None and field == "rate_schedule"):
+            _refuse(stage, field, "give a schedule, such as @schedules.Constant().")
+    for field, choices in _CHOICES:
+        if getattr(stage, field) not in choices:
+            _refuse(stage, field, f"use {' or '.join(map(repr, choices))}.")
+    if not isinstance(stage.synchronized_batch_norm, bool):
+        _refuse(stage, "synchronized_batch_norm", "give True or False.")
+
+
+def _check_parts(stage: Any) -> None:
+    """Refuses what makes no model, distiller or optimizer, no attack, and no names of teachers."""
+    for field in ("model", "distiller", "optimizer"):
+        registry.check_factory(f"{stage.scope}/Stage.{field}", getattr(stage, field), f"{field}s")
+    attack = stage.validation_attack
+    made_by = registry.selector(attack)
+    if attack is not None and (made_by or isinstance(attack, type) or not callable(attack)):
+        given = f"@{made_by}" if made_by else repr(attack)
+        raise ValueError(
+            f"{stage.scope}/Stage.validation_attack is {given}; give an attack, such as "
+            "@attacks.pgd() with its brackets, or None."
+        )
+    teachers = stage.teachers
+    if not isinstance(teachers, Mapping) or not all(
+        isinstance(name, str) for name in [*teachers, *teachers.values()]
+    ):
+        meant = teachers if isinstance(teachers, str) else "NAME"
+        _refuse(stage, "teachers", f"give each its role: {{'robust': {meant!r}}}.")
+    if not (stage.initial is None or isinstance(stage.initial, str)):
+        _refuse(stage, "initial", "give the name of an earlier stage, or a path, in quotes.")
+
+
+def _too_late(stage: Any) -> str:
+    return f"the stage ends after {stage.epochs} epochs, before it begins: start earlier."
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: object) -> bool:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _refuse(stage: Any, field: str, wanted: str) -> None:
+    raise ValueError(f"{stage.scope}/Stage.{field} is {getattr(stage, field)!r}; {wanted}")

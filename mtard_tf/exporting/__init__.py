@@ -1,0 +1,1 @@
+"""A student as a SavedModel, with its model card."""

@@ -1,0 +1,1 @@
+"""Carries an experiment out in a run directory."""

@@ -1,0 +1,220 @@
+"""What decides about a training beside its steps: validation and checkpoints.
+
+One with a `notes` property carries a state from run to run: a checkpoint keeps it, `restore` sets
+it.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import keras
+
+from mtard_tf import files
+from mtard_tf.auditing.accuracies import w_robust
+from mtard_tf.auditing.chance import advice, at_chance, largest_share
+from mtard_tf.auditing.evaluator import Evaluator
+from mtard_tf.data.image_data import Split
+from mtard_tf.processes.preemption import Preempted
+from mtard_tf.running import checkpoints
+from mtard_tf.running.guard import Guard
+
+
+class Validation(keras.callbacks.Callback):
+    """Measures W-Robust on the validation split and keeps the best and the last student.
+
+    Stops the training once `patience` validations in a row were no better than the best.
+
+    Args:
+      split: the validation split; never the test split.
+      evaluator: of the student, or of the model that stands for it.
+      attack: its worst enemy during training; None measures clean accuracy alone.
+      folder: `checkpoints/` of the stage; None writes nothing (every worker but the chief).
+      every: epochs between two validations; the last epoch is always validated.
+      epochs: of the stage.
+      examples: how many validation images; None for all.
+      refresh: brings the evaluator's model up to date.
+      patience: None goes on whatever is found.
+      patience_start: epochs whose validations do not count against patience.
+      weak_teachers: roles of those that are at chance themselves.
+      say: hears one line if the student is no better than always naming the largest class, or
+        training stops.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        evaluator: Evaluator,
+        attack: Callable | None,
+        folder: pathlib.Path | None,
+        *,
+        epochs: int,
+        every: int = 1,
+        examples: int | None = None,
+        refresh: Callable[[], None] = lambda: None,
+        patience: int | None = None,
+        patience_start: int = 0,
+        weak_teachers: Sequence[str] = (),
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        super().__init__()
+        self._refresh = refresh
+        self._patience, self._patience_start = patience, patience_start
+        self._split, self._evaluator, self._attack = split, evaluator, attack
+        self._folder, self._every, self._examples = folder, every, examples
+        self._epochs, self._weak_teachers, self._say = epochs, weak_teachers, say
+        self.best: dict[str, Any] = {}
+        self.last: dict[str, Any] = {}
+        self._worse = 0  # validations since the best
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether patience is at its end."""
+        return self._patience is not None and self._worse >= self._patience
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the best and the last student reached, and how long ago the best was."""
+        return {"best": self.best, "last": self.last, "worse": self._worse}
+
+    def restore(self, notes: Mapping[str, Any]) -> None:
+        """Goes on from `notes`."""
+        self.best, self.last = dict(notes["best"]), dict(notes["last"])
+        self._worse = notes["worse"]
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self._every and epoch + 1 != self._epochs:
+            return
+        self._refresh()
+        clean = float(self._evaluator.clean(self._split, self._examples).mean())
+        self.last = {"epoch": epoch + 1, "validation_clean": clean}
+        if self._attack is None:
+            self.last["validation_score"] = clean
+        else:
+            robust = float(
+                self._evaluator.attacked(self._attack, self._split, self._examples).mean()
+            )
+            self.last |= {
+                "validation_robust": robust,
+                "validation_w_robust": w_robust(clean, robust),
+            }
+            self.last["validation_score"] = self.last["validation_w_robust"]
+        if logs is not None:
+            logs |= {k: v for k, v in self.last.items() if k.startswith("validation_")}
+        self._judge(clean)
+        better = self.last["validation_score"] > self.best.get("validation_score", -1.0)
+        if better:
+            self.best = self.last
+        counts = not better and epoch >= self._patience_start
+        self._worse = self._worse + 1 if counts else 0
+        if self._folder is not None:
+            save_model(self._evaluator.model, self._folder / "last.keras")
+            if better:
+                save_model(self._evaluator.model, self._folder / "best.keras")
+        if self.exhausted and epoch + 1 < self._epochs:
+            self._say(
+                f"stops after epoch {epoch + 1} of {self._epochs}: none of the last "
+                f"{self._worse} validations was better than that of epoch {self.best['epoch']}."
+            )
+
+    def _judge(self, clean: float) -> None:
+        """Notes a student at chance, and says it once epsilon has warmed up."""
+        examples = min(self._examples or len(self._split), len(self._split))
+        share = largest_share(self._split.labels[:examples])
+        if not at_chance(round(clean * examples), examples, share):
+            return
+        self.last["at_chance"] = True
+        help_with = advice(self.model, self._weak_teachers)
+        if share == 1:
+            help_with = "nothing can be told from a validation split of one class: add others"
+        if float(self.model.epsilon_schedule(self.model.epoch)) >= 1.0:
+            self._say(
+                f"the student is at chance after epoch {self.last['epoch']} ({clean:.1%} of "
+                f"validation images, the largest class is {share:.1%}); "
+                f"{help_with}."
+            )
+
+
+class Saver(keras.callbacks.Callback):
+    """Checkpoints at the beginning, every so many steps, at the end of each epoch, when told to go.
+
+    Must come after the callbacks whose notes go into a state. While steps are left out, as their
+    loss or gradient is not finite, nothing is written: the weights may be spoilt. The next step
+    that makes an update is checkpointed in their stead.
+
+    Args:
+      kept: where states go; None writes nothing (every worker but the chief).
+      notes: what goes with the variables into a state.
+      every: steps between two checkpoints.
+      steps: per epoch.
+      told: says whether any worker was told to go, once all ask; asks them after every
+        `ask_every` steps.
+      ask_every: 1 where there is one worker.
+      guard: knows of steps that were left out.
+    """
+
+    def __init__(
+        self,
+        kept: checkpoints.Checkpoints | None,
+        notes: Callable[[], Mapping[str, Any]],
+        *,
+        every: int,
+        steps: int,
+        told: Callable[[], bool],
+        ask_every: int = 1,
+        guard: Guard,
+    ) -> None:
+        super().__init__()
+        self._kept, self._notes, self._guard = kept, notes, guard
+        self._every, self._steps = every, steps
+        self._told, self._ask_every = told, ask_every
+        self._seen = 0
+        self._owed = False  # a checkpoint that was due while steps were left out
+
+    def on_train_begin(self, logs=None):
+        self._seen = self.model.step
+        if self._kept is not None and self._seen == 0 and not self._kept.any():
+            self._save(0)
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self.model.step
+        if step % self._steps == 0:
+            return  # validation and the epoch's row come first
+        told = self._due(step, self._ask_every) and self._told()
+        if told or self._owed or self._due(step, self._every):
+            self._save(step)
+        self._seen = step
+        if told:
+            self._leave(step)
+
+    def _due(self, step: int, every: int) -> bool:
+        return step // every > self._seen // every
+
+    def on_epoch_end(self, epoch, logs=None):
+        step = self.model.step
+        self._save(step)
+        self._seen = step
+        if self._told():
+            self._leave(step)
+
+    def _leave(self, step: int) -> NoReturn:
+        if self._owed:
+            raise Preempted(where="while steps were left out, after the last checkpoint")
+        raise Preempted(step)
+
+    def _save(self, step: int) -> None:
+        self._owed = self._guard.left_out > 0
+        if self._owed:
+            return
+        self._guard.check_weights()
+        if self._kept is not None:
+            values = checkpoints.values(self.model)
+            self._kept.save(checkpoints.State(step, values, self._notes()))
+
+
+def save_model(model: keras.Model, path: pathlib.Path) -> None:
+    """Writes a `.keras` file, whole or not at all."""
+    with files.replacing(path) as temporary:
+        model.save(temporary)

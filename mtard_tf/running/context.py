@@ -1,0 +1,35 @@
+"""What the stages of a run share while they train."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from mtard_tf.data.image_data import ImageData
+from mtard_tf.distribute import strategies
+from mtard_tf.processes.preemption import Preemption
+from mtard_tf.threat import ThreatModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What the stages of a run share while they train.
+
+    Attributes:
+      data: the set.
+      threat: of the experiment.
+      strategy: what they train on.
+      preemption: whether the process was told to go.
+    """
+
+    data: ImageData
+    threat: ThreatModel
+    strategy: tf.distribute.Strategy = dataclasses.field(default_factory=tf.distribute.get_strategy)
+    preemption: Preemption = dataclasses.field(default_factory=Preemption)
+
+    def told(self) -> bool:
+        """Whether any worker was told to go; all of them must ask."""
+        flags = strategies.total_over_workers(self.strategy, np.array([self.preemption.told], int))
+        return bool(flags[0])

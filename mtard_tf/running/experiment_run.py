@@ -1,0 +1,163 @@
+"""Runs the stages of an experiment in one directory."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import zlib
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from mtard_tf.config import bindings
+from mtard_tf.data.batches import check_batches
+from mtard_tf.data.image_data import ImageData
+from mtard_tf.distribute import strategies
+from mtard_tf.experiment.experiment import Experiment
+from mtard_tf.experiment.stage import Stage
+from mtard_tf.models.global_state import fresh_names, seeded
+from mtard_tf.processes.locking import locked
+from mtard_tf.processes.preemption import Preempted, Preemption
+from mtard_tf.running import identity
+from mtard_tf.running.context import Setting
+from mtard_tf.running.dry_run import dry_run
+from mtard_tf.running.run_directory import RunError, claim, load_student, load_teacher
+from mtard_tf.running.stage_run import train
+from mtard_tf.running.stage_sources import fingerprints, finished
+from mtard_tf.running.stage_sources import restart as begin_anew
+
+
+def run(
+    experiment: Experiment,
+    run_dir: pathlib.Path,
+    config: str,
+    strategy: tf.distribute.Strategy | None = None,
+    only: Sequence[str] = (),
+    restart: Sequence[str] = (),
+) -> list[dict]:
+    """Runs all stages that are not finished; one that was cut off goes on.
+
+    Args:
+      experiment: with its stages built.
+      run_dir: made if it is not there; README.md shows what it will hold. Several workers share it.
+      config: the configuration as one text, kept as `config.gin`.
+      strategy: what to train on; default one device.
+      only: names of the stages to run, whose teachers are finished; other processes may run others
+        in the same directory at the same time. All if empty.
+      restart: names of stages to begin anew where they were begun with other data, code, settings
+        or teachers; what was there is moved to `<name>.before`.
+
+    Returns:
+      One `stage.json` per stage.
+
+    Raises:
+      RunError: the directory holds a run of another configuration, or is in use.
+      Changed: a stage was begun with other data, code, settings or teachers.
+      Preempted: the process was told to go (SIGTERM).
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    only = list(dict.fromkeys(only))  # a lock is held once
+    for name in (*only, *restart):
+        check_stage(experiment, name)
+    stages = [s for s in experiment.stages if not only or s.name in only]
+    data = experiment.dataset()
+    check(experiment, data, strategy, stages, run_dir)
+    identities = identities_of(experiment, data)
+    chief = strategies.is_chief(strategy)
+    with contextlib.ExitStack() as stack:
+        if chief:
+            claim(run_dir, config)
+            stack.enter_context(locked(run_dir, shared=bool(only)))
+            for name in only:
+                stack.enter_context(locked(run_dir, f"{name}.lock"))
+        strategies.wait_for_all(strategy)
+        if not chief:
+            claim(run_dir, config)  # by now it is there: this compares
+        preemption = stack.enter_context(Preemption().listening())
+        setting = Setting(data, experiment.threat, strategy, preemption)
+        results = []
+        for stage in stages:
+            if stage.name in restart and chief:
+                begin_anew(stage, run_dir, identities[stage.name])
+            strategies.wait_for_all(strategy)
+            results.append(_stage(experiment, stage, run_dir, setting, identities[stage.name]))
+        return results
+
+
+def identities_of(experiment: Experiment, data: ImageData) -> dict[str, identity.Identity]:
+    """Name -> what the stage is."""
+    prints = identity.of_data(data)
+    return {
+        stage.name: identity.of_stage(stage, prints, experiment.threat, experiment.seed)
+        for stage in experiment.stages
+    }
+
+
+def _stage(
+    experiment: Experiment,
+    stage: Stage,
+    run_dir: pathlib.Path,
+    setting: Setting,
+    now: identity.Identity,
+) -> dict:
+    result = finished(stage, run_dir, now)
+    if result is not None:
+        if strategies.is_chief(setting.strategy):
+            print(f"{stage.name}: finished before, not run again.")
+        return result
+    if setting.told():
+        raise Preempted
+    seed = stage_seed(experiment.seed, stage.name)
+    with fresh_names(), seeded(seed):
+        with setting.strategy.scope():
+            data = setting.data
+            models = {role: load_teacher(run_dir, t, data) for role, t in stage.teachers.items()}
+            initial = load_student(run_dir, stage.initial) if stage.initial else None
+        return train(
+            stage,
+            models,
+            run_dir / stage.name,
+            setting,
+            seed=seed,
+            sources=fingerprints(stage, run_dir),
+            initial=initial,
+            identity=now,
+        )
+
+
+def stage_seed(seed: int, name: str) -> int:
+    """A seed of the stage's own, so that neither stages nor runs with near seeds share draws."""
+    return zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
+
+
+def check(
+    experiment: Experiment,
+    data: ImageData,
+    strategy: tf.distribute.Strategy,
+    stages: Sequence[Stage],
+    run_dir: pathlib.Path,
+) -> None:
+    """Refuses, before anything is trained, what one of the stages to run would refuse.
+
+    What they learn from is among them, finished in `run_dir`, or a file.
+
+    Raises:
+      ValueError: training images that are also in another split, a batch size that does not suit
+        the data and the devices, or whatever the parts of a stage refuse; a binding that nothing
+        reads, where all stages are to run.
+    """
+    data.check_apart()
+    for stage in stages:
+        check_batches(len(data.train), stage.batch_size, strategy.num_replicas_in_sync)
+        with strategy.scope():  # in which it is built to be trained
+            stage.check_devices()
+    dry_run(stages, data, experiment.threat, run_dir)
+    if len(stages) == len(experiment.stages):
+        bindings.check_read(stages)
+
+
+def check_stage(experiment: Experiment, name: str) -> None:
+    """Raises RunError, which names the stages, unless the experiment has a stage of this name."""
+    known = [stage.name for stage in experiment.stages]
+    if name not in known:
+        raise RunError(f"The run has no stage {name!r}; its stages: {', '.join(known)}.")

@@ -1,0 +1,243 @@
+"""Audits the stages of a run and writes the report that shows what happened."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from mtard_tf import files
+from mtard_tf.auditing.audit import Audit
+from mtard_tf.auditing.evaluator import Evaluator
+from mtard_tf.data.batches import to_float
+from mtard_tf.experiment.experiment import Experiment
+from mtard_tf.models import model_files
+from mtard_tf.models.model_files import file_digest
+from mtard_tf.reporting import plots, run_files
+from mtard_tf.running.experiment_run import check_stage
+from mtard_tf.running.run_directory import load_student, student_path
+
+# What the trade-off figure shows, if all stages have it.
+HEADLINE = "pgd_sat"
+
+
+def evaluate_run(
+    run_dir: pathlib.Path,
+    experiment: Experiment,
+    audit: Audit,
+    stages: Sequence[str] = (),
+    *,
+    surrogate: str | None = None,
+    out: pathlib.Path | None = None,
+) -> list[dict]:
+    """Audits students of a run; writes `evaluation/<stage>/` and the report over all stages.
+
+    Args:
+      run_dir: of finished stages.
+      experiment: as it was run.
+      audit: suite, data and threat model.
+      stages: their names; all of the experiment if empty.
+      surrogate: model file for the transfer attacks; None takes the stage's robust teacher, or that
+        of the last stage that has one.
+      out: instead of `evaluation/`.
+
+    Returns:
+      One `report.json` per stage.
+
+    Raises:
+      RunError: a stage that the experiment does not have, or that is not finished.
+    """
+    known = [stage.name for stage in experiment.stages]
+    for stage in stages:
+        check_stage(experiment, stage)
+    if out is None and audit.whole:
+        _check_readable(run_dir, known, stages or known)
+    reports = []
+    for stage in dict.fromkeys(stages) or known:
+        model = load_student(run_dir, stage)
+        report = audit.at_temperature(_temperature(run_dir, stage))(
+            model,
+            stage,
+            (out or run_dir / "evaluation") / stage,
+            _surrogate(run_dir, experiment, stage, surrogate) if audit.suite.transfer else None,
+            {"stage": stage, "student": file_digest(student_path(run_dir, stage))},
+        )
+        reports.append(report)
+        if audit.whole:
+            draw_examples(model, audit, run_dir / "report" / f"{stage}_images.png")
+    if out is None and audit.whole:
+        write_report(run_dir, experiment)
+    return reports
+
+
+def _check_readable(run_dir: pathlib.Path, known: Sequence[str], audited: Sequence[str]) -> None:
+    """Reads, before hours of attacks, the other files of which the report is made."""
+    for name in known:
+        path = run_dir / "evaluation" / name / "report.json"
+        if name not in audited and path.exists():
+            run_files.report(path)
+        if (run_dir / name / "stage.json").exists():
+            run_files.stage(run_dir / name / "stage.json")
+        _metrics(run_dir / name / "metrics.jsonl")
+
+
+def surrogate_of(experiment: Experiment, stage: str) -> str | None:
+    """The stage whose student crafts the transfer attacks on `stage`.
+
+    Its robust teacher, or that of the last stage that has one; None for the surrogate itself.
+    """
+    robust = {s.name: s.teachers["robust"] for s in experiment.stages if "robust" in s.teachers}
+    source = robust.get(stage) or next(reversed(robust.values()), None)
+    return None if source == stage else source
+
+
+def stands(run_dir: pathlib.Path, experiment: Experiment, audit: Audit, stage: str) -> bool:
+    """Whether the stage's report is there, of this audit and of the student as it is now."""
+    path = run_dir / "evaluation" / stage / "report.json"
+    if not path.exists():
+        return False
+    digest = file_digest(student_path(run_dir, stage))
+    if run_files.report(path).get("student", digest) != digest:
+        return False
+    model, surrogate = load_student(run_dir, stage), None
+    if audit.suite.transfer:
+        surrogate = _surrogate(run_dir, experiment, stage, None)
+    tuned = audit.at_temperature(_temperature(run_dir, stage))
+    return tuned.before(model, run_dir / "evaluation" / stage, surrogate) is not None
+
+
+def draw_examples(model: Any, audit: Audit, path: pathlib.Path, count: int = 8) -> None:
+    """The grid of the first `count` images, clean and under the suite's probe."""
+    split, names = audit.chosen, audit.data.label_names
+    images, labels = to_float(split.images[:count]), split.labels[:count]
+    evaluator = Evaluator(model, audit.threat, seed=audit.seed)
+    perturbed = evaluator.perturb(
+        audit.suite.probe, images, tf.constant(labels), tf.range(len(labels), dtype=tf.int64)
+    )
+    predicted = [evaluator.logits(batch).argmax(axis=1) for batch in (images, perturbed)]
+    named = [[names[c] if c < len(names) else "outlier" for c in classes] for classes in predicted]
+    captions = list(zip(*named, strict=True))
+    plots.adversarial_grid(images.numpy(), perturbed.numpy(), captions, path)
+
+
+def write_report(run_dir: pathlib.Path, experiment: Experiment) -> pathlib.Path:
+    """Writes `report/report.md` and its figures from what the stages and evaluations left."""
+    folder = run_dir / "report"
+    names = [stage.name for stage in experiment.stages]
+    reports = {
+        name: run_files.report(path)
+        for name in names
+        if (path := run_dir / "evaluation" / name / "report.json").exists()
+    }
+    headline = HEADLINE if all(HEADLINE in r["attacks"] for r in reports.values()) else "worst_case"
+    plots.trade_off(_points(reports, headline), headline, folder / "trade_off.png")
+    lines = [f"# {run_dir.resolve().name}", ""]
+    lines += [f"* **{name}**: {report['verdict']}" for name, report in reports.items()]
+    lines += [
+        "",
+        *_conditions(reports),
+        "",
+        *_table(reports),
+        "",
+        "W-Robust is (clean + robust) / 2 per attack; the worst case counts an image as robust "
+        "only if it stands under every attack.",
+        "",
+        "![clean against robust accuracy](trade_off.png)",
+        "",
+        *_stages(run_dir, names),
+    ]
+    for name in names:
+        rows = _metrics(run_dir / name / "metrics.jsonl")
+        if plots.balance(rows, folder / f"{name}_balance.png"):
+            lines += ["", f"## Balance of {name}", "", f"![balance of {name}]({name}_balance.png)"]
+    for name in names:
+        if (folder / f"{name}_images.png").exists():
+            lines += ["", f"## {name} under attack", "", f"![images]({name}_images.png)"]
+    path = folder / "report.md"
+    files.write_text(path, "\n".join(lines) + "\n")
+    return path
+
+
+def _temperature(run_dir: pathlib.Path, stage: str) -> float:
+    """At which the stage's student was trained; 1 where the stage does not say."""
+    return float(run_files.stage(run_dir / stage / "stage.json").get("temperature", 1.0))
+
+
+def _points(reports: dict[str, dict], attack: str) -> list[dict]:
+    """What the trade-off figure shows of each stage."""
+    return [
+        {
+            "label": f"{report['model']} ({report['parameters']:,})",
+            "clean": report["clean"],
+            "robust": {**report["attacks"], "worst_case": report["worst_case"]}[attack][
+                "robust_accuracy"
+            ],
+        }
+        for report in reports.values()
+    ]
+
+
+def _surrogate(
+    run_dir: pathlib.Path, experiment: Experiment, stage: str, path: str | None
+) -> Any | None:
+    """The model on which transfer attacks are crafted; None for the surrogate itself."""
+    if path is not None:
+        return model_files.load(path)
+    source = surrogate_of(experiment, stage)
+    return None if source is None else load_student(run_dir, source)
+
+
+def _conditions(reports: dict[str, dict]) -> list[str]:
+    """What the numbers are of: one line, or one by stage where they differ."""
+    lines = {
+        name: f"{r['threat']['norm']}, epsilon {r['threat']['epsilon']:.5g} in [0, 1] pixel units; "
+        f"the first {r['examples']:,} {r['split']} images."
+        for name, r in reports.items()
+    }
+    if len(set(lines.values())) == 1:
+        return [next(iter(lines.values()))]
+    return [f"* {name}: {line}" for name, line in lines.items()]
+
+
+def _table(reports: dict[str, dict]) -> list[str]:
+    attacks = list(dict.fromkeys(name for r in reports.values() for name in r["attacks"]))
+    columns = [*attacks, "worst_case"]
+    head = ["stage", "parameters", "clean", *columns, *(f"W-Robust {name}" for name in columns)]
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    for stage, report in reports.items():
+        entries = {**report["attacks"], "worst_case": report["worst_case"]}
+        cells = [stage, f"{report['parameters']:,}", f"{report['clean']:.2%}"]
+        for measure in ("robust_accuracy", "w_robust"):
+            cells += [f"{entries[n][measure]:.2%}" if n in entries else "" for n in columns]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _stages(run_dir: pathlib.Path, names: Sequence[str]) -> list[str]:
+    lines = [
+        "## Stages",
+        "",
+        "| stage | teachers | epochs | chosen | validation clean | validation robust |",
+        "|---|---|---:|---|---:|---:|",
+    ]
+    for name in names:
+        path = run_dir / name / "stage.json"
+        if not path.exists():
+            continue  # a later stage may still be training
+        stage = run_files.stage(path)
+        chosen = stage[stage["selected"]]
+        teachers = ", ".join(f"{role}: {source}" for role, source in stage["teachers"].items())
+        robust = f"{chosen['validation_robust']:.1%}" if "validation_robust" in chosen else ""
+        weak = " (at chance)" if chosen.get("at_chance") else ""
+        lines.append(
+            f"| {name} | {teachers} | {stage['epochs']} | {stage['selected']} (epoch "
+            f"{chosen['epoch']}) | {chosen['validation_clean']:.1%}{weak} | {robust} |"
+        )
+    return lines
+
+
+def _metrics(path: pathlib.Path) -> list[dict]:
+    """The rows of kind "step"; none if the stage has not begun."""
+    return [row for row in run_files.rows(path, {"kind": str}) if row["kind"] == "step"]

@@ -1,0 +1,92 @@
+"""Whether teachers know what they teach, before anybody learns from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mtard_tf.auditing.chance import at_chance, below_chance, largest_share
+from mtard_tf.data.batches import evaluation_batches
+from mtard_tf.data.image_data import ImageData, Split
+from mtard_tf.distiller.distiller import Distiller
+from mtard_tf.experiment.sources import is_path
+from mtard_tf.experiment.stage import Stage
+
+# Enough to tell turned classes from a bad teacher; a large teacher takes a minute for them.
+EXAMPLES = 256
+_BATCH = 64
+
+
+class TeacherError(ValueError):
+    """A teacher that teaches nothing, or nothing true. The message is one line."""
+
+
+def check_teachers(
+    stage: Stage, distiller: Distiller, data: ImageData, say: Callable[[str], None]
+) -> dict[str, dict]:
+    """Measures each teacher, in the stage's precision, on at most `EXAMPLES` validation images.
+
+    They are spread evenly over the split and left as they are: no attack.
+
+    Args:
+      stage: which names them.
+      distiller: with its teachers.
+      data: its validation split is read.
+      say: hears one line of each teacher that is no better than chance: than always naming the
+        largest class; and what the distiller says of a student that starts from one of them.
+
+    Returns:
+      role -> `validation_clean`, of how many `examples`, and whether it is `at_chance`.
+
+    Raises:
+      TeacherError: logits that are not finite, or a model file that gets so few right that guessing
+        would do better.
+    """
+    found: dict[str, dict] = {}
+    split = _spread(data.validation)
+    share = largest_share(split.labels)
+    for role, source in stage.teachers.items():
+        who = f"teacher {role!r} ({source})"
+        right = _right(stage, distiller, role, split, who)
+        accuracy, weak = right / len(split), at_chance(right, len(split), share)
+        found[role] = {"validation_clean": accuracy, "examples": len(split), "at_chance": weak}
+        told = f"{who} gets {accuracy:.1%} of {len(split)} validation images right"
+        if is_path(source) and below_chance(right, len(split), data.num_classes):
+            raise TeacherError(
+                f"{stage.name}: {told}, fewer than by guessing ({1 / data.num_classes:.1%}): its "
+                "classes may be in another order than the data set's, or its images on another "
+                "scale; mend the file, or name another one in Stage.teachers."
+            )
+        if weak:
+            say(
+                f"{told}, no more than by always naming the largest class ({share:.1%}): the "
+                "student will learn nothing from it."
+            )
+    copied = [role for role, source in stage.teachers.items() if source == stage.initial]
+    if line := distiller.said_at_start(copied):
+        say(line)
+    return found
+
+
+def _right(stage: Stage, distiller: Distiller, role: str, split: Split, who: str) -> int:
+    right = broken = 0
+    ask = distiller.teacher_fn(role)
+    for images, labels, _ in evaluation_batches(split, _BATCH):
+        logits = ask(images).numpy()
+        broken += int((~np.isfinite(logits)).any(axis=1).sum())
+        right += int((logits.argmax(axis=1) == labels.numpy()).sum())
+    if broken:
+        advice = "look at its weights, or name another one in Stage.teachers"
+        if stage.precision != "float32":
+            advice = f"set {stage.scope}/Stage.precision = 'float32', or {advice}"
+        raise TeacherError(
+            f"{stage.name}: {who} returns logits that are not finite in {stage.precision} on "
+            f"{broken} of {len(split)} validation images; {advice}."
+        )
+    return right
+
+
+def _spread(split: Split) -> Split:
+    count = min(EXAMPLES, len(split))
+    return split.take(np.arange(count) * len(split) // count)
