@@ -11,6 +11,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mtard_tf import registry
 from mtard_tf.config import gin_files
@@ -172,6 +173,34 @@ def test_arguments_without_a_text_of_their_own(modules) -> None:
 
 def _begun(folder, **notes) -> None:
     Checkpoints(folder / "checkpoints").save(State(3, {}, {"sources": {}, **notes}))
+
+
+class _Holds:
+    """An attack of a user's that keeps whatever it is given."""
+
+    def __init__(self, **held) -> None:
+        vars(self).update(held)
+
+
+class _Prints(_Holds):
+    def __repr__(self) -> str:
+        return f"Prints({self.what!r})"
+
+
+def test_objects_of_any_kind_are_told_alike_in_every_process() -> None:
+    def tell(value):
+        return identity._Teller("net").tell(value)
+
+    def double(images):
+        return 2 * images
+
+    name = f"{double.__qualname__}()"
+    itself = _Holds()
+    itself.me = itself
+    assert tell(_Holds(f=tf.function(double), g=len)) == f"_Holds(f={name}, g=len())"
+    assert tell(itself) == "_Holds(me=_Holds(...))"
+    assert tell(_Prints(what=double)) == f"Prints(<function {double.__qualname__}>)"
+    assert tell({"b", "a", "c"}) == "{'a', 'b', 'c'}"
 
 
 @pytest.mark.parametrize("ended", [False, True])

@@ -12,6 +12,7 @@ import functools
 import inspect
 import os
 import pathlib
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ _NO_SETTINGS = (
 # Whose code is told by a version.
 _VERSIONED = {"mtard_tf", "gin", "keras", "numpy", "tensorflow", *sys.stdlib_module_names}
 _SHOWN = 60  # characters of a value in a message
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def of_data(data: ImageData) -> dict[str, str]:
@@ -128,6 +130,7 @@ class _Teller:
     def __init__(self, scope: str) -> None:
         self._scope = scope.split("/")
         self.modules: set[str] = set()
+        self._open: list[int] = []  # objects that are being told
 
     def tell(self, value: Any) -> str:
         if isinstance(value, gin.config.ConfigurableReference):
@@ -136,6 +139,8 @@ class _Teller:
             return "{" + ", ".join(f"{k!r}: {self.tell(v)}" for k, v in value.items()) + "}"
         if isinstance(value, Sequence) and not isinstance(value, str | bytes):
             return "(" + ", ".join(self.tell(item) for item in value) + ")"
+        if isinstance(value, set | frozenset):
+            return "{" + ", ".join(sorted(map(self.tell, value))) + "}"
         if isinstance(value, np.ndarray):
             return digest(value)
         if isinstance(value, functools.partial):
@@ -157,13 +162,13 @@ class _Teller:
         scope, bound = self._scope, {}
         for inner in _unwrapped(factory):
             # What `@scope/name` in a run file makes; gin keeps the scope nowhere else.
-            variables = inspect.getclosurevars(inner).nonlocals if inspect.isroutine(inner) else {}
-            scope = variables.get("scope_components") or scope
+            inside = inspect.getclosurevars(inner).nonlocals if inspect.isfunction(inner) else {}
+            scope = inside.get("scope_components") or scope
             try:
                 with gin.config_scope(list(scope)):
                     bound = gin.get_bindings(inner, resolve_references=False)
                 break
-            except ValueError:
+            except (TypeError, ValueError):
                 continue  # no configurable
         return self._named(factory, bound)
 
@@ -175,16 +180,21 @@ class _Teller:
     def _object(self, value: Any) -> str:
         kind = type(value)
         if kind.__module__ == "builtins":
-            return repr(value)
+            return _ADDRESS.sub("", repr(value))
         self.modules.add(kind.__module__)
         if dataclasses.is_dataclass(value):
             fields = [field for field in dataclasses.fields(value) if _is_set(value, field)]
             held = {field.name: getattr(value, field.name) for field in fields}
         elif repr(value) != object.__repr__(value):
-            return repr(value)
+            return _ADDRESS.sub("", repr(value))
         else:
             held = dict(getattr(value, "__dict__", {}))
-        return f"{kind.__qualname__}({', '.join(self._pairs(held))})"
+        if id(value) in self._open:  # it holds itself
+            return f"{kind.__qualname__}(...)"
+        self._open.append(id(value))
+        told = f"{kind.__qualname__}({', '.join(self._pairs(held))})"
+        self._open.pop()
+        return told
 
     def _pairs(self, held: Mapping[str, Any]) -> list[str]:
         return [f"{name}={self.tell(value)}" for name, value in sorted(held.items())]
