@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pathlib
 import zipfile
@@ -37,8 +38,33 @@ def test_the_newest_few_stay(tmp_path) -> None:
     assert newest.values["steps"].dtype == np.int64 and newest.values["steps"].shape == ()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "a flipped bit", "not an archive"])
-def test_a_damaged_state_is_passed_over(tmp_path, damage) -> None:
+def _npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def _noted(content: bytes, notes: object) -> bytes:
+    """The archive with other notes."""
+    stream = io.BytesIO()
+    arrays = dict(np.load(io.BytesIO(content)))
+    np.savez(stream, **arrays | {"notes": np.frombuffer(json.dumps(notes).encode(), np.uint8)})
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("truncated", "it is no archive"),
+        ("empty", "it is no archive"),
+        ("a flipped bit", "Bad CRC-32"),
+        ("not an archive", "it is no archive"),
+        ("an array", "it is no archive"),
+        ("notes of a number", "its notes are '3'"),
+        ("notes of lists", "it has '[]' where names and values are needed"),
+    ],
+)
+def test_a_damaged_state_is_passed_over(tmp_path, damage, reason) -> None:
     kept = Checkpoints(tmp_path)
     kept.save(_state(5))
     kept.save(_state(10))
@@ -50,14 +76,31 @@ def test_a_damaged_state_is_passed_over(tmp_path, damage) -> None:
             "truncated": content[: len(content) // 2],
             "empty": b"",
             "a flipped bit": content[:place] + b"\xff" + content[place + 1 :],
-            "not an archive": b"\0" * 100,
+            "not an archive": b"hello\n",
+            "an array": _npy(np.zeros(3)),
+            "notes of a number": _noted(content, 3),
+            "notes of lists": _noted(content, {"identity": []}),
         }[damage]
     )
     said: list[str] = []
     assert kept.newest(said.append).step == 5
     assert len(said) == 1 and "\n" not in said[0]
-    assert said[0].startswith(f"{path} is damaged (")
-    assert said[0].endswith("; it is passed over for the state before it.")
+    assert said[0].startswith(f"{path} is damaged ({reason}")
+    assert said[0].endswith("); it is passed over for the state before it.")
+    assert kept.notes() == {"best": {"score": 0.1 + 0.2}}
+
+
+@pytest.mark.parametrize("notes", [{}, {"validation": 3}, {"validation": {"best": []}}])
+def test_notes_that_no_training_wrote(tmp_path, notes) -> None:
+    kept = Checkpoints(tmp_path)
+    state = State(7, {}, notes)
+    with pytest.raises(checkpoints.CheckpointError) as caught, kept.noted(state):
+        dict(state.notes["validation"]["best"])["score"]
+    path = tmp_path / "state-000000007.npz"
+    assert str(caught.value).startswith(f"{path} has notes that no training wrote (")
+    assert str(caught.value).endswith(
+        "); remove the file, and the stage goes on from the state before it."
+    )
 
 
 def test_no_state(tmp_path) -> None:

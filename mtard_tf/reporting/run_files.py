@@ -29,12 +29,19 @@ def stage(path: pathlib.Path) -> dict[str, Any]:
     value = _mapping(path, _STAGE)
     if "selected" in value:
         _check(path, value.get(str(value["selected"])), _CHOSEN)
-    for part in (value.get("sources", {}), *_values(value.get("identity", {}))):
-        if not isinstance(part, dict):
-            raise _damaged(path, f"{str(part)[:40]!r} where names and values are needed")
+    if strange := strange_beginning(value):
+        raise _damaged(path, strange)
     if not isinstance(value.get("temperature", 1.0), _NUMBER):
         raise _damaged(path, f"temperature is {value['temperature']!r}")
     return value
+
+
+def strange_beginning(value: Mapping[str, Any]) -> str:
+    """What is of another kind in what a stage notes of its beginning; "" if nothing is."""
+    for part in (value.get("sources", {}), *_values(value.get("identity", {}))):
+        if not isinstance(part, dict):
+            return f"{str(part)[:40]!r} where names and values are needed"
+    return ""
 
 
 def report(path: pathlib.Path) -> dict[str, Any]:

@@ -9,13 +9,13 @@ import pathlib
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from mtard_tf import files
+from mtard_tf import files, run_files
 
 _NOTES = "notes"
 _VALUES = "values/"
@@ -64,7 +64,7 @@ class Checkpoints:
         """Writes a state, on disk when this returns, and removes those beyond `keep`."""
         arrays = {f"{_VALUES}{path}": value for path, value in state.values.items()}
         notes = np.frombuffer(json.dumps(dict(state.notes)).encode(), np.uint8)
-        with files.replacing(self._folder / f"state-{state.step:09d}.npz") as temporary:
+        with files.replacing(self._path(state.step)) as temporary:
             np.savez(temporary, **arrays, **{_NOTES: notes})  # type: ignore[arg-type]
         # Those of later steps could not be read when this training began.
         later = [path for path in self._paths() if _step(path) > state.step]
@@ -89,10 +89,25 @@ class Checkpoints:
     def notes(self) -> Mapping[str, Any] | None:
         """The notes of the newest state whose notes are whole, without its variables; or None."""
         for path in self._paths():
-            with contextlib.suppress(*_DAMAGED), path.open("rb") as file:
-                with np.load(file, allow_pickle=False) as archive:
-                    return _notes(archive)
+            with contextlib.suppress(*_DAMAGED), _archive(path) as archive:
+                return _notes(archive)
         return None
+
+    @contextlib.contextmanager
+    def noted(self, state: State) -> Iterator[None]:
+        """Within it the notes of a state are gone on with.
+
+        Raises:
+          CheckpointError: they are not what a training writes.
+        """
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise CheckpointError(
+                f"{self._path(state.step)} has notes that no training wrote ({reason}); remove the "
+                "file, and the stage goes on from the state before it."
+            ) from error
 
     def any(self) -> bool:
         """Whether there are states, whole or not."""
@@ -102,6 +117,9 @@ class Checkpoints:
         """Removes all states, and what a kill left of one that was being written."""
         for path in (*self._paths(), *self._folder.glob(".state-*")):
             path.unlink(missing_ok=True)
+
+    def _path(self, step: int) -> pathlib.Path:
+        return self._folder / f"state-{step:09d}.npz"
 
     def _paths(self) -> list[pathlib.Path]:
         paths = (p for p in self._folder.glob("state-*.npz") if re.fullmatch(r"state-\d+", p.stem))
@@ -175,12 +193,22 @@ def _step(path: pathlib.Path) -> int:
 
 
 def _read(path: pathlib.Path) -> State:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+    with _archive(path) as archive:
         names = [name for name in archive.files if name != _NOTES]
         values = {name[len(_VALUES) :]: archive[name] for name in names}
         if strange := [name for name, v in values.items() if not isinstance(v, np.ndarray)]:
             raise ValueError(f"{strange[0]!r} is no array")
         return State(_step(path), values, _notes(archive))
+
+
+@contextlib.contextmanager
+def _archive(path: pathlib.Path) -> Iterator[Mapping[str, Any]]:
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):  # NumPy would take it for a pickle or an array
+            raise ValueError("it is no archive")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
+            yield archive
 
 
 def _notes(archive: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -189,4 +217,6 @@ def _notes(archive: Mapping[str, Any]) -> Mapping[str, Any]:
     notes = json.loads(bytes(stored))
     if not isinstance(notes, dict):
         raise ValueError(f"its notes are {str(notes)[:40]!r}")
+    if strange := run_files.strange_beginning(notes):
+        raise ValueError(f"it has {strange}")
     return notes

@@ -24,7 +24,7 @@ from mtard_tf.reporting.progress import Progress
 from mtard_tf.running import batches, checkpoints, soft_labels
 from mtard_tf.running.averaged_student import judged_student
 from mtard_tf.running.callbacks import Saver, Validation
-from mtard_tf.running.checkpoints import Checkpoints
+from mtard_tf.running.checkpoints import Checkpoints, State
 from mtard_tf.running.context import Setting
 from mtard_tf.running.guard import Guard
 from mtard_tf.running.identity import computing, gone_on
@@ -149,14 +149,17 @@ class _Run:
                 self._clear()
             self._folder.mkdir(parents=True, exist_ok=True)
             self._recorder = Recorder(self._folder)
-        if state is None:
-            return
-        checkpoints.restore(self._distiller, state.values)
+        if state is not None:
+            checkpoints.restore(self._distiller, state.values)
+            with self._checkpoints.noted(state):
+                self._go_on(state)
+
+    def _go_on(self, state: State) -> None:
         self._validation.restore(state.notes["validation"])
         if self._recorder is not None:
             self._recorder.restore(state.notes["recorder"])
         self._say(f"goes on at step {state.step:,} of {self._stage.epochs * self._steps:,}.")
-        before, now = state.notes["computed_on"], computing(strategy)
+        before, now = state.notes["computed_on"], computing(self._setting.strategy)
         self._begun["computed_on"] = gone_on(before, now, self._say)
 
     def fit(self) -> None:
