@@ -194,7 +194,7 @@ def _step(path: pathlib.Path) -> int:
 
 def _read(path: pathlib.Path) -> State:
     with _archive(path) as archive:
-        names = [name for name in archive.files if name != _NOTES]
+        names = [name for name in archive if name != _NOTES]
         values = {name[len(_VALUES) :]: archive[name] for name in names}
         if strange := [name for name, v in values.items() if not isinstance(v, np.ndarray)]:
             raise ValueError(f"{strange[0]!r} is no array")
