@@ -15,7 +15,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from mtard_tf import files, run_files
+from mtard_tf import files
+from mtard_tf.reporting import run_files
 
 _NOTES = "notes"
 _VALUES = "values/"

@@ -10,7 +10,6 @@ from mtard_tf.auditing.chance import at_chance, below_chance, largest_share
 from mtard_tf.data.batches import evaluation_batches
 from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.distiller.distiller import Distiller
-from mtard_tf.experiment.sources import is_path
 from mtard_tf.experiment.stage import Stage
 
 # Enough to tell turned classes from a bad teacher; a large teacher takes a minute for them.
@@ -33,15 +32,15 @@ def check_teachers(
       stage: which names them.
       distiller: with its teachers.
       data: its validation split is read.
-      say: hears one line of each teacher that is no better than chance: than always naming the
-        largest class; and what the distiller says of a student that starts from one of them.
+      say: hears one line of each teacher that is worse than guessing, as one with turned classes
+        is, or no better than always naming the largest class; and what the distiller says of a
+        student that starts from one of them.
 
     Returns:
       role -> `validation_clean`, of how many `examples`, and whether it is `at_chance`.
 
     Raises:
-      TeacherError: logits that are not finite, or a model file that gets so few right that guessing
-        would do better.
+      TeacherError: logits that are not finite.
     """
     found: dict[str, dict] = {}
     split = _spread(data.validation)
@@ -52,13 +51,13 @@ def check_teachers(
         accuracy, weak = right / len(split), at_chance(right, len(split), share)
         found[role] = {"validation_clean": accuracy, "examples": len(split), "at_chance": weak}
         told = f"{who} gets {accuracy:.1%} of {len(split)} validation images right"
-        if is_path(source) and below_chance(right, len(split), data.num_classes):
-            raise TeacherError(
-                f"{stage.name}: {told}, fewer than by guessing ({1 / data.num_classes:.1%}): its "
-                "classes may be in another order than the data set's, or its images on another "
-                "scale; mend the file, or name another one in Stage.teachers."
+        if below_chance(right, len(split), data.num_classes):
+            say(
+                f"{told}, fewer than by guessing ({1 / data.num_classes:.1%}): its classes may be "
+                "in another order than the data set's, or its images on another scale; mend the "
+                "file, or name another one in Stage.teachers."
             )
-        if weak:
+        elif weak:
             say(
                 f"{told}, no more than by always naming the largest class ({share:.1%}): the "
                 "student will learn nothing from it."
