@@ -1,14 +1,13 @@
-"""Data sets with names of their own."""
+"""The data sets that have a name: embedded, or prepared by TFDS under the same name."""
 
 from __future__ import annotations
 
 import os
 
-from mtard_tf.data import tfds_sets
-from mtard_tf.data.image_data import (
-    ImageData,
-)
-from mtard_tf.data.tfds_sets import tfds
+from mtard_tf.data.image_data import ImageData
+from mtard_tf.data.tfds_sets import read, tfds
+
+FASHION_MINI = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fashion_mini", "1.0.0")
 
 
 def cifar10(
@@ -60,9 +59,6 @@ def tiny_imagenet(
     )
 
 
-FASHION_MINI = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fashion_mini", "1.0.0")
-
-
 def fashion_mini(
     validation_examples: int | None = None, split_seed: int = 0, augmentation: str = "none"
 ) -> ImageData:
@@ -71,7 +67,7 @@ def fashion_mini(
     The first 600 (100) of each class of the full set's training (test) split, 28 x 28 grey.
     Arguments as in `tfds`; 600 of the 6,000 are held out by default.
     """
-    return tfds_sets.read(
+    return read(
         FASHION_MINI,
         validation_examples=validation_examples,
         split_seed=split_seed,
@@ -89,7 +85,7 @@ def fashion_mnist(
 
     Without a network, prepare it with `mtard-data import fashion_mnist --source=DIR`.
     """
-    return tfds_sets.tfds(
+    return tfds(
         "fashion_mnist",
         data_dir,
         validation_examples=validation_examples,
@@ -105,7 +101,7 @@ def mnist(
     augmentation: str = "none",
 ) -> ImageData:
     """MNIST: 60,000 training and 10,000 test digits, 28 x 28 grey; arguments as in `tfds`."""
-    return tfds_sets.tfds(
+    return tfds(
         "mnist",
         data_dir,
         validation_examples=validation_examples,
