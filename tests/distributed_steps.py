@@ -22,6 +22,7 @@ from conftest import tiny_data
 
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.distiller.averaging import EMA
+from mtard_tf.distiller.fit_data import CheckedFit
 from mtard_tf.distiller.keras_shims import DistributedFit
 from mtard_tf.distribute import strategies
 from mtard_tf.experiment.stage import Stage
@@ -54,7 +55,7 @@ def main() -> None:
     options = [a for a in sys.argv if a.startswith("--")]
     out, variants, name, devices, *cluster = [a for a in sys.argv[1:] if not a.startswith("--")]
     if "--without_shim=build" in options:
-        del DistributedFit._maybe_symbolic_build
+        del CheckedFit._maybe_symbolic_build
     if "--without_shim=logs" in options:
         DistributedFit.fit_logs = lambda self, logs: logs
     workers, index = (cluster[0].split(","), int(cluster[1])) if cluster else ((), None)

@@ -18,7 +18,8 @@ class DistributedFit:
     1. `TensorFlowTrainer._maybe_symbolic_build` (keras/src/backend/tensorflow/trainer.py) takes the
        mean of the first batch over replicas to build the model. It fails under
        MultiWorkerMirroredStrategy, where a worker's batch holds one replica's values, and wherever
-       the replicas' parts differ in size. Nothing is left to build here.
+       the replicas' parts differ in size. Nothing is left to build here: `CheckedFit` puts its look
+       at the first batch in that place.
     2. `reduce_per_replica` (same file) reduces each log over axis 0 under
        MultiWorkerMirroredStrategy: a scalar has none, and every log would be an exchange among the
        workers of its own. `fit_logs` packs them into one vector, which the train function unpacks.
@@ -26,9 +27,6 @@ class DistributedFit:
 
     train_function: Any
     _log_names: tuple[str, ...] = ()
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
-        pass
 
     def fit_logs(self, logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The scalars of a step in the shape in which `fit` can reduce them."""
