@@ -13,13 +13,15 @@ _FEW_STEPS = 100
 LEVEL = 1e-3  # how improbable it must be that a guess gets so few right
 
 
-def largest_share(labels: np.ndarray) -> float:
-    """Share of the largest class, which a net that always names it gets right.
+def commonest(classes: np.ndarray) -> tuple[int, float]:
+    """The commonest of these class ids, integer `[examples]`, at least one; and its share."""
+    found, counts = np.unique(classes, return_counts=True)
+    return int(found[counts.argmax()]), float(counts.max() / len(classes))
 
-    Args:
-      labels: class ids, integer `[examples]`, at least one.
-    """
-    return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+
+def largest_share(labels: np.ndarray) -> float:
+    """Share of the largest class, which a net that always names it gets right."""
+    return commonest(labels)[1]
 
 
 def at_chance(right: int, examples: int, share: float) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from mtard_tf.auditing import suite
+from mtard_tf.auditing.chance import commonest, largest_share
 from mtard_tf.auditing.probes import Predictions, Probes
 
 VOID, MASKED, NOTE, NONE = "void", "masked", "note", "none"
@@ -84,12 +85,6 @@ def findings(probes: Probes, outcomes: Outcomes, attacks: Mapping[str, Callable]
     return sorted(found, key=lambda finding: (VOID, MASKED, NOTE, NONE).index(finding.severity))
 
 
-def _commonest(classes: np.ndarray) -> tuple[int, float]:
-    """The commonest class of these, and its share."""
-    found, counts = np.unique(classes, return_counts=True)
-    return int(found[counts.argmax()]), float(counts.max() / counts.sum())
-
-
 def _name(label: int, predictions: Predictions) -> str:
     """A class as reports call it; a model may have one of outliers besides those of the data."""
     names = predictions.names
@@ -98,11 +93,11 @@ def _name(label: int, predictions: Predictions) -> str:
 
 def _constant(predictions: Predictions) -> Finding:
     labels, attacked = predictions.labels, predictions.attacked
-    answer, share = _commonest(predictions.clean)
-    under, under_share = _commonest(attacked)
-    largest = _commonest(labels)[1]
+    answer, share = commonest(predictions.clean)
+    under, under_share = commonest(attacked)
+    largest = largest_share(labels)
     void = predictions.classes == 1 or share >= CONSTANT and share > largest
-    falls = under_share >= CONSTANT and under_share > _commonest(labels[: len(attacked)])[1]
+    falls = under_share >= CONSTANT and under_share > largest_share(labels[: len(attacked)])
     return Finding(
         "constant_prediction",
         VOID if void else NOTE if falls else NONE,
@@ -117,7 +112,7 @@ def _constant(predictions: Predictions) -> Finding:
 
 def _at_chance(predictions: Predictions) -> Finding:
     labels = predictions.labels
-    largest, share = _commonest(labels)
+    largest, share = commonest(labels)
     accuracy = float(np.mean(predictions.clean == labels))
     # Images of one class say nothing of the model, good or bad.
     severity = NONE if accuracy > share else NOTE if share == 1 else VOID

@@ -23,6 +23,7 @@ from mtard_tf.schedules import CONSTANT, Schedule
 from mtard_tf.threat import ThreatModel
 
 _TABLE_BATCH = 500
+FIELD = "relative_step_size"  # of an attack, which a schedule may scale
 
 Tensors = Mapping[str, tf.Tensor]
 
@@ -216,9 +217,6 @@ class Views:
 def as_float32(logits: tf.Tensor) -> tf.Tensor:
     """Losses, entropies and balance stay in float32 whatever the nets compute in."""
     return tf.cast(logits, tf.float32)
-
-
-FIELD = "relative_step_size"
 
 
 def with_step_scaled(attack: Callable, factor: float | tf.Tensor) -> Callable:
