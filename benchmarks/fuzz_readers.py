@@ -37,7 +37,7 @@ from mtard_tf.config.gin_errors import ConfigError  # noqa: E402
 from mtard_tf.data.idx import read_idx  # noqa: E402
 from mtard_tf.data.image_data import DataError  # noqa: E402
 from mtard_tf.importing import checkpoint  # noqa: E402
-from mtard_tf.importing.tensors import CheckpointError  # noqa: E402
+from mtard_tf.importing.tensors import WeightsFileError  # noqa: E402
 
 STATE = {
     "conv.weight": np.arange(36, dtype=np.float32).reshape(1, 4, 3, 3),
@@ -149,13 +149,13 @@ _KIB, _LIMIT = 3 << 20, 12 << 30
 _IDX = struct.pack(">BBBB3I", 0, 0, 8, 3, 2, 4, 4) + bytes(32)
 # Name -> (name of the file, whole file, reader, documented errors, grains).
 READERS = {
-    "pickle in a torch archive": ("w.pt", _pickle_of_torch(), weights, CheckpointError, "bytes"),
-    "torch archive": ("w.pt", _seed(lambda p: write_zip(p, STATE), "w.pt"), weights, CheckpointError, "bytes"),
-    "torch before 1.6": ("w.th", _seed(lambda p: write_legacy(p, STATE), "w.th"), weights, CheckpointError, "bytes"),
-    "safetensors": ("w.safetensors", _safetensors(), weights, CheckpointError, "text"),
-    "npz": ("w.npz", _seed(lambda p: np.savez(p, **STATE), "w.npz"), weights, CheckpointError, "bytes"),
-    "npy of Haiku": ("w.npy", _seed(_haiku, "w.npy"), weights, CheckpointError, "bytes"),
-    "any pickle": ("w.pt", pickle.dumps({"a": [1, (2.5, None)], "b": b"x"}, 4), weights, CheckpointError, "bytes"),
+    "pickle in a torch archive": ("w.pt", _pickle_of_torch(), weights, WeightsFileError, "bytes"),
+    "torch archive": ("w.pt", _seed(lambda p: write_zip(p, STATE), "w.pt"), weights, WeightsFileError, "bytes"),
+    "torch before 1.6": ("w.th", _seed(lambda p: write_legacy(p, STATE), "w.th"), weights, WeightsFileError, "bytes"),
+    "safetensors": ("w.safetensors", _safetensors(), weights, WeightsFileError, "text"),
+    "npz": ("w.npz", _seed(lambda p: np.savez(p, **STATE), "w.npz"), weights, WeightsFileError, "bytes"),
+    "npy of Haiku": ("w.npy", _seed(_haiku, "w.npy"), weights, WeightsFileError, "bytes"),
+    "any pickle": ("w.pt", pickle.dumps({"a": [1, (2.5, None)], "b": b"x"}, 4), weights, WeightsFileError, "bytes"),
     "IDX": ("images", _IDX, idx, DataError, "bytes"),
     "IDX, gzipped": ("images.gz", gzip.compress(_IDX, mtime=0), idx, DataError, "bytes"),
     "run file (gin)": ("run.gin", GIN.encode(), run_file, (ConfigError, DataError), "text"),

@@ -3,7 +3,7 @@
     python benchmarks/import_memory.py [--model=wide_resnet34_10] [--dir=DIR]
 
 Prints the peak of the resident memory (VmHWM of the process, in 10^6 bytes), what of it a process
-has that has only imported TensorFlow, Keras and the importer, and the difference. Resident memory
+has that has only imported TensorFlow, Keras and the command, and the difference. Resident memory
 counts the pages of TensorFlow's libraries as well, which the kernel shares and can drop; without
 them (RssFile) it is the process's own. Linux only.
 """
@@ -33,10 +33,10 @@ import json, re, sys, time
 began = time.perf_counter(), time.process_time()
 from mtard_tf import bin as binary
 binary.import_tensorflow_quietly()
-from mtard_tf.importing import importer
+from mtard_tf.commands import import_
 source, model, out = sys.argv[1:]
 if out:
-    importer.run(importer.Request(source=source, model=model, out=out), lambda line: None)
+    import_.run(import_.Request(source=source, model=model, out=out), lambda line: None)
 status = open("/proc/self/status").read()
 kilobytes = {k: int(re.search(k + r":\\s+(\\d+)", status)[1]) for k in ("VmHWM", "RssFile")}
 print(json.dumps({

@@ -19,7 +19,7 @@ from hypothesis import strategies
 from torch_writer import Raw, call, write_legacy, write_zip
 
 from mtard_tf.importing import checkpoint
-from mtard_tf.importing.tensors import CheckpointError, decode
+from mtard_tf.importing.tensors import WeightsFileError, decode
 
 RANDOM = np.random.RandomState(0)
 STATE = {
@@ -192,7 +192,7 @@ def test_a_pickle_that_asks_to_run_something_is_refused(name, write, tmp_path):
     target = tmp_path / MARK
     path = write(tmp_path / "net.pt", {**STATE, "hook": ATTACKS[name](target)})
     asked = name.replace("posix.", "os.")
-    with pytest.raises(CheckpointError, match=r"asks for .*refused and nothing was run") as caught:
+    with pytest.raises(WeightsFileError, match=r"asks for .*refused and nothing was run") as caught:
         checkpoint.read(path)
     assert asked in str(caught.value) and "\n" not in str(caught.value)
     assert not target.exists()
@@ -201,7 +201,7 @@ def test_a_pickle_that_asks_to_run_something_is_refused(name, write, tmp_path):
 
 def test_a_name_with_a_line_break_or_an_escape_sequence(tmp_path):
     body = pickle.PROTO + b"\x04\x8c\x02os\x8c\x09sys\n\x1b[2Jx\x93."
-    with pytest.raises(CheckpointError, match=r"asks for os\.sys\?\?\[2Jx, which"):
+    with pytest.raises(WeightsFileError, match=r"asks for os\.sys\?\?\[2Jx, which"):
         checkpoint.read(write_zip(tmp_path / "net.pt", {}, lambda _: body))
 
 
@@ -211,12 +211,12 @@ def test_every_protocol_is_guarded(protocol, tmp_path):
     target = tmp_path / MARK
     body = pickle.dumps(_Hostile(os.system, f"touch {target}"), protocol)
     path = write_zip(tmp_path / "net.pt", {}, lambda _: body)
-    with pytest.raises(CheckpointError, match=r"asks for (posix|nt)\.system"):
+    with pytest.raises(WeightsFileError, match=r"asks for (posix|nt)\.system"):
         checkpoint.read(path)
     array = np.empty(1, object)
     array[0] = _Hostile(os.system, f"touch {target}")
     np.save(tmp_path / "net.npy", array)
-    with pytest.raises(CheckpointError, match=r"asks for (posix|nt)\.system"):
+    with pytest.raises(WeightsFileError, match=r"asks for (posix|nt)\.system"):
         checkpoint.read(tmp_path / "net.npy")
     assert not target.exists()
 
@@ -224,7 +224,7 @@ def test_every_protocol_is_guarded(protocol, tmp_path):
 def test_the_old_opcodes_are_guarded(tmp_path):
     target = tmp_path / MARK
     instance = f"(S'touch {target}'\nios\nsystem\n.".encode()
-    with pytest.raises(CheckpointError, match=r"asks for os\.system"):
+    with pytest.raises(WeightsFileError, match=r"asks for os\.system"):
         checkpoint.read(write_zip(tmp_path / "net.pt", {}, lambda _: instance))
     assert not target.exists()
 
@@ -244,7 +244,7 @@ def test_what_a_pickle_may_name_it_cannot_change(victim, tmp_path):
     state = writer.value((None, Raw(pickle.EMPTY_DICT + writer.value("_function") + b"K\x01s")))
     opcodes = writer.name(*victim) + state + pickle.BUILD
     path = write_zip(tmp_path / "net.pt", {**STATE, "x": Raw(opcodes)})
-    with pytest.raises(CheckpointError):
+    with pytest.raises(WeightsFileError):
         checkpoint.read(path)
     _same(checkpoint.read(write_zip(tmp_path / "good.pt", STATE)))
 
@@ -288,7 +288,7 @@ def _tensor_of(**changed) -> Raw:
 def test_tensors_that_reach_outside_their_storage(changed, tmp_path):
     state = {"a.weight": np.ones((2, 3), np.float32), "b.weight": _tensor_of(**changed)}
     path = write_zip(tmp_path / "net.pt", state)
-    with pytest.raises(CheckpointError, match="damaged|cut off|fetch it again"):
+    with pytest.raises(WeightsFileError, match="damaged|cut off|fetch it again"):
         checkpoint.read(path).tensors["b.weight"].numpy()
 
 
@@ -298,7 +298,7 @@ def test_a_file_that_is_cut_off(name, share, tmp_path):
     path = WRITERS[name](tmp_path / name, STATE)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(CheckpointError, match="cut off|no known form") as caught:
+    with pytest.raises(WeightsFileError, match="cut off|no known format") as caught:
         for tensor in checkpoint.read(path).tensors.values():
             tensor.numpy()
     assert "\n" not in str(caught.value)
@@ -309,7 +309,7 @@ def test_a_damaged_number_shows(tmp_path):
     data = bytearray(path.read_bytes())
     data[data.index(STATE["conv.weight"].tobytes()) + 5] ^= 1
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match="cut off or damaged .*CRC"):
+    with pytest.raises(WeightsFileError, match="cut off or damaged .*CRC"):
         checkpoint.read(path).tensors["conv.weight"].numpy()
 
 
@@ -333,7 +333,7 @@ def test_any_damage_is_one_line_or_none(name, changes, tmp_path_factory):
     try:
         for tensor in checkpoint.read(path).tensors.values():
             tensor.numpy()
-    except CheckpointError as error:
+    except WeightsFileError as error:
         assert "\n" not in str(error)
 
 
@@ -346,7 +346,7 @@ def test_any_damage_is_one_line_or_none(name, changes, tmp_path_factory):
     ],
 )
 def test_what_holds_no_net_or_several(value, message, tmp_path):
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(WeightsFileError, match=message):
         checkpoint.read(write_zip(tmp_path / "net.pt", value))
 
 
@@ -355,47 +355,47 @@ def test_one_of_several_nets(tmp_path):
     path = write_zip(tmp_path / "net.pt", {"run": {"ema": STATE}, "raw": other})
     _same(checkpoint.read(path, "run.ema"))
     assert list(checkpoint.read(path, "raw").tensors) == ["fc.weight"]
-    with pytest.raises(CheckpointError, match=r"no weights under 'eam' \(found: 'run.ema', 'raw'"):
+    with pytest.raises(WeightsFileError, match=r"no weights under 'eam' \(found: 'run.ema', 'raw'"):
         checkpoint.read(path, "eam")
 
 
 def test_no_file_and_no_known_form(tmp_path):
-    with pytest.raises(CheckpointError, match="There is no file"):
+    with pytest.raises(WeightsFileError, match="There is no file"):
         checkpoint.read(tmp_path / "net.pt")
     path = tmp_path / "net.pt"
     path.write_bytes(b"<html>quota exceeded</html>")
-    with pytest.raises(CheckpointError, match="begins with b'<html>qu', which no known form does"):
+    with pytest.raises(
+        WeightsFileError, match="begins with b'<html>qu', which no known format does"
+    ):
         checkpoint.read(path)
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"wide_res_net/~/x": {"gain": np.ones(2)}}, "has gain, which is no weight"),
-        ({"wide_res_net/~/x": np.ones(2)}, "is no mapping of arrays"),
+        ({"wide_res_net/~/x": {"gain": np.ones(2)}}, "has gain, which is not a weight"),
+        ({"wide_res_net/~/x": np.ones(2)}, "is not a mapping of arrays"),
     ],
 )
 def test_haiku_arrays_of_other_layers(extra, message, tmp_path):
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(WeightsFileError, match=message):
         checkpoint.read(_haiku(tmp_path / "net.npy", **extra))
 
 
 def test_an_array_that_is_no_pair(tmp_path):
     np.save(tmp_path / "net.npy", np.ones((2, 2)))
-    with pytest.raises(CheckpointError, match="is not a pair"):
+    with pytest.raises(WeightsFileError, match="is not a pair"):
         checkpoint.read(tmp_path / "net.npy")
 
 
-def test_a_header_that_names_a_tensor_twice_or_has_no_end(tmp_path):
-    entry = b'"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+def test_a_safetensors_header_that_is_no_json(tmp_path):
     for text, message in (
-        (b"{" + entry + b", " + entry + b"}", "it has 'a' twice"),
-        (b'{"a":' * 100_000, "maximum recursion depth"),
-        (b'{"\xff": 1}', "codec can't decode"),
+        (b'{"a":' * 100_000, "recursion limit exceeded"),
+        (b'{"\xff": 1}', "invalid UTF-8"),
     ):
         path = tmp_path / "net.safetensors"
         path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
-        with pytest.raises(CheckpointError, match=message):
+        with pytest.raises(WeightsFileError, match=f"cut off or damaged .*{message}"):
             checkpoint.read(path)
 
 
@@ -404,7 +404,7 @@ def test_a_place_of_the_memo_that_would_take_all_memory(place, tmp_path):
     body = pickle.PROTO + b"\x02" + pickle.NONE + place + pickle.STOP
     for write in (write_zip, write_legacy):
         path = write(tmp_path / "net.pt", {**STATE, "x": Raw(body[2:-1])})
-        with pytest.raises(CheckpointError, match=r"place \d+ of the memo after \d+ opcodes"):
+        with pytest.raises(WeightsFileError, match=r"place \d+ of the memo after \d+ opcodes"):
             checkpoint.read(path)
 
 
@@ -412,7 +412,7 @@ def test_an_old_file_whose_list_of_storages_is_a_number(tmp_path):
     path = write_legacy(tmp_path / "net.th", STATE)
     keys = pickle.dumps(list(map(str, range(len(STATE)))), 2)
     path.write_bytes(path.read_bytes().replace(keys, pickle.dumps(7, 2)))
-    with pytest.raises(CheckpointError, match="'7' is no list of storages"):
+    with pytest.raises(WeightsFileError, match="'7' is no list of storages"):
         checkpoint.read(path)
 
 
@@ -420,15 +420,15 @@ def test_numpy_files_that_hold_no_arrays(tmp_path):
     path = tmp_path / "net.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.npy", b"nothing")
-    with pytest.raises(CheckpointError, match="has 'a', which is no array of numbers"):
+    with pytest.raises(WeightsFileError, match="has 'a', which is not an array of numbers"):
         checkpoint.read(path)
     np.savez(path, a=np.array(["text"]))
-    with pytest.raises(CheckpointError, match="has 'a', which is no array of numbers"):
+    with pytest.raises(WeightsFileError, match="has 'a', which is not an array of numbers"):
         checkpoint.read(path)
     path = tmp_path / "net.npy"
     for text in (b"(" * 60_000, b"{'descr': open('x')}", b"\xff", b"{'descr': 3}"):
         path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text)
-        with pytest.raises(CheckpointError, match="cut off or damaged") as caught:
+        with pytest.raises(WeightsFileError, match="cut off or damaged") as caught:
             checkpoint.read(path)
         assert "\n" not in str(caught.value)
 
@@ -436,20 +436,26 @@ def test_numpy_files_that_hold_no_arrays(tmp_path):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"a": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}, "tensor of F8_E4M3"),
-        ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, "has 4 bytes"),
-        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, "ends at byte"),
-        ({"a": {"dtype": "F32"}}, "missing 2 required"),
+        ({"a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}, "tensor of F8_E4M3"),
+        (
+            {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}},
+            "invalid shape, data type",
+        ),
+        (
+            {"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}},
+            "invalid offset for tensor",
+        ),
+        ({"a": {"dtype": "F32"}}, "missing field `shape`"),
         ({"a": 3}, "cut off or damaged"),
-        ({"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}, "the shape"),
-        ({"a": {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}}, "the shape"),
-        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4]}}, "the shape"),
+        ({"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}, "expected usize"),
+        ({"a": {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}}, "expected usize"),
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4]}}, "expected usize"),
         (
             {
                 n: {"dtype": "F16", "shape": [1], "data_offsets": [i, i + 2]}
                 for i, n in enumerate("ab")
             },
-            "two tensors share byte 1",
+            "invalid offset for tensor `b`",
         ),
         ([], "begins with"),
     ],
@@ -458,5 +464,5 @@ def test_safetensors_that_contradict_themselves(header, message, tmp_path):
     text = json.dumps(header).encode()
     path = tmp_path / "net.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(WeightsFileError, match=message):
         checkpoint.read(path)

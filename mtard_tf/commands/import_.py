@@ -13,7 +13,7 @@ import keras
 from mtard_tf import files, registry
 from mtard_tf.config import bindings, gin_errors
 from mtard_tf.config.binding_values import check_values
-from mtard_tf.importing import checkpoint, keras_files, matching, proving
+from mtard_tf.importing import checkpoint, checks, matching
 from mtard_tf.models import model_files
 from mtard_tf.models.layers import NORMALIZATIONS, Normalization
 
@@ -81,20 +81,20 @@ def run(request: Request, say: Callable[[str], None] = print) -> keras.Model:
     found = matching.match(source, model, allow_unused=request.allow_unused)
     _describe(source, found, model, say)
     if source.statistics is not None and not request.allow_unused:
-        say(proving.normalized_alike(source, model))
+        say(checks.check_normalization(source, model))
     matching.load(source, found)
     if request.probe is not None:
-        say(proving.probed(model, pathlib.Path(request.probe)))
+        say(checks.check_recorded_logits(model, pathlib.Path(request.probe)))
     if request.dataset is not None:
         from mtard_tf.commands import datasets  # with it come plots, which take 60 MB
 
         data = datasets.dataset(request.dataset, request.data_dir)
         labelled = data.labelled("test", request.examples or None)
         model_files.check(model, labelled, data.label_names)
-        for line in proving.accuracies(model, data, request.examples, request.batch_size):
+        for line in checks.accuracies(model, data, request.examples, request.batch_size):
             say(line)
     with files.replacing(out) as temporary:
-        keras_files.save(model, temporary)
+        model.save(temporary)
     say(f"Model: {out}")
     return model
 

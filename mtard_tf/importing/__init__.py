@@ -1,6 +1,6 @@
-"""Other people's weights as `.keras` files: what `mtard-import` does, and no code of theirs is run.
+"""Weights of other frameworks as Keras models, for `mtard-import`; runs no code of the files.
 
 checkpoint.read(FILE) -> names and lazily read tensors, in PyTorch's layout
 matching.match(...)   -> which of them belong to which Keras layer
-importer.run(...)     -> model, checks, file
+checks                -> normalisation, recorded logits, clean accuracy
 """

@@ -1,4 +1,4 @@
-"""A file of weights, of whatever form, as names and tensors."""
+"""A file of weights in any supported format, as names and tensors."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from mtard_tf.importing import numpy_files, safetensors_files, torch_files
-from mtard_tf.importing.tensors import CheckpointError, Tensor
+from mtard_tf.importing.tensors import Tensor, WeightsFileError
 
-# What wrappers put before every name: DataParallel, torch.compile, a module that holds the net.
+# Prefixes of wrappers: DataParallel, torch.compile, a module that holds the net.
 _PREFIXES = re.compile(r"^(?:(?:module|model|net|_orig_mod)\.)+")
-# How deep a state_dict may lie: {"checkpoint": {"state_dict": ...}}.
+# Levels of dicts around a state_dict: {"checkpoint": {"state_dict": ...}}.
 _DEPTH = 2
 _KERNEL_RANKS = (2, 4)
-# What modules that normalise call the mean and the standard deviation of each channel.
+# Names of the mean and the standard deviation per channel in normalisation modules.
 _MEANS = ("mean", "new_mean", "mu")
 _DEVIATIONS = ("std", "new_std", "sigma")
 
@@ -27,10 +27,10 @@ class Checkpoint:
 
     Attributes:
       path: the file.
-      form: what kind of file it is, for people.
-      tensors: by name, wrappers' prefixes removed, in the order of the file.
-      statistics: (mean, standard deviation) per channel that the net takes off images, if the file
-        says so.
+      form: the file format, for messages.
+      tensors: by name, without wrappers' prefixes, in the order of the file.
+      statistics: (mean, standard deviation) per channel by which the net normalises images; None
+        if the file does not hold them.
     """
 
     path: pathlib.Path
@@ -49,20 +49,20 @@ class Checkpoint:
 
 
 def read(path: str | pathlib.Path, key: str | None = None) -> Checkpoint:
-    """Reads the names and shapes of a file; the numbers come when they are asked for.
+    """Reads the names and shapes of a file; values are read on access.
 
     Args:
       path: `.pt`, `.pth`, `.th` of `torch.save` (any version), `.safetensors`, `.npz` of a
-        state_dict, or DeepMind's `.npy`. The content decides, not the name.
+        state_dict, or DeepMind's `.npy`. The format is read from the content, not the name.
       key: which of several state_dicts in the file, such as "ema_state_dict".
 
     Raises:
-      CheckpointError: no such file, no such form, damage, names that ask to run code, or weights
-        that are not there or there twice.
+      WeightsFileError: no such file, an unknown format, a damaged file, names that ask to run code,
+        no weights, or a name twice.
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise CheckpointError(f"There is no file {path}; --source is a file of weights.")
+        raise WeightsFileError(f"There is no file {path}; --source is a file of weights.")
     with path.open("rb") as file:
         head = file.read(8)
     if head.startswith(b"PK"):
@@ -73,10 +73,10 @@ def read(path: str | pathlib.Path, key: str | None = None) -> Checkpoint:
         return _checkpoint(path, "Haiku arrays", numpy_files.read_npy(path), key)
     if torch_files.is_legacy(path):
         return _checkpoint(path, "PyTorch file of before 1.6", torch_files.read_legacy(path), key)
-    if safetensors_files.looks_like_one(path):
+    if safetensors_files.is_safetensors(path):
         return _checkpoint(path, "safetensors", safetensors_files.read(path), key)
-    raise CheckpointError(
-        f"{path} begins with {head!r}, which no known form does; give a file of torch.save, a "
+    raise WeightsFileError(
+        f"{path} begins with {head!r}, which no known format does; give a file of torch.save, a "
         ".safetensors, an .npz, or DeepMind's .npy."
     )
 
@@ -84,13 +84,13 @@ def read(path: str | pathlib.Path, key: str | None = None) -> Checkpoint:
 def _checkpoint(path: pathlib.Path, form: str, value: Any, key: str | None) -> Checkpoint:
     found = dict(_state_dicts(value, "", 0))
     if key is None and len(found) > 1:
-        raise CheckpointError(
+        raise WeightsFileError(
             f"{path} holds several nets: {', '.join(map(repr, found))}; choose with --key."
         )
     if not found or (key is not None and key not in found):
         keys = ", ".join(map(repr, found)) or "none"
         asked = f" under {key!r}" if key is not None else ""
-        raise CheckpointError(
+        raise WeightsFileError(
             f"{path} has no weights{asked} (found: {keys}); give a file with a state_dict: names "
             "and tensors."
         )
@@ -98,20 +98,20 @@ def _checkpoint(path: pathlib.Path, form: str, value: Any, key: str | None) -> C
     for name, tensor in found[key if key is not None else next(iter(found))].items():
         short = _PREFIXES.sub("", name)
         if short in tensors:
-            raise CheckpointError(
+            raise WeightsFileError(
                 f"{path} has {short!r} twice, under different prefixes; save one net alone."
             )
-        # A count of batches; only BatchNorm without momentum uses it, and only in training.
+        # Used by BatchNorm without momentum alone, in training.
         if not short.endswith("num_batches_tracked"):
             tensors[short] = tensor
     statistics = _take_statistics(tensors)
-    return Checkpoint(path, form, _without_place(tensors), statistics)
+    return Checkpoint(path, form, _without_index(tensors), statistics)
 
 
 def _take_statistics(
     tensors: dict[str, Tensor],
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Takes the one mean and the one standard deviation per channel out of the tensors."""
+    """Removes mean and standard deviation per channel from the tensors, and returns them."""
     found: list[tuple[float, ...]] = []
     names: list[str] = []
     for kinds in (_MEANS, _DEVIATIONS):
@@ -130,8 +130,8 @@ def _take_statistics(
     return found[0], found[1]
 
 
-def _without_place(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drops the place of the net in Sequential(normalisation, net): "1.conv1.weight"."""
+def _without_index(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Drops the index of the net in Sequential(normalisation, net): "1.conv1.weight"."""
     heads = {name.split(".")[0] for name in tensors}
     head = heads.pop() if len(heads) == 1 else ""
     if not head.isdigit():
@@ -140,7 +140,7 @@ def _without_place(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _state_dicts(value: Any, path: str, depth: int):
-    """(path, mapping) of each mapping of names to tensors that has a layer's kernel in it."""
+    """(path, state_dict) of each mapping of names to tensors that holds a kernel."""
     if not isinstance(value, Mapping):
         return
     tensors = {k: v for k, v in value.items() if isinstance(k, str) and isinstance(v, Tensor)}

@@ -1,4 +1,4 @@
-"""PyTorch's layout of each kind of layer as Keras', and back to its shape."""
+"""Weights of each kind of layer in PyTorch's layout: their shapes, and how to convert them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from mtard_tf.importing.tensors import CheckpointError
+from mtard_tf.importing.tensors import WeightsFileError
 
 _L = keras.layers
-# Layers that a tensor passes from Flatten to Dense without a change of order.
+# Layers between Flatten and Dense that keep the order of features.
 _KEEP_ORDER = (_L.Activation, _L.Dropout, _L.LeakyReLU, _L.ReLU)
 
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """One variable of a Keras layer, as PyTorch has it.
+    """One variable of a Keras layer, and its counterpart in PyTorch.
 
     Attributes:
       kind: PyTorch's name: "weight", "bias", "running_mean", "running_var".
-      variable: Keras'.
+      variable: of the Keras layer.
       shape: in PyTorch's layout.
-      convert: from PyTorch's layout to Keras'.
+      convert: an array in PyTorch's layout -> in Keras'.
     """
 
     kind: str
@@ -33,10 +33,10 @@ class Weight:
 
 
 def weights(layer: keras.layers.Layer) -> list[Weight]:
-    """The weights of a layer; none for one that holds nothing to import.
+    """The weights of a layer; empty for a layer without weights.
 
     Raises:
-      CheckpointError: a layer with weights of a kind that is not known here.
+      WeightsFileError: a layer with weights that is not supported.
     """
     if isinstance(layer, _L.BatchNormalization):
         return _batch_norm(layer)
@@ -52,7 +52,7 @@ def weights(layer: keras.layers.Layer) -> list[Weight]:
     if isinstance(layer, _L.Dense):
         return [_dense(layer), *_bias(layer)]
     if layer.weights and not isinstance(layer, _L.Normalization):
-        raise CheckpointError(
+        raise WeightsFileError(
             f"The layer {layer.name} is a {type(layer).__name__}; weights are imported for Conv2D, "
             "DepthwiseConv2D, Dense and BatchNormalization."
         )
@@ -60,7 +60,7 @@ def weights(layer: keras.layers.Layer) -> list[Weight]:
 
 
 def kind(layer: keras.layers.Layer) -> str:
-    """For tables: the class without what is the same for all."""
+    """Short class name of a layer, for tables."""
     return type(layer).__name__.replace("BatchNormalization", "BatchNorm")
 
 
@@ -107,7 +107,7 @@ def _dense(layer: keras.layers.Dense) -> Weight:
 
 
 def _flattened(layer: keras.layers.Dense) -> tuple[int, int, int] | None:
-    """The shape that was flattened for a dense layer, if one was."""
+    """The shape `[height, width, channels]` of the Flatten that feeds a dense layer, or None."""
     operation = layer
     while True:
         operation = operation.input._keras_history.operation

@@ -1,4 +1,4 @@
-"""Which layer of a file is which layer of a Keras model: by names, or by order and shape."""
+"""Pairs the layers of a file with those of a Keras model: by name, or by order and shape."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import keras
 from mtard_tf.importing import layouts
 from mtard_tf.importing.checkpoint import Checkpoint
 from mtard_tf.importing.name_maps import NameMap, of_model
-from mtard_tf.importing.tensors import CheckpointError, Tensor
+from mtard_tf.importing.tensors import Tensor, WeightsFileError
 
 _SHOWN = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """What was found.
+    """The layers of a file and of a model, paired.
 
     Attributes:
-      origin: whose names the file has, or that order and shape decided.
+      origin: the code base whose names the file has, or "order and shape".
       pairs: name in the file -> Keras layer, in the order of the file.
-      unused: why (or "no place in the model") -> tensors that are left out, by name.
-      by_order: whether order and shape decided.
+      unused: reason -> tensors that are left out, by name.
+      by_order: whether layers were paired by order and shape.
     """
 
     origin: str
@@ -43,16 +43,16 @@ class Match:
 
 
 def match(checkpoint: Checkpoint, model: keras.Model, *, allow_unused: bool = False) -> Match:
-    """Finds the layers of a model in a file, and checks every shape.
+    """Pairs every layer of a model with one of the file, and checks every shape.
 
     Args:
       checkpoint: the file.
-      model: what is to hold its weights.
-      allow_unused: leave out what the model has no place for.
+      model: to load the weights into.
+      allow_unused: leave out tensors that the model has no layer for.
 
     Raises:
-      CheckpointError: a layer or tensor that is missing, left over, of another shape, or that
-        several could be.
+      WeightsFileError: a layer or tensor that is missing, left over, of another shape, or
+        ambiguous.
     """
     layers = {layer.name: layer for layer in model.layers if layouts.weights(layer)}
     name_map = _best(of_model(model.name), checkpoint)
@@ -67,7 +67,7 @@ def match(checkpoint: Checkpoint, model: keras.Model, *, allow_unused: bool = Fa
 
 
 def load(checkpoint: Checkpoint, found: Match) -> None:
-    """Puts the weights of a file into the layers that `match` found, one tensor at a time."""
+    """Assigns the weights of a file to the layers that `match` paired, one tensor at a time."""
     modules = checkpoint.modules
     for name, layer in found.pairs.items():
         for weight in layouts.weights(layer):
@@ -75,9 +75,9 @@ def load(checkpoint: Checkpoint, found: Match) -> None:
 
 
 def _best(maps: Sequence[NameMap], checkpoint: Checkpoint) -> NameMap | None:
-    """The map that knows the most layers of the file, if one knows any."""
+    """The map that names the most layers of the file; None if none names more than two."""
     known = [sum(m.layer(name) is not None for name in checkpoint.modules) for m in maps]
-    # A name or two, such as conv1, say nothing.
+    # One or two names, such as conv1, are common to many nets.
     return maps[known.index(max(known))] if known and max(known) > 2 else None
 
 
@@ -89,7 +89,7 @@ def _by_name(
 ) -> Match:
     if name_map.asymmetric not in (None, _asymmetric(model)):
         form = "asymmetric=True" if name_map.asymmetric else "asymmetric=False"
-        raise CheckpointError(
+        raise WeightsFileError(
             f"{checkpoint.path} is {name_map.origin}, and {model.name} pads otherwise; import it "
             f"into a wide_resnet with {form}."
         )
@@ -101,7 +101,7 @@ def _by_name(
             reason = name_map.why_unused(module) or ""
             found.unused[reason] |= {f"{module}.{kind}": t for kind, t in tensors.items()}
         elif layer in taken:
-            raise CheckpointError(
+            raise WeightsFileError(
                 f"{checkpoint.path} has {taken[layer]} and {module}, and both are {layer}; save "
                 "one net alone."
             )
@@ -112,7 +112,7 @@ def _by_name(
 
 
 def _by_order(checkpoint: Checkpoint, layers: dict[str, keras.layers.Layer]) -> Match:
-    """Pairs layers of one sequence of shapes; where the sequences differ, only unique shapes."""
+    """Pairs layers in order if all shapes agree in order; else those whose shapes are unique."""
     theirs = {name: _signature(tensors) for name, tensors in checkpoint.modules.items()}
     ours = {
         name: frozenset((weight.kind, weight.shape) for weight in layouts.weights(layer))
@@ -128,7 +128,7 @@ def _by_order(checkpoint: Checkpoint, layers: dict[str, keras.layers.Layer]) -> 
         if len(candidates) == len(rivals) == 1:
             found.pairs[module] = layers[candidates[0]]
         elif candidates:
-            raise CheckpointError(
+            raise WeightsFileError(
                 f"{checkpoint.path} lists its layers in another order than the model, and "
                 f"{module} could be any of {_listed(candidates)}, of the same shapes; build the "
                 "model in the order of the file, or name its layers as the file does."
@@ -154,12 +154,12 @@ def _check(
         weights = {weight.kind: weight for weight in layouts.weights(layer)}
         for kind, weight in weights.items():
             if kind not in modules[module]:
-                raise CheckpointError(
+                raise WeightsFileError(
                     f"{checkpoint.path} lacks {module}.{kind}, of shape {weight.shape}, for the "
                     f"layer {layer.name} of {model}; it is incomplete, or another net's{hint}."
                 )
             if modules[module][kind].shape != weight.shape:
-                raise CheckpointError(
+                raise WeightsFileError(
                     f"{checkpoint.path} has {module}.{kind} of shape {modules[module][kind].shape} "
                     f"and {layer.name} of {model} takes {weight.shape}; give the --model, "
                     "--classes and --image_shape that it was made for."
@@ -167,13 +167,13 @@ def _check(
         extra |= {f"{module}.{k}": t for k, t in modules[module].items() if k not in weights}
     paired = {layer.name for layer in found.pairs.values()}
     if missing := [name for name in layers if name not in paired]:
-        raise CheckpointError(
+        raise WeightsFileError(
             f"{checkpoint.path} has nothing for {_listed(missing)} of {model}; it is incomplete, "
             f"or another net's{hint}."
         )
     found.unused.pop("", None)
     if extra and not allow_unused:
-        raise CheckpointError(
+        raise WeightsFileError(
             f"{checkpoint.path} has {len(extra)} tensors that {model} has no place for: "
             f"{_listed(list(extra))}; give the --model that it was made for{hint}, or leave them "
             "out with --allow_unused."
@@ -187,7 +187,7 @@ def _signature(tensors: dict[str, Tensor]) -> frozenset:
 
 
 def _asymmetric(model: keras.Model) -> bool:
-    """Whether a net pads on one side where its 3x3 convolutions stride."""
+    """Whether strided convolutions pad on one side only (TensorFlow's "same")."""
     return any(
         type(layer) is keras.layers.Conv2D
         and layer.kernel_size != (1, 1)

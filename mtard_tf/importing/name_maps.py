@@ -1,7 +1,7 @@
-"""What public code calls the layers of the nets in the zoo.
+"""Layer names of public code bases for the nets in `mtard_tf.models`.
 
-One row per kind of layer: the name in the file, and that of the Keras layer. `{x}` is a number; one
-whose name ends in 0 counts from 0 there and from 1 here.
+One row per kind of layer: the name in the file, and that of the Keras layer. `{x}` is a number; a
+number whose name ends in 0 counts from 0 in the file and from 1 in Keras.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True)
 class NameMap:
-    """The names of one author's net.
+    """The layer names of one code base.
 
     Attributes:
-      origin: whose they are.
+      origin: the code base.
       rows: name in the file -> name of the Keras layer.
-      unused: pattern of layers that are in the file and not in the net's forward pass -> why.
-      asymmetric: how such a net pads where it strides; None if that does not vary.
-      hint: what to try when layers are missing or left over.
+      unused: pattern of layers that the forward pass does not use -> reason.
+      asymmetric: whether strided convolutions pad on one side only; None if either may be.
+      hint: settings to check when layers are missing or left over.
     """
 
     origin: str
@@ -30,7 +30,7 @@ class NameMap:
     hint: str = ""
 
     def layer(self, module: str) -> str | None:
-        """The Keras layer that a layer of the file is, or None."""
+        """The Keras layer's name for a layer of the file, or None."""
         for pattern, template in self.rows.items():
             numbered = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", re.escape(pattern))
             match = re.fullmatch(numbered, module)
@@ -43,7 +43,7 @@ class NameMap:
         return None
 
     def why_unused(self, module: str) -> str | None:
-        """Why a layer of the file has no place in the net, or None."""
+        """The reason why a layer of the file is not used, or None."""
         for pattern, reason in self.unused.items():
             if re.fullmatch(pattern, module):
                 return reason
@@ -95,7 +95,7 @@ _TRADES = NameMap(
 
 
 def _deepmind(origin: str, block: str) -> NameMap:
-    """The map of a form of DeepMind's WideResNet, which differ in how they name a block."""
+    """The map for DeepMind's WideResNet; its two implementations differ in the names of blocks."""
     return NameMap(
         f"DeepMind's WideResNet in {origin}",
         {
@@ -130,7 +130,7 @@ _MOBILENET = NameMap(
     },
 )
 
-# Pattern of a Keras model's name -> the maps that weights for it may follow.
+# Pattern of a Keras model's name -> the maps to try.
 _MAPS = {
     r"resnet\d+": (_POST_ACTIVATION,),
     r"preact_resnet\d+": (_PRE_ACTIVATION,),
@@ -140,7 +140,7 @@ _MAPS = {
 
 
 def of_model(name: str) -> tuple[NameMap, ...]:
-    """The maps for a model of the zoo, by the Keras model's name; none for another's."""
+    """The maps for a model, by the Keras model's name; empty if it is not one of ours."""
     for pattern, maps in _MAPS.items():
         if re.fullmatch(pattern, name):
             return maps

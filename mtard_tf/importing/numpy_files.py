@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mtard_tf.importing import pickles
-from mtard_tf.importing.tensors import CheckpointError, Tensor, damaged
+from mtard_tf.importing.tensors import Tensor, WeightsFileError, damaged
 
 # Haiku's name of an array -> PyTorch's. The averages of `mean_ema` are those of a BatchNorm.
 _NAMES = {
@@ -24,7 +24,7 @@ _NAMES = {
     "mean_ema.average": "running_mean",
     "var_ema.average": "running_var",
 }
-# State of the moving averages that inference does not use.
+# State of the moving averages; inference does not use it.
 _IGNORED = ("counter", "hidden")
 
 
@@ -32,7 +32,7 @@ def read_npy(path: pathlib.Path) -> dict[str, Tensor]:
     """The tensors by name, such as `resnet_lay_0_block_0.conv_0.weight`.
 
     Raises:
-      CheckpointError: see `pickles.load`; or no pair of mappings.
+      WeightsFileError: as `pickles.load`, or not a pair of mappings.
     """
     with path.open("rb") as file:
         try:
@@ -47,24 +47,24 @@ def read_npy(path: pathlib.Path) -> dict[str, Tensor]:
         value = pickles.load(file, path.name) if dtype.hasobject else None
     pair = getattr(value, "value", None)
     if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(p, dict) for p in pair)):
-        raise CheckpointError(
+        raise WeightsFileError(
             f"{path} is not a pair (parameters, state) of Haiku; other arrays come as .npz."
         )
     tensors: dict[str, Tensor] = {}
     for part in pair:
         for module, arrays in part.items():
             if not isinstance(arrays, Mapping):
-                raise CheckpointError(f"{path}: {str(module)[:80]} is no mapping of arrays.")
+                raise WeightsFileError(f"{path}: {str(module)[:80]} is not a mapping of arrays.")
             for name, array in arrays.items():
                 _add(tensors, str(module), str(name), array)
     return tensors
 
 
 def read_npz(path: pathlib.Path) -> dict[str, Tensor]:
-    """Arrays by name, which are taken to be a `state_dict` of PyTorch.
+    """The arrays of a PyTorch `state_dict` by name.
 
     Raises:
-      CheckpointError: damaged, or with pickled objects.
+      WeightsFileError: a damaged file, or one with pickled objects.
     """
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -73,12 +73,12 @@ def read_npz(path: pathlib.Path) -> dict[str, Tensor]:
         raise damaged(path, error) from error
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
-            raise CheckpointError(f"{path} has {name!r}, which is no array of numbers.")
+            raise WeightsFileError(f"{path} has {name!r}, which is not an array of numbers.")
     return {name: _held(array) for name, array in arrays.items()}
 
 
 def _add(tensors: dict[str, Tensor], module: str, name: str, array: Any) -> None:
-    # Haiku writes ~ for what __init__ made, and the name of the whole net first.
+    # Haiku marks modules made in __init__ with "~", and begins each path with the net's name.
     path = [part for part in module.split("/") if part != "~"][1:]
     if path and path[-1].endswith("_ema"):
         name = f"{path.pop()}.{name}"
@@ -86,8 +86,9 @@ def _add(tensors: dict[str, Tensor], module: str, name: str, array: Any) -> None
         return
     array = getattr(array, "value", None)
     if not isinstance(array, np.ndarray) or name not in _NAMES:
-        raise CheckpointError(
-            f"{module} has {name}, which is no weight of a convolution, BatchNorm or linear layer."
+        raise WeightsFileError(
+            f"{module} has {name}, which is not a weight of a convolution, BatchNorm or linear "
+            "layer."
         )
     if array.ndim == 4 and name == "w":
         array = array.transpose(3, 2, 0, 1)

@@ -1,4 +1,4 @@
-"""Tensors of a file that is not read before they are asked for."""
+"""Tensors that are read from a file on access."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
+import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy
 import numpy as np
 
-# NumPy has no bfloat16: its bytes are the upper half of a float32's.
-BFLOAT16 = "bfloat16"
 
-
-class CheckpointError(ValueError):
+class WeightsFileError(ValueError):
     """A file that cannot be imported. The message is one line, whatever names the file has."""
 
     def __init__(self, message: str) -> None:
         super().__init__("".join(c if c.isprintable() else "?" for c in message))
 
 
-def damaged(path: object, reason: object) -> CheckpointError:
-    """The error of a file that is not whole; the reason, as some library put it, becomes a line."""
+def damaged(path: object, reason: object) -> WeightsFileError:
+    """The error for a truncated or damaged file; the reason is a library's message or exception."""
     words = " ".join(str(reason).split()) or type(reason).__name__
-    return CheckpointError(f"{path} is cut off or damaged ({words[:120]}); fetch it again.")
+    return WeightsFileError(f"{path} is cut off or damaged ({words[:120]}); fetch it again.")
 
 
 class Sealed:
-    """An object that a pickle may hold and cannot change: its BUILD opcode ends here."""
+    """Base of objects that a pickle may hold but not modify: its BUILD opcode is refused."""
 
     __slots__ = ()
 
     def __setstate__(self, state: object) -> None:
-        raise CheckpointError("The file changes what it must not; it is damaged: fetch it again.")
+        raise WeightsFileError(
+            "The file sets attributes of an object that has none; it is damaged: fetch it again."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Tensor(Sealed):
     """One tensor of a file.
 
     Attributes:
-      shape: its sizes.
-      read: reads it from the file, in the dtype of the file.
+      shape: sizes of its axes.
+      read: reads the values from the file, in the file's dtype.
     """
 
     shape: tuple[int, ...]
@@ -57,34 +57,27 @@ class Tensor(Sealed):
 
 
 def decode(data: bytes | memoryview, dtype: str) -> np.ndarray:
-    """Little-endian bytes as a flat array; bfloat16 becomes float32."""
-    if dtype != BFLOAT16:
-        return np.frombuffer(data, np.dtype(dtype).newbyteorder("<"))
-    return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-
-
-def item_size(dtype: str) -> int:
-    """Bytes of one number."""
-    return 2 if dtype == BFLOAT16 else np.dtype(dtype).itemsize
+    """Little-endian bytes as a flat array."""
+    return np.frombuffer(data, np.dtype(dtype).newbyteorder("<"))
 
 
 def strided(flat: np.ndarray, offset: int, shape: Sequence[int], stride: Sequence[int]):
-    """The view that PyTorch keeps of a storage; what would reach outside it is refused.
+    """A PyTorch tensor as a view of its storage.
 
     Args:
       flat: the storage, `[numbers]`.
-      offset: its first element, in numbers.
+      offset: index of the view's first element in `flat`.
       shape: of the view.
-      stride: one per axis, in numbers.
+      stride: elements between neighbours, one per axis.
 
     Raises:
-      CheckpointError: sizes that make no sense, or elements outside the storage.
+      WeightsFileError: negative or non-integer sizes, or elements outside the storage.
     """
     numbers = (offset, *shape, *stride)
     good = len(shape) == len(stride) and all(type(n) is int and n >= 0 for n in numbers)
     last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=False)) if good else -1
     if not good or (0 not in shape and last >= len(flat)):
-        raise CheckpointError(
+        raise WeightsFileError(
             f"A tensor claims shape {tuple(shape)} with strides {tuple(stride)} at {offset} in a "
             f"storage of {len(flat)} numbers; the file is damaged: fetch it again."
         )

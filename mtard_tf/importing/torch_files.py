@@ -1,4 +1,4 @@
-"""PyTorch's two file formats: zip archives (1.6 and later), and a row of pickles before that."""
+"""PyTorch's two file formats: zip archives (1.6 and later), and a sequence of pickles before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from mtard_tf.importing import pickles
-from mtard_tf.importing.tensors import CheckpointError, damaged, decode, item_size
+from mtard_tf.importing.pickle_stand_ins import Storage, storage_dtype
+from mtard_tf.importing.tensors import WeightsFileError, damaged, decode
 
 # torch.serialization.MAGIC_NUMBER and PROTOCOL_VERSION: the first two pickles of the old format.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -26,17 +27,17 @@ _DAMAGE = (zipfile.BadZipFile, EOFError, OSError, ValueError)
 
 
 def read_zip(path: pathlib.Path) -> Any:
-    """What `torch.save` wrote, tensors not read yet.
+    """The value that `torch.save` wrote; tensors are read on access.
 
     Raises:
-      CheckpointError: see `pickles.load`; or an archive that is damaged or not PyTorch's.
+      WeightsFileError: see `pickles.load`; or an archive that is damaged or not PyTorch's.
     """
     archive = _Archive(path)
     return pickles.load(io.BytesIO(archive.pickle()), path.name, archive.storage)
 
 
 class _Archive:
-    """A zip archive whose folder has any name; a tensor is read and checked (CRC) on its own."""
+    """The members of a zip archive, each read and checked (CRC) on its own."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
@@ -47,13 +48,13 @@ class _Archive:
             raise damaged(path, error) from error
         roots = [name[: -len("data.pkl")] for name in self._sizes if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise CheckpointError(
+            raise WeightsFileError(
                 f"{path} is a zip archive without one data.pkl; give a file that torch.save wrote."
             )
         self._root = roots[0]
         order = f"{self._root}byteorder"
         if order in self._sizes and self._bytes(order, 16).strip() == b"big":
-            raise CheckpointError(
+            raise WeightsFileError(
                 f"{path} was written on a big-endian machine; load and save it with PyTorch first."
             )
 
@@ -61,18 +62,18 @@ class _Archive:
         """The pickle that describes the tensors."""
         return self._bytes(f"{self._root}data.pkl", _LARGEST_PICKLE)
 
-    def storage(self, pid: Any) -> pickles.Storage:
+    def storage(self, pid: Any) -> Storage:
         """The storage of a persistent id `("storage", type, key, location, numbers)`."""
         kind, key, count = _described(pid, self._path)
         name = f"{self._root}data/{key}"
-        # A storage without a type counts its bytes.
-        size = count * (item_size(kind) if kind else 1)
+        # An untyped storage gives its size in bytes.
+        size = count * (np.dtype(kind).itemsize if kind else 1)
         if self._sizes.get(name) != size:
-            raise CheckpointError(
+            raise WeightsFileError(
                 f"{self._path} is cut off or damaged: {name} has {self._sizes.get(name, 'no')} "
                 f"bytes, not {size}; fetch it again."
             )
-        return pickles.Storage(lambda dtype: decode(self._bytes(name, size), dtype), kind)
+        return Storage(lambda dtype: decode(self._bytes(name, size), dtype), kind)
 
     def _bytes(self, name: str, limit: int) -> bytes:
         try:
@@ -85,24 +86,24 @@ class _Archive:
 
 
 def read_legacy(path: pathlib.Path) -> Any:
-    """What `torch.save` wrote before 1.6; arguments and errors as in `read_zip`."""
+    """As `read_zip`, of a file that PyTorch before 1.6 wrote."""
     storages: dict[str, tuple[str | None, int]] = {}
     places: dict[str, int] = {}
 
-    def storage(pid: Any) -> pickles.Storage:
+    def storage(pid: Any) -> Storage:
         if len(pid) > 5 and pid[5] is not None:
-            raise CheckpointError(f"{path} has storages within storages; save it again.")
+            raise WeightsFileError(f"{path} has storages within storages; save it again.")
         kind, key, count = _described(pid[:5], path)
         if kind is None:
-            raise CheckpointError(f"{path} has a storage without a type; it is damaged.")
+            raise WeightsFileError(f"{path} has a storage without a type; it is damaged.")
         storages[key] = kind, count
 
         def read(dtype: str) -> np.ndarray:
             with path.open("rb") as file:
                 file.seek(places[key])
-                return decode(file.read(count * item_size(dtype)), dtype)
+                return decode(file.read(count * np.dtype(dtype).itemsize), dtype)
 
-        return pickles.Storage(read, kind)
+        return Storage(read, kind)
 
     with path.open("rb") as file:
         for _ in range(3):  # magic number, protocol, properties of the machine
@@ -116,17 +117,17 @@ def read_legacy(path: pathlib.Path) -> Any:
             kind, count = storages.get(key, (None, -1))
             head = file.read(8)
             place = file.tell()
-            size = count * item_size(kind) if kind else -1
-            # Of a storage, the file has the number of its elements and then the elements.
+            size = count * np.dtype(kind).itemsize if kind else -1
+            # Each storage is stored as its number of elements, then the elements.
             if len(head) < 8 or struct.unpack("<q", head)[0] != count or place + size > end:
-                raise CheckpointError(
+                raise WeightsFileError(
                     f"{path} is cut off or damaged: storage {key} should have {count} numbers at "
                     f"byte {place} of {end}; fetch it again."
                 )
             places[key] = place
             file.seek(place + size)
     if missing := sorted(storages.keys() - places.keys()):
-        raise CheckpointError(f"{path} lacks the storage {missing[0]}; fetch it again.")
+        raise WeightsFileError(f"{path} lacks the storage {missing[0]}; fetch it again.")
     return value
 
 
@@ -138,12 +139,12 @@ def is_legacy(path: pathlib.Path) -> bool:
 
 
 def _described(pid: Any, path: pathlib.Path) -> tuple[str | None, str, int]:
-    """(dtype, key, count) of a persistent id."""
+    """(dtype, key, number of elements) of a persistent id."""
     if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
-        raise CheckpointError(
+        raise WeightsFileError(
             f"{path} refers to {str(pid)[:60]!r}, which is no storage; fetch it again."
         )
     _, kind, key, _, count = pid
     if type(count) is not int or not 0 <= count < math.inf:
-        raise CheckpointError(f"{path} has a storage of {count!r} numbers; fetch it again.")
-    return pickles.storage_dtype(kind), str(key), count
+        raise WeightsFileError(f"{path} has a storage of {count!r} numbers; fetch it again.")
+    return storage_dtype(kind), str(key), count

@@ -1,4 +1,4 @@
-"""What an import is worth: a probe's logits, the normalisation, the clean accuracy."""
+"""Checks of imported weights: the normalisation, recorded logits, the clean accuracy."""
 
 from __future__ import annotations
 
@@ -12,21 +12,31 @@ import tensorflow as tf
 from mtard_tf.data.batches import evaluation_batches
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.importing.checkpoint import Checkpoint
-from mtard_tf.importing.tensors import CheckpointError
+from mtard_tf.importing.tensors import WeightsFileError
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.layers import NORMALIZATIONS, normalization_statistics
 
-# Logits of two frameworks differ by rounding, which grows with the depth of the net.
-PROBE_TOLERANCE = 1e-3
+# Largest difference of logits, relative to the largest logit: two frameworks round differently, and
+# the difference grows with the depth of the net.
+_TOLERANCE = 1e-3
 
 
 def accuracies(
     model: keras.Model, data: ImageData, examples: int | None, batch_size: int
 ) -> Iterator[str]:
-    """Lines: the clean accuracy on test images, and that of the other known normalisations.
+    """The clean accuracy on test images, with the model's normalisation and the other named ones.
 
-    The others need no other model: images are moved and scaled so that the model's own first layer
-    gives what another's would. They leave [0, 1], which nothing before the first layer minds.
+    For the others the images are shifted and scaled so that the model's own first layer gives what
+    another normalisation would; no second model is built.
+
+    Args:
+      model: from images in [0, 1] to logits.
+      data: its test split is used.
+      examples: at most this many images; None for all.
+      batch_size: images at a time.
+
+    Yields:
+      Lines of text; the last is a warning if another normalisation scores higher.
     """
     own = _statistics_of(model)
     names = list(NORMALIZATIONS) if data.image_shape[2] == 3 else ["raw"]
@@ -55,51 +65,57 @@ def accuracies(
             )
 
 
-def normalized_alike(source: Checkpoint, model: keras.Model) -> str:
-    """Compares what a file says of normalisation with the model's first layer.
+def check_normalization(source: Checkpoint, model: keras.Model) -> str:
+    """Compares the normalisation that a file holds with the model's first layer; returns a line.
 
     Raises:
-      CheckpointError: they differ.
+      WeightsFileError: they differ.
     """
     theirs, ours = source.statistics, _statistics_of(model)
     if not _same(theirs, ours):
         assert theirs is not None
         mean, deviation = (",".join(f"{number:.4g}" for number in part) for part in theirs)
-        raise CheckpointError(
-            f"{source.path} normalises images itself, and {model.name} would do so otherwise; give "
+        raise WeightsFileError(
+            f"{source.path} normalises images with other numbers than {model.name} does; give "
             f"--normalization={mean}/{deviation}, or --allow_unused to keep what you chose."
         )
     return "Normalisation: the file's own numbers, as chosen"
 
 
-def probed(model: keras.Model, path: pathlib.Path) -> str:
-    """Compares logits with recorded ones.
+def check_recorded_logits(model: keras.Model, path: pathlib.Path) -> str:
+    """Compares the model's logits with those recorded from the source; returns a line.
+
+    Args:
+      model: with the imported weights.
+      path: `.npz` with `images` in [0, 1], `[n, height, width, channels]` or
+        `[n, channels, height, width]`, and `logits`, `[n, classes]`.
 
     Raises:
-      CheckpointError: no such arrays, or logits that differ.
+      WeightsFileError: arrays are missing or of other shapes, or logits differ.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             images, expected = (np.asarray(file[k], np.float32) for k in ("images", "logits"))
     except Exception as error:  # NumPy's, zipfile's and the system's, for one cause
-        raise CheckpointError(
-            f"{path} is no probe ({error}); give an .npz with the arrays `images` and `logits`."
+        raise WeightsFileError(
+            f"{path} cannot be read ({error}); --probe is an .npz with the arrays `images` and "
+            "`logits`."
         ) from error
     wanted, shape = tuple(model.input_shape[1:]), images.shape
     if images.ndim == 4 and images.shape[1:] != wanted and images.shape[1] == wanted[2]:
         images = images.transpose(0, 2, 3, 1)
     if images.shape[1:] != wanted or expected.shape != (len(images), model.output_shape[-1]):
-        raise CheckpointError(
+        raise WeightsFileError(
             f"{path} has images {shape} and logits {expected.shape}; {model.name} takes "
             f"{wanted} and gives {model.output_shape[-1]} logits."
         )
     difference = float(np.abs(model(images, training=False).numpy() - expected).max())
     scale = max(1.0, float(np.abs(expected).max()))
-    if not difference <= PROBE_TOLERANCE * scale:
-        raise CheckpointError(
+    if not difference <= _TOLERANCE * scale:
+        raise WeightsFileError(
             f"On the images of {path} the logits differ by up to {difference:.3g}, where they "
-            f"reach {scale:.3g}; another normalisation or another variant of the net would explain "
-            "it. Nothing was written."
+            f"reach {scale:.3g}; check the normalisation and the variant of the net. Nothing was "
+            "written."
         )
     return f"Probe: logits equal to {difference:.2g} on {len(images)} images (largest {scale:.3g})"
 
@@ -120,7 +136,7 @@ def _same(one, other) -> bool:
 
 
 def _moved(images: tf.Tensor, wanted, own) -> tf.Tensor:
-    """Images that `own` normalises to what `wanted` makes of the given ones."""
+    """Images that `own` normalises to what `wanted` makes of the given images."""
     if _same(wanted, own):
         return images
     if wanted is not None:
