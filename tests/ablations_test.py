@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from mtard_tf.config import gin_files
+from mtard_tf.testing import tiny_data
 
 ROWS = (
     "mtard",
@@ -33,8 +34,6 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def data():
-    from conftest import tiny_data
-
     return tiny_data(8, 4, 4)
 
 

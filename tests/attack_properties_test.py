@@ -1,8 +1,6 @@
-"""What holds for every attack: ball, box, seeds, batches, graph size."""
+"""What holds for every attack: the contract, more of ball and box, seeds, graph size."""
 
 from __future__ import annotations
-
-import functools
 
 import numpy as np
 import pytest
@@ -23,16 +21,9 @@ from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.attacks.spsa import SPSA
 from mtard_tf.attacks.square import Square
 from mtard_tf.attacks.transfer import Transfer
+from mtard_tf.testing import AttackContract
+from mtard_tf.testing.attack_contract import CLASSES, SHAPE, net
 from mtard_tf.threat import ThreatModel
-
-SHAPE, CLASSES = (5, 5, 1), 5
-KERNEL = tf.random.stateless_normal([25, 8], seed=[4, 1])
-HEAD = tf.random.stateless_normal([8, CLASSES], seed=[4, 2])
-
-
-def model(images):
-    return tf.nn.softplus(tf.reshape(images, [-1, 25]) @ KERNEL) @ HEAD
-
 
 ATTACKS = {
     "fgsm": FGSM(),
@@ -50,29 +41,15 @@ ATTACKS = {
     "jsma": JSMA(),
     "deepfool": DeepFool(5),
     "spsa": SPSA(num_steps=3, num_samples=8, chunk=8),
-    "transfer": Transfer(lambda images: -model(images)),
+    "transfer": Transfer(lambda images: -net(images)),
 }
 
 
-@functools.cache
-def compiled(name: str, norm: str):
-    """The attack as one graph for any batch and any epsilon."""
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, *SHAPE], tf.float32),
-            tf.TensorSpec([None], tf.int32),
-            tf.TensorSpec([None, 2], tf.int32),
-            tf.TensorSpec([], tf.float32),
-        ],
-        autograph=False,
-    )
-    def run(images, labels, seeds, epsilon):
-        return ATTACKS[name](model, images, labels, threat=ThreatModel(norm, epsilon), seeds=seeds)
-
-    return run
+class TestBuiltIns(AttackContract):
+    attacks = ATTACKS
 
 
+compiled = TestBuiltIns.compiled
 EVERY = pytest.mark.parametrize("name", list(ATTACKS))
 NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 IMAGES = hnp.arrays(
@@ -90,7 +67,7 @@ IMAGES = hnp.arrays(
     images=IMAGES, epsilon=st.floats(0, 2, width=32), seed=st.integers(0, 9), wrong=st.booleans()
 )
 def test_never_leaves_ball_or_box(name, norm, images, epsilon, seed, wrong) -> None:
-    labels = (tf.argmax(model(images), axis=1, output_type=tf.int32) + int(wrong)) % CLASSES
+    labels = (tf.argmax(net(images), axis=1, output_type=tf.int32) + int(wrong)) % CLASSES
     seeds = image_seeds(seed, tf.range(len(images)))
     epsilon = epsilon if norm == "l2" else epsilon / 2  # linf: at most 1
     x = compiled(name, norm)(images, labels, seeds, epsilon)
@@ -98,37 +75,9 @@ def test_never_leaves_ball_or_box(name, norm, images, epsilon, seed, wrong) -> N
     assert float(tf.reduce_max(ThreatModel(norm, epsilon).violation(x, images))) <= 1e-6
 
 
-def _problem(count=5):
-    images = tf.random.stateless_uniform([count, *SHAPE], seed=[2, 2])
-    return images, tf.argmax(model(images), axis=1, output_type=tf.int32)
-
-
-@EVERY
-@NORMS
-def test_same_seed_same_images_alone_or_in_company(name, norm) -> None:
-    images, labels = _problem()
-    seeds, epsilon = image_seeds(3, tf.range(5)), 0.05 if norm == "linf" else 0.3
-    run = compiled(name, norm)
-    together = run(images, labels, seeds, epsilon)
-    np.testing.assert_array_equal(together, run(images, labels, seeds, epsilon))
-    alone = run(images[3:4], labels[3:4], seeds[3:4], epsilon)
-    # Matrix products of other sizes round differently.
-    np.testing.assert_allclose(together[3:4], alone, atol=1e-4)
-
-
-@EVERY
-def test_an_empty_batch_and_epsilon_zero_change_nothing(name) -> None:
-    images, labels = _problem()
-    run = compiled(name, "linf")
-    same = run(images, labels, image_seeds(0, tf.range(5)), 0.0)
-    np.testing.assert_allclose(same, images, atol=1e-7)
-    none = run(images[:0], labels[:0], image_seeds(0, tf.range(0)), 0.1)
-    assert none.shape == (0, *SHAPE)
-
-
 @pytest.mark.parametrize("name", ["pgd", "apgd_ce", "apgd_t", "square", "spsa"])
 def test_other_seeds_other_images(name) -> None:
-    images, labels = _problem()
+    images, labels = TestBuiltIns.problem()
     run = compiled(name, "linf")
     one, two = (run(images, labels, image_seeds(s, tf.range(5)), 0.03) for s in (0, 1))
     assert not np.array_equal(one, two)
@@ -155,7 +104,7 @@ def test_graph_size_does_not_depend_on_the_number_of_steps(make) -> None:
     def size(steps):
         attack, threat = make(steps), ThreatModel("linf", 0.1)
         graph = tf.function(
-            lambda x, y, s: attack(model, x, y, threat=threat, seeds=s), autograph=False
+            lambda x, y, s: attack(net, x, y, threat=threat, seeds=s), autograph=False
         ).get_concrete_function(
             tf.TensorSpec([None, *SHAPE]), tf.TensorSpec([None], tf.int32),
             tf.TensorSpec([None, 2], tf.int32),
@@ -172,13 +121,13 @@ def test_worst_case_over_a_nested_sweep_never_rises(seed) -> None:
     # What breaks an image at a smaller epsilon breaks it at a greater one: the worst case over the
     # attacks, carried along the sweep, can only fall.
     images = tf.random.stateless_uniform([16, *SHAPE], seed=[seed, 7])
-    labels = tf.argmax(model(images), axis=1, output_type=tf.int32)
+    labels = tf.argmax(net(images), axis=1, output_type=tf.int32)
     seeds, standing, before = image_seeds(seed, tf.range(16)), np.full(16, True), 17
     for epsilon in (0.0, 0.01, 0.03, 0.1):
         for name in ("pgd", "apgd_t", "fab_t", "square"):
             x = compiled(name, "linf")(images, labels, seeds, epsilon)
             assert float(tf.reduce_max(ThreatModel("linf", 0.1).violation(x, images))) <= 1e-6
-            standing &= np.argmax(model(x), axis=1) == labels.numpy()
+            standing &= np.argmax(net(x), axis=1) == labels.numpy()
         assert standing.sum() <= before
         before = standing.sum()
     assert before < 16

@@ -81,23 +81,7 @@ student/Stage.teachers = {'clean': 'clean_teacher', 'robust': 'robust_teacher'}
 
 def _register_tiny() -> None:
     from mtard_tf import registry
+    from mtard_tf.testing import tiny_data
 
     if "tiny" not in registry.names("datasets"):
         registry.register("datasets", "tiny")(tiny_data)
-
-
-def tiny_data(train: int = 40, validation: int = 12, test: int = 24):
-    """Three classes of 8x8 colour images: the class is the bright channel."""
-    import numpy as np
-
-    from mtard_tf.data import ImageData, Split
-
-    random = np.random.RandomState(0)
-
-    def split(count: int) -> Split:
-        labels = (np.arange(count) % 3).astype(np.int32)
-        images = random.randint(0, 120, (count, 8, 8, 3))
-        images[np.arange(count), :, :, labels] += 100
-        return Split(images.astype(np.uint8), labels)
-
-    return ImageData("tiny", ("red", "green", "blue"), split(train), split(validation), split(test))

@@ -18,7 +18,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-from conftest import tiny_data
 
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.distiller.averaging import EMA
@@ -31,6 +30,7 @@ from mtard_tf.optimizers import sgd
 from mtard_tf.plugins.multi_teacher.bmtard import BMTARD
 from mtard_tf.running import batches
 from mtard_tf.schedules import CONSTANT
+from mtard_tf.testing import tiny_data
 from mtard_tf.threat import ThreatModel
 
 BALANCE = ("balance_weights", "temperatures", "first_losses")

@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import tiny_data
 
 from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.small_cnn import small_cnn
@@ -21,6 +20,7 @@ from mtard_tf.running.context import Setting
 from mtard_tf.running.guard import NonFinite, NothingTrained
 from mtard_tf.running.stage_run import train
 from mtard_tf.schedules import CONSTANT, Cosine, StepDecay, Warmup
+from mtard_tf.testing import tiny_data
 from mtard_tf.threat import ThreatModel
 
 THREAT = ThreatModel("linf", 0.1)

@@ -20,6 +20,7 @@ from mtard_tf.experiment.stage import Stage
 from mtard_tf.processes import jobs
 from mtard_tf.running import checkpoints, identity, run_directory, stage_sources
 from mtard_tf.running.checkpoints import Checkpoints, State
+from mtard_tf.testing import tiny_data
 from mtard_tf.threat import ThreatModel
 
 THREAT = ThreatModel("linf", 0.1)
@@ -27,8 +28,6 @@ THREAT = ThreatModel("linf", 0.1)
 
 @pytest.fixture(scope="module")
 def data():
-    from conftest import tiny_data
-
     return tiny_data()
 
 

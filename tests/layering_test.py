@@ -26,7 +26,7 @@ LEVELS = (
     ("config",),
     ("running", "exporting"),
     ("comparing", "planning"),
-    ("commands",),
+    ("commands", "testing"),
     ("bin",),
 )
 BESIDE = {("registry", "built_ins")}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from conftest import tiny_data
 
 from mtard_tf.auditing.chance import advice, at_chance, below_chance, largest_share
 from mtard_tf.experiment.stage import Stage
@@ -15,6 +14,7 @@ from mtard_tf.plugins.teacher_assistant.knowledge_distillation import KnowledgeD
 from mtard_tf.running import stage_run
 from mtard_tf.running.context import Setting
 from mtard_tf.running.teacher_check import TeacherError, check_teachers
+from mtard_tf.testing import tiny_data
 from mtard_tf.threat import ThreatModel
 
 

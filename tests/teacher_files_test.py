@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import tiny_data
 
 from mtard_tf.config import gin_files
 from mtard_tf.models import model_files
@@ -19,6 +18,7 @@ from mtard_tf.models.folding import FoldedInference, _foldable
 from mtard_tf.models.fused import FusedTraining
 from mtard_tf.models.precision import with_precision
 from mtard_tf.running import experiment_run, run_directory
+from mtard_tf.testing import tiny_data
 
 L = keras.layers
 

@@ -30,6 +30,7 @@ from mtard_tf.running.callbacks import Validation
 from mtard_tf.running.context import Setting
 from mtard_tf.running.stage_run import train
 from mtard_tf.schedules import CONSTANT, Constant, Warmup
+from mtard_tf.testing import tiny_data
 from mtard_tf.threat import ThreatModel
 
 THREAT = ThreatModel("linf", 0.1)
@@ -59,8 +60,6 @@ STAGE = Stage(
 
 @pytest.fixture(scope="module")
 def data():
-    from conftest import tiny_data
-
     return tiny_data()
 
 

@@ -21,6 +21,7 @@ from mtard_tf.running import checkpoints
 from mtard_tf.running.callbacks import Validation
 from mtard_tf.running.guard import Guard, NonFinite
 from mtard_tf.schedules import CONSTANT
+from mtard_tf.testing import tiny_data
 from mtard_tf.threat import ThreatModel
 
 THREAT = ThreatModel("linf", 0.1)
@@ -46,8 +47,6 @@ STAGE = Stage(
 
 @pytest.fixture(scope="module")
 def data():
-    from conftest import tiny_data
-
     return tiny_data()
 
 
