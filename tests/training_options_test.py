@@ -15,7 +15,7 @@ from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.precision import with_precision
 from mtard_tf.models.small_cnn import small_cnn
 from mtard_tf.optimizers import sgd
-from mtard_tf.plugins.adversarial_training.pgd_at import PGDAdversarialTraining
+from mtard_tf.plugins.adversarial_training.natural import Natural
 from mtard_tf.plugins.multi_teacher.bmtard import BMTARD
 from mtard_tf.running import checkpoints
 from mtard_tf.running.callbacks import Validation
@@ -30,6 +30,10 @@ STEPS = 3  # 40 images in batches of 16
 
 def _net(shape=(8, 8, 3), classes=3):
     return small_cnn(shape, classes, widths=(4, 4), dense=8, batch_normalization=True)
+
+
+def _no_batch_norm(shape, classes):
+    return small_cnn(shape, classes, widths=(4, 4), dense=8)
 
 
 STAGE = Stage(
@@ -145,19 +149,25 @@ def test_three_steps_per_call_are_the_same_steps(data, plain):
 
 
 def test_accumulated_gradients_are_averaged(data):
-    """Two batches whose gradients make one step: what Keras' optimizer documents."""
-    distiller = _build(
-        data, distiller=PGDAdversarialTraining, teachers={}, gradient_accumulation_steps=2
-    )
-    trace = _Trace()
-    kernel = [v.path for v in checkpoints.variables(distiller)].index(
-        distiller.student.trainable_variables[0].path
-    )
-    start = np.asarray(distiller.student.trainable_variables[0])
-    _fit(distiller, data, trace, epochs=1)
-    np.testing.assert_array_equal(trace.values[0][kernel], start)  # nothing applied yet
-    assert not np.array_equal(trace.values[1][kernel], start)
-    assert distiller.step == 3
+    """Two batches make one step, by the mean of the steps that either would make alone."""
+    plain = {"distiller": Natural, "teachers": {}, "model": _no_batch_norm}  # nothing but gradients
+    first, second = training_batches(data, batch_size=16, epochs=1, seed=7).take(2)
+
+    def moves(*batches, **changes):
+        """How far each batch in turn has moved the first kernel from where it started."""
+        distiller = _build(data, **plain, **changes)
+        kernel = distiller.student.trainable_variables[0]
+        start, found = np.asarray(kernel), []
+        for batch in batches:
+            distiller.train_step(batch)
+            found.append(np.asarray(kernel) - start)
+        return found
+
+    [one], [two] = moves(first), moves(second)
+    before, after = moves(first, second, gradient_accumulation_steps=2)
+    np.testing.assert_array_equal(before, np.zeros_like(before))  # nothing applied yet
+    assert np.abs(one - two).max() > 1e-4
+    np.testing.assert_allclose(after, (one + two) / 2, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize(
