@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import keras
 
@@ -35,20 +35,20 @@ class CoupledSGD(keras.optimizers.Optimizer):
         weight_decay: float = 2e-4,
         nesterov: bool = False,
         name: str = "coupled_sgd",
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.momentum = momentum
         self.l2 = weight_decay
         self.nesterov = nesterov
 
-    def build(self, variables) -> None:
+    def build(self, variables: list) -> None:
         if self.built:
             return
         super().build(variables)
         self._momentums = self.add_optimizer_variables(variables, "momentum")
 
-    def update_step(self, gradient, variable, learning_rate) -> None:
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         ops = keras.ops
         rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype) + self.l2 * variable

@@ -223,10 +223,10 @@ _REFERENCE = object()
 class _Names(gin.config.config_parser.ParserDelegate):
     """Reads statements without looking anything up."""
 
-    def configurable_reference(self, scoped_configurable_name, evaluate):
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> object:
         return _REFERENCE
 
-    def macro(self, macro_name):
+    def macro(self, macro_name: str) -> None:
         return None
 
 

@@ -119,8 +119,10 @@ def apply_if(
         return
 
     # A branch that merges replicas may not stand in a condition of one replica.
-    def merged(strategy, finite, gradients):
-        def apply():
+    def merged(
+        strategy: tf.distribute.Strategy, finite: tf.Tensor, gradients: list[tf.Tensor]
+    ) -> None:
+        def apply() -> bool:
             strategy.extended.call_for_each_replica(
                 lambda parts: _applied(optimizer, parts, variables), args=(gradients,)
             )

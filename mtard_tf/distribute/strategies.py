@@ -108,7 +108,7 @@ def total_over_workers(strategy: tf.distribute.Strategy, value: np.ndarray) -> n
         return np.asarray(value)
     local = len(local_devices(strategy))
 
-    def of_replica(context):
+    def of_replica(context: tf.distribute.ReplicaContext) -> tf.Tensor:
         mine = context.replica_id_in_sync_group % local == 0
         return tf.convert_to_tensor(np.asarray(value) if mine else np.zeros_like(value))
 

@@ -35,7 +35,7 @@ def decode(encoded: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
     """
     count = tf.size(encoded, tf.int64)
 
-    def one(place, image):
+    def one(place: tf.Tensor, image: tf.Tensor) -> tuple[tf.Tensor, ...]:
         size = _size(image)
         fits = tf.reduce_all((size > 0) & (size <= LARGEST_SIDE))
         nothing = tf.zeros(shape, tf.uint8)

@@ -132,7 +132,7 @@ def _write(
 ) -> None:
     names = tf.constant(list(label_names))
 
-    def model_fn(images):
+    def model_fn(images: tf.Tensor) -> tf.Tensor:
         # See `models.empty_batches`, whose padding LiteRT's converter does not take.
         count = tf.shape(images)[0]
         black = tf.zeros((tf.maximum(1 - count, 0), *shape))
@@ -141,10 +141,10 @@ def _write(
 
     # Each begins with ensure_shape: TensorFlow's runtime does not hold a request to the signature,
     # and of another rank oneDNN aborts the process.
-    def logits_of(images):
+    def logits_of(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"logits": model_fn(tf.ensure_shape(images, (None, *shape)))}
 
-    def serve(images):
+    def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
         images = tf.ensure_shape(images, (None, *shape))
         logits = model_fn(tf.cast(images, tf.float32) / 255.0)
         label = tf.argmax(logits, axis=-1)
@@ -155,7 +155,7 @@ def _write(
             "label_name": tf.gather(names, label),
         }
 
-    def serve_encoded(encoded):
+    def serve_encoded(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
         return serve(encoded_images.decode(tf.ensure_shape(encoded, (None,)), shape))
 
     # Not `archive.track(student)`, which writes all weights a second time.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mtard_tf.importing import numpy_files, safetensors_files, torch_files
@@ -139,7 +139,7 @@ def _without_index(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(f"{head}."): tensor for name, tensor in tensors.items()}
 
 
-def _state_dicts(value: Any, path: str, depth: int):
+def _state_dicts(value: Any, path: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """(path, state_dict) of each mapping of names to tensors that holds a kernel."""
     if not isinstance(value, Mapping):
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -19,6 +19,9 @@ from mtard_tf.models.layers import NORMALIZATIONS, normalization_statistics
 # Largest difference of logits, relative to the largest logit: two frameworks round differently, and
 # the difference grows with the depth of the net.
 _TOLERANCE = 1e-3
+
+# Mean and standard deviation, one of each per channel.
+Statistics = tuple[Sequence[float], Sequence[float]]
 
 
 def accuracies(
@@ -120,7 +123,7 @@ def check_recorded_logits(model: keras.Model, path: pathlib.Path) -> str:
     return f"Probe: logits equal to {difference:.2g} on {len(images)} images (largest {scale:.3g})"
 
 
-def _statistics_of(model: keras.Model):
+def _statistics_of(model: keras.Model) -> Statistics | None:
     """(mean, standard deviation) of the model's first layer, or None."""
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization):
@@ -129,13 +132,13 @@ def _statistics_of(model: keras.Model):
     return None
 
 
-def _same(one, other) -> bool:
+def _same(one: Statistics | None, other: Statistics | None) -> bool:
     if one is None or other is None:
         return one is other
     return np.shape(one) == np.shape(other) and np.allclose(one, other, atol=5e-5)
 
 
-def _moved(images: tf.Tensor, wanted, own) -> tf.Tensor:
+def _moved(images: tf.Tensor, wanted: Statistics | None, own: Statistics | None) -> tf.Tensor:
     """Images that `own` normalises to what `wanted` makes of the given images."""
     if _same(wanted, own):
         return images

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import keras
 
@@ -202,5 +202,5 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _shapes(shapes) -> str:
+def _shapes(shapes: Iterable[Sequence[int]]) -> str:
     return ", ".join("x".join(map(str, shape)) for shape in shapes)

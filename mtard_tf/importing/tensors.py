@@ -61,7 +61,9 @@ def decode(data: bytes | memoryview, dtype: str) -> np.ndarray:
     return np.frombuffer(data, np.dtype(dtype).newbyteorder("<"))
 
 
-def strided(flat: np.ndarray, offset: int, shape: Sequence[int], stride: Sequence[int]):
+def strided(
+    flat: np.ndarray, offset: int, shape: Sequence[int], stride: Sequence[int]
+) -> np.ndarray:
     """A PyTorch tensor as a view of its storage.
 
     Args:

@@ -103,7 +103,7 @@ class FoldedInference:
 class _PassThrough(keras.layers.Layer):
     """Stands where a folded BatchNorm stood, and takes the arguments that it was called with."""
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None) -> tf.Tensor:
         return inputs
 
 

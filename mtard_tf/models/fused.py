@@ -8,6 +8,7 @@ so the papers' is; Keras' layer keeps the biased one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -87,7 +88,7 @@ class FusedTraining:
 class _FusedBatchNormalization(keras.layers.BatchNormalization):
     """Keras' layer with one fused op in training mode."""
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None) -> tf.Tensor:
         if not training:
             return super().call(inputs, training=False, mask=mask)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(

@@ -82,7 +82,7 @@ def normalization_statistics(
 
 
 def conv(
-    x,
+    x: keras.KerasTensor,
     filters: int,
     size: int,
     stride: int = 1,
@@ -90,7 +90,7 @@ def conv(
     name: str,
     bias: bool = False,
     asymmetric: bool = False,
-):
+) -> keras.KerasTensor:
     """A convolution padded as PyTorch pads it: symmetrically, also where it strides.
 
     With `asymmetric`, one that strides pads below and to the right only, as DeepMind's nets do:
@@ -113,7 +113,7 @@ def conv(
     )(x)
 
 
-def depthwise_conv(x, stride: int = 1, *, name: str):
+def depthwise_conv(x: keras.KerasTensor, stride: int = 1, *, name: str) -> keras.KerasTensor:
     """A 3x3 convolution of each channel by itself, padded as `conv` pads."""
     padding = "same"
     if stride > 1:
@@ -126,7 +126,7 @@ def depthwise_conv(x, stride: int = 1, *, name: str):
     )(x)
 
 
-def batch_norm(x, *, name: str):
+def batch_norm(x: keras.KerasTensor, *, name: str) -> keras.KerasTensor:
     """BatchNorm with PyTorch's settings (momentum 0.1 there is 0.9 here), as the papers' nets."""
     return _L.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
@@ -137,7 +137,7 @@ def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     return [layer for layer in model._flatten_layers() if isinstance(layer, norms)]
 
 
-def activate(x, activation: str, *, name: str):
+def activate(x: keras.KerasTensor, activation: str, *, name: str) -> keras.KerasTensor:
     """ "relu" or "swish" (x times its sigmoid, which Keras calls silu)."""
     if activation == "relu":
         return _L.ReLU(name=name)(x)

@@ -27,7 +27,9 @@ _STAGES = (
 )
 
 
-def _block(x, filters: int, expansion: int, stride: int, name: str):
+def _block(
+    x: keras.KerasTensor, filters: int, expansion: int, stride: int, name: str
+) -> keras.KerasTensor:
     y = conv(x, expansion * x.shape[-1], 1, name=f"{name}_expand")
     y = activate(batch_norm(y, name=f"{name}_bn1"), "relu", name=f"{name}_relu1")
     y = depthwise_conv(y, stride, name=f"{name}_depthwise")

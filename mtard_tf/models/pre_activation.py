@@ -14,7 +14,16 @@ import keras
 from mtard_tf.models.layers import Normalization, activate, batch_norm, conv, image_input
 
 
-def _block(x, filters: int, stride: int, name: str, *, activation, asymmetric, shortcut_of):
+def _block(
+    x: keras.KerasTensor,
+    filters: int,
+    stride: int,
+    name: str,
+    *,
+    activation: str,
+    asymmetric: bool,
+    shortcut_of: str,
+) -> keras.KerasTensor:
     y = batch_norm(x, name=f"{name}_bn1")
     y = activate(y, activation, name=f"{name}_relu1")
     if stride > 1 or x.shape[-1] != filters:

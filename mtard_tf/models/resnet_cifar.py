@@ -9,7 +9,9 @@ import keras
 from mtard_tf.models.layers import Normalization, batch_norm, conv, image_input
 
 
-def _shortcut(x, filters: int, stride: int, option: str, name: str):
+def _shortcut(
+    x: keras.KerasTensor, filters: int, stride: int, option: str, name: str
+) -> keras.KerasTensor:
     if stride == 1 and x.shape[-1] == filters:
         return x
     if option == "B":
@@ -22,7 +24,9 @@ def _shortcut(x, filters: int, stride: int, option: str, name: str):
     return keras.layers.ZeroPadding2D(padding, "channels_first", name=f"{name}_skip_pad")(x)
 
 
-def _block(x, filters: int, stride: int, option: str, name: str):
+def _block(
+    x: keras.KerasTensor, filters: int, stride: int, option: str, name: str
+) -> keras.KerasTensor:
     y = batch_norm(conv(x, filters, 3, stride, name=f"{name}_conv1"), name=f"{name}_bn1")
     y = keras.layers.ReLU(name=f"{name}_relu1")(y)
     y = batch_norm(conv(y, filters, 3, name=f"{name}_conv2"), name=f"{name}_bn2")
@@ -31,7 +35,13 @@ def _block(x, filters: int, stride: int, option: str, name: str):
 
 
 def _residual_net(
-    image_shape, num_classes, widths, blocks, option, normalization, name
+    image_shape: Sequence[int],
+    num_classes: int,
+    widths: Sequence[int],
+    blocks: Sequence[int],
+    option: str,
+    normalization: Normalization,
+    name: str,
 ) -> keras.Model:
     if option not in ("A", "B"):
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -184,7 +185,7 @@ def _validation(
     at_a_time = min(evaluator.batch_size, examples)
     fold = FoldedInference(student)
 
-    def validate(images, labels, ids):
+    def validate(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> Any:
         logits = student(images, training=False)
         if stage.validation_attack is None:
             return logits

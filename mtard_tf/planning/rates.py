@@ -149,12 +149,12 @@ def _passes(built: Built) -> dict[str, Callable]:
     training, inference = FusedTraining(student), FoldedInference(student)
     teachers = [FoldedInference(teacher) for teacher in built.teachers.values()]
 
-    def train(images, labels, ids):
+    def train(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(losses.cross_entropy(training(images), labels))
         return tape.gradient(loss, student.trainable_variables)
 
-    def attack(images, labels, ids):
+    def attack(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> list[tf.Tensor]:
         model_fn, threat = inference(), distiller.threat
         climb = PGD(num_steps=3, start="none")
         # Side by side, as the step attacks them.
@@ -165,7 +165,7 @@ def _passes(built: Built) -> dict[str, Callable]:
             for rows in parts
         ]
 
-    def teach(images, labels, ids):
+    def teach(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> list[tf.Tensor]:
         return [teacher()(images) for teacher in teachers]
 
     return {"student": train, "attack": attack, **({"teachers": teach} if teachers else {})}
@@ -174,7 +174,7 @@ def _passes(built: Built) -> dict[str, Callable]:
 def _update(built: Built) -> Callable:
     variables, optimizer = built.distiller.trained_variables, built.distiller.optimizer
 
-    def update():
+    def update() -> None:
         optimizer.apply([tf.zeros(v.shape, v.dtype) for v in variables], variables)
 
     return update

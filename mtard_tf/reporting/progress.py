@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import keras
 
@@ -70,16 +71,16 @@ class Progress(keras.callbacks.Callback):
         self._first: int | None = None
         self._found = ""
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if self._first is None:
             self._first = self.model.step
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         step = self.model.step
         if step < self._epochs * self._steps:  # the last line waits for the last validation
             self._show(step)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
         if "validation_clean" in logs:
             robust = logs.get("validation_robust")

@@ -84,7 +84,7 @@ class Validation(keras.callbacks.Callback):
         self.best, self.last = dict(notes["best"]), dict(notes["last"])
         self._worse = notes["worse"]
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % self._every and epoch + 1 != self._epochs:
             return
         self._refresh()
@@ -173,12 +173,12 @@ class Saver(keras.callbacks.Callback):
         self._seen = 0
         self._owed = False  # a checkpoint that was due while steps were left out
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._seen = self.model.step
         if self._kept is not None and self._seen == 0 and not self._kept.any():
             self._save(0)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         step = self.model.step
         if step % self._steps == 0:
             return  # validation and the epoch's row come first
@@ -192,7 +192,7 @@ class Saver(keras.callbacks.Callback):
     def _due(self, step: int, every: int) -> bool:
         return step // every > self._seen // every
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         step = self.model.step
         self._save(step)
         self._seen = step

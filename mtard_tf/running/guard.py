@@ -49,10 +49,10 @@ class Guard(keras.callbacks.Callback):
         self.left_out = 0
         self._step = self._taken = 0
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._step, self._taken = self.model.step, _batches_taken(self.model)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         logs = {} if logs is None else logs
         count = _scalar(logs.pop("non_finite", 0.0))
         terms = [k for k, v in logs.items() if not np.isfinite(_scalar(v)) and k != "loss"]
@@ -79,7 +79,7 @@ class Guard(keras.callbacks.Callback):
                 "not; the checkpoints are from before these steps."
             )
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.check_weights()
 
     def check_weights(self) -> None:

@@ -64,7 +64,7 @@ class Recorder(keras.callbacks.Callback):
         """Closes the TensorBoard file."""
         self._writer.close()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         values = {name: float(np.ravel(value)[0]) for name, value in (logs or {}).items()}
         # What is not finite belongs to a skipped step.
         values = {name: value for name, value in values.items() if math.isfinite(value)}
@@ -76,7 +76,7 @@ class Recorder(keras.callbacks.Callback):
             self._write({"kind": "step", "step": step, **values}, "step")
         self._last = step
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         means = {name: total / count for name, (total, count) in self._sums.items()}
         validation = {k: v for k, v in (logs or {}).items() if k.startswith("validation_")}
         row = {"kind": "epoch", "step": self.model.step, "epoch": epoch + 1}
