@@ -17,13 +17,19 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Distiller": "mtard_tf.distiller.distiller",
     "FGSM": "mtard_tf.attacks.pgd",
+    "ImageData": "mtard_tf.data.image_data",
     "PGD": "mtard_tf.attacks.pgd",
     "ThreatModel": "mtard_tf.threat",
+    "audit": "mtard_tf.api",
     "data": "mtard_tf.data",
+    "distil": "mtard_tf.api",
+    "export": "mtard_tf.api",
     "get": "mtard_tf.registry",
     "losses": "mtard_tf.losses",
+    "models": "mtard_tf.models",
     "register": "mtard_tf.registry",
     "schedules": "mtard_tf.schedules",
+    "train": "mtard_tf.api",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -26,7 +26,7 @@ LEVELS = (
     ("config",),
     ("running", "exporting"),
     ("comparing", "planning"),
-    ("commands", "testing"),
+    ("commands", "testing", "api"),
     ("bin",),
 )
 BESIDE = {("registry", "built_ins")}

@@ -42,6 +42,7 @@ _KINDS = {PACKAGE, "gin", "schedules", "averaging", "optimizers", *registry.KIND
 # What must be read: of the command line, and of the last file itself.
 _given: set[Key] = set()
 _own: set[Key] = set()
+REQUIRED = (_given, _own)
 
 
 def require(last_file: str | None, given: Sequence[str]) -> None:

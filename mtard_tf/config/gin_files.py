@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import os
 import pathlib
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import IO
+from typing import IO, Any
 
 import gin
 
@@ -126,6 +127,24 @@ def of_run(run_dir: pathlib.Path) -> Experiment:
         raise ConfigError(f"{run_dir} holds no run (no config.gin); run mtard-train first.")
     parse([str(path.resolve())], finished=True)
     return data_of_run.found(experiment(), run_dir)
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Inside, nothing is configured; afterwards, what was configured before is there again."""
+    own = gin.config  # has no way to ask for these
+    parts: list[Any] = [own._CONFIG, own._SINGLETONS, own._OPERATIVE_CONFIG, own._IMPORTS]
+    parts += bindings.REQUIRED
+    before, locked = [copy.copy(part) for part in parts], gin.config_is_locked()
+    gin.clear_config()
+    bindings.require(None, ())
+    try:
+        yield
+    finally:
+        for part, content in zip(parts, before, strict=True):
+            part.clear()
+            part.update(content)
+        own._set_config_is_locked(locked)
 
 
 # The files that gin is in the middle of, each included by the one before.

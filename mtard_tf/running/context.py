@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -22,12 +24,14 @@ class Setting:
       threat: of the experiment.
       strategy: what they train on.
       preemption: whether the process was told to go.
+      callbacks: Keras' own, of the caller.
     """
 
     data: ImageData
     threat: ThreatModel
     strategy: tf.distribute.Strategy = dataclasses.field(default_factory=tf.distribute.get_strategy)
     preemption: Preemption = dataclasses.field(default_factory=Preemption)
+    callbacks: Sequence[keras.callbacks.Callback] = ()
 
     def told(self) -> bool:
         """Whether any worker was told to go; all of them must ask."""

@@ -7,6 +7,7 @@ import pathlib
 import zlib
 from collections.abc import Sequence
 
+import keras
 import tensorflow as tf
 
 from mtard_tf.config import bindings
@@ -18,10 +19,17 @@ from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.global_state import fresh_names, seeded
 from mtard_tf.processes.locking import locked
 from mtard_tf.processes.preemption import Preempted, Preemption
-from mtard_tf.running import identity
+from mtard_tf.running import experiment_text, identity
 from mtard_tf.running.context import Setting
 from mtard_tf.running.dry_run import dry_run
-from mtard_tf.running.run_directory import RunError, claim, load_student, load_teacher
+from mtard_tf.running.run_directory import (
+    CONFIG,
+    EXPERIMENT,
+    RunError,
+    claim,
+    load_student,
+    load_teacher,
+)
 from mtard_tf.running.stage_run import train
 from mtard_tf.running.stage_sources import fingerprints, finished
 from mtard_tf.running.stage_sources import restart as begin_anew
@@ -30,22 +38,25 @@ from mtard_tf.running.stage_sources import restart as begin_anew
 def run(
     experiment: Experiment,
     run_dir: pathlib.Path,
-    config: str,
+    config: str | None = None,
     strategy: tf.distribute.Strategy | None = None,
     only: Sequence[str] = (),
     restart: Sequence[str] = (),
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> list[dict]:
     """Runs all stages that are not finished; one that was cut off goes on.
 
     Args:
       experiment: with its stages built.
       run_dir: made if it is not there; README.md shows what it will hold. Several workers share it.
-      config: the configuration as one text, kept as `config.gin`.
+      config: the gin configuration as one text, kept as `config.gin`; None where the experiment is
+        not gin's: it is kept as `experiment.json`.
       strategy: what to train on; default one device.
       only: names of the stages to run, whose teachers are finished; other processes may run others
         in the same directory at the same time. All if empty.
       restart: names of stages to begin anew where they were begun with other data, code, settings
         or teachers; what was there is moved to `<name>.before`.
+      callbacks: Keras' own, given to each stage's `fit`.
 
     Returns:
       One `stage.json` per stage.
@@ -63,18 +74,19 @@ def run(
     data = experiment.dataset()
     check(experiment, data, strategy, stages, run_dir)
     identities = identities_of(experiment, data)
+    named = (experiment_text.text(experiment), EXPERIMENT) if config is None else (config, CONFIG)
     chief = strategies.is_chief(strategy)
     with contextlib.ExitStack() as stack:
         if chief:
-            claim(run_dir, config)
+            claim(run_dir, *named)
             stack.enter_context(locked(run_dir, shared=bool(only)))
             for name in only:
                 stack.enter_context(locked(run_dir, f"{name}.lock"))
         strategies.wait_for_all(strategy)
         if not chief:
-            claim(run_dir, config)  # by now it is there: this compares
+            claim(run_dir, *named)  # by now it is there: this compares
         preemption = stack.enter_context(Preemption().listening())
-        setting = Setting(data, experiment.threat, strategy, preemption)
+        setting = Setting(data, experiment.threat, strategy, preemption, callbacks)
         results = []
         for stage in stages:
             if stage.name in restart and chief:

@@ -22,15 +22,30 @@ from mtard_tf.reporting import run_files
 from mtard_tf.running.identity import cores, threads
 
 PROBE_IMAGES = "probe_images.npy"
+# What a run is known by: begun with gin files, or from Python.
+CONFIG, EXPERIMENT = "config.gin", "experiment.json"
 
 
 class RunError(ValueError):
     """A run directory that cannot be used. The message says why, and what to do."""
 
 
-def claim(run_dir: pathlib.Path, config: str) -> None:
-    """Makes the run directory this configuration's, or refuses with the difference."""
-    path = run_dir / "config.gin"
+def claim(run_dir: pathlib.Path, config: str, name: str = CONFIG) -> None:
+    """Makes the run directory this configuration's, or refuses with the difference.
+
+    Args:
+      run_dir: made if it is not there.
+      config: what the run is known by.
+      name: of the file that keeps it.
+
+    Raises:
+      RunError: it is another's.
+    """
+    other = run_dir / (EXPERIMENT if name == CONFIG else CONFIG)
+    if other.exists():
+        begun = "from Python" if name == CONFIG else "with gin files"
+        raise RunError(f"{run_dir} holds a run that was begun {begun}; choose another --run_dir.")
+    path = run_dir / name
     if path.exists():
         try:
             before = path.read_text(encoding="utf-8")

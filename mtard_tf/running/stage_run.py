@@ -180,9 +180,10 @@ class _Run:
                 guard=guard,
             )
         )
+        callbacks += self._setting.callbacks
         tensors = [*training_tensors(self._setting.data), *self._tables()]
         for epoch in range(distiller.step // self._steps, stage.epochs):
-            if self._validation.exhausted:
+            if self._validation.exhausted or distiller.stop_training:
                 break
             step = distiller.step
             of_epoch = batches.training_data(

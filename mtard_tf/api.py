@@ -1,0 +1,196 @@
+"""Training, distilling, auditing and exporting from Python, on arrays and Keras models.
+
+    data = mt.ImageData.from_arrays(x_train, y_train, x_test, y_test)
+    net = mt.models.small_cnn(data.image_shape, data.num_classes)
+    clean = mt.train("natural", net, data, epochs=8)
+    robust = mt.train("trades", net, data, epsilon="8/255", epochs=8)
+    student = mt.distil(
+        "bmtard", net, data, teachers={"clean": clean, "robust": robust}, epsilon="8/255", epochs=9
+    )
+    report = mt.audit(student, data, epsilon="8/255")
+    mt.export(student, "export/student", data)
+
+A facade: the commands call the same functions. It leaves seeds and gin's configuration alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import keras
+
+from mtard_tf import files
+from mtard_tf.auditing.audit import Audit
+from mtard_tf.auditing.python_report import Report
+from mtard_tf.auditing.suite import Suite
+from mtard_tf.config import gin_files
+from mtard_tf.data.image_data import ImageData
+from mtard_tf.experiment import from_python
+from mtard_tf.experiment.experiment import Experiment
+from mtard_tf.exporting import saved_model
+from mtard_tf.models import model_files
+from mtard_tf.models.model_files import file_digest
+from mtard_tf.running import experiment_run
+from mtard_tf.running.run_directory import EXPERIMENT, RunError
+from mtard_tf.threat import ThreatModel, radius
+
+Path: TypeAlias = str | pathlib.Path
+Teacher: TypeAlias = keras.Model | str | pathlib.Path
+
+
+def train(
+    method: str | Callable, net: keras.Model, data: ImageData, *, epochs: int, **settings: Any
+) -> keras.Model:
+    """Trains a net on labels alone: "natural", "pgd_at", "trades", "mart", ...; see `distil`."""
+    return distil(method, net, data, teachers={}, epochs=epochs, **settings)
+
+
+def distil(
+    method: str | Callable,
+    net: keras.Model,
+    data: ImageData,
+    *,
+    teachers: Mapping[str, Teacher],
+    epochs: int,
+    epsilon: float | str = "8/255",
+    norm: str = "linf",
+    seed: int = 0,
+    name: str | None = None,
+    run_dir: Path | None = None,
+    initial: Teacher | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    **settings: Any,
+) -> keras.Model:
+    """Trains a net from teachers: "bmtard", "mtard", "rslad", "ard", ...
+
+    Args:
+      method: name of a distiller, or a subclass of `mtard_tf.Distiller`.
+      net: from float32 images in [0, 1], `[batch, height, width, channels]`, to logits
+        `[batch, classes]`. It is left as it is: its architecture is trained from fresh weights.
+      data: validation images choose the weights; the test split is not touched.
+      teachers: role -> model, `.keras` file or SavedModel folder, which are not changed. The roles
+        are the method's: "clean" and "robust" for "mtard" and "bmtard".
+      epochs: passes over the training split.
+      epsilon: radius of the attack, in [0, 1] pixel units, or text as "8/255".
+      norm: "linf" or "l2".
+      seed: of weights, order of the images, augmentation and attacks.
+      name: of the stage; default the method's. Stages of another name draw other numbers.
+      run_dir: keeps metrics and checkpoints: repeated, the call goes on where it was cut off, or
+        returns what was finished; another experiment is refused. None keeps nothing.
+      initial: model or file with the weights to start from.
+      callbacks: Keras' own, beside ours; `fit` is called once for each epoch.
+      **settings: fields of a stage (`batch_size`, `optimizer`, `learning_rate`, `averaging`, ...)
+        and arguments of the method (`beta`, `temperature_rate`, ...), see docs/python.md.
+
+    Returns:
+      The trained net, in float32.
+
+    Raises:
+      ValueError: whatever a part refuses, before anything is trained.
+    """
+    with gin_files.apart(), _folder(run_dir) as folder:
+        sources = {role: _source(folder, role, model) for role, model in teachers.items()}
+        start = None if initial is None else _source(folder, "initial", initial)
+        name = name or (method if isinstance(method, str) else method.__name__.lower())
+        stage = from_python.stage(name, method, net, sources, epochs, settings, start)
+        experiment = Experiment(lambda: data, [stage], epsilon, norm, seed)
+        experiment_run.run(experiment, folder, callbacks=callbacks)
+        return model_files.load(folder / name / "student.keras")
+
+
+def audit(
+    model: keras.Model | Path,
+    data: ImageData,
+    *,
+    epsilon: float | str,
+    norm: str = "linf",
+    suite: str | Suite = "quick",
+    skip: Sequence[str] = (),
+    split: str = "test",
+    examples: int | None = None,
+    surrogate: Teacher | None = None,
+    temperature: float = 1.0,
+    batch_size: int = 250,
+    seed: int = 0,
+    out: Path | None = None,
+) -> Report:
+    """Attacks a model and says how robust it is.
+
+    Args:
+      model: from images to logits, or its file.
+      data: label names and the images.
+      epsilon: radius, in [0, 1] pixel units, or text as "8/255".
+      norm: "linf" or "l2".
+      suite: "quick", "paper", "autoattack", ..., a `.gin` file, or a `Suite`.
+      skip: attacks of the suite to leave out.
+      split: "test", "validation" or "train".
+      examples: at most so many images, from the first on; None for all.
+      surrogate: model on which transfer attacks are crafted; None leaves those out.
+      temperature: at which the model was trained.
+      batch_size: images at a time.
+      seed: of the attacks.
+      out: folder for `report.json`, `report.md`, figures and each image's outcome; an audit that
+        was cut off goes on there. None keeps nothing.
+
+    Returns:
+      The report as a dict, with `verdict`, `worst_case`, `clean` and a table for notebooks.
+    """
+    with gin_files.apart(), _folder(out) as folder:
+        threat = ThreatModel(norm, radius(epsilon, "epsilon", norm))
+        chosen = (gin_files.suite(suite) if isinstance(suite, str) else suite).without(skip)
+        todo = Audit(data, chosen, threat, split, examples, batch_size, seed)
+        model, surrogate = _model(model), None if surrogate is None else _model(surrogate)
+        return Report(todo.at_temperature(temperature)(model, model.name, folder, surrogate))
+
+
+def export(model: keras.Model | Path, folder: Path, data: ImageData) -> pathlib.Path:
+    """Writes a model as a SavedModel for serving, `<folder>/<version>/`, and proves it.
+
+    Args:
+      model: from images to logits, or its file.
+      folder: parent of the versions.
+      data: label names, and validation images on which the logits are compared.
+
+    Returns:
+      The folder of the new version.
+
+    Raises:
+      ExportError: see `exporting.saved_model.export`.
+    """
+    return saved_model.export(
+        _model(model), data.label_names, pathlib.Path(folder), data.validation.images[:32]
+    )
+
+
+@contextlib.contextmanager
+def _folder(given: Path | None) -> Iterator[pathlib.Path]:
+    if given is not None:
+        yield pathlib.Path(given).expanduser()
+        return
+    with tempfile.TemporaryDirectory(prefix="mtard_tf-") as scratch:
+        yield pathlib.Path(scratch)
+
+
+def _model(given: Any) -> Any:
+    return model_files.load(given) if isinstance(given, str | pathlib.Path) else given
+
+
+def _source(folder: pathlib.Path, role: str, given: Teacher) -> str:
+    """The file of a teacher; a model in memory is kept in the run as one."""
+    if isinstance(given, str | pathlib.Path):
+        return str(pathlib.Path(given).expanduser().absolute())
+    path = (folder / "teachers" / f"{role}.keras").absolute()
+    with files.temporary(path) as partial:
+        given.save(partial)
+        known = path.exists() and file_digest(path) == file_digest(partial)
+        if not known and (folder / EXPERIMENT).exists():
+            raise RunError(
+                f"{folder} was begun with another {role} teacher; choose another run_dir."
+            )
+        if not known:
+            partial.replace(path)
+    return str(path)
