@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--stage", action="append", help="repeatable; default all")
     args = parser.parse_args()
-    experiment = gin_files.begin_or_go_on(args.run_dir, [], [])
+    experiment = gin_files.start_or_resume(args.run_dir, [], [])
     split = experiment.dataset().test
     images = to_float(split.images[: args.examples])
     labels = tf.constant(split.labels[: args.examples])

@@ -455,7 +455,7 @@ def test_what_is_there_is_compared_where_the_baseline_failed(made_up, monkeypatc
         raise JobError("c failed (killed by signal 9).")
 
     monkeypatch.setattr(compare, "_train_and_audit", fail)
-    monkeypatch.setattr(compare.gin_files, "begin_or_go_on", lambda *_: _Stages(STAGES))
+    monkeypatch.setattr(compare.gin_files, "start_or_resume", lambda *_: _Stages(STAGES))
     (made_up / "a_b_s2").mkdir()
     (made_up / "a_b_s2" / "student.keras").touch()
     for baseline in ("c", None):

@@ -64,7 +64,7 @@ def test_the_same_command_goes_on_with_a_relative_data_dir(tmp_path, monkeypatch
     run_dir.mkdir()
     (run_dir / "environment.json").write_text(json.dumps({"folder": str(tmp_path)}))
     (tmp_path / "my.gin").write_text(RUN + "datasets.tfds.data_dir = 'sets'\n")
-    described = gin_files.begin_or_go_on(run_dir, ["my.gin"], [])
+    described = gin_files.start_or_resume(run_dir, ["my.gin"], [])
     before = gin_files.text()
     data, strategy = described.dataset(), tf.distribute.get_strategy()
     experiment_run.check(

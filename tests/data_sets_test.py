@@ -279,18 +279,30 @@ def test_a_part_of_a_split_is_no_test_split(tmp_path: pathlib.Path) -> None:
 def test_splits_in_one_memory_are_not_trained_on() -> None:
     whole = _split(12)
     parts = [Split(whole.images[a:b], whole.labels[a:b]) for a, b in ((0, 6), (6, 9), (9, 12))]
-    ImageData("toy", LABELS, *parts).check_apart()
+    ImageData("toy", LABELS, *parts).check_trainable()
     even = [Split(whole.images[i::3], whole.labels[i::3]) for i in range(3)]
-    ImageData("toy", LABELS, *even).check_apart()
+    ImageData("toy", LABELS, *even).check_trainable()
     for role, splits in (
         ("test", [parts[0], parts[1], parts[0]]),
         ("validation", [whole, parts[1], _split(4)]),
     ):
         with pytest.raises(DataError) as caught:
-            ImageData("toy", LABELS, *splits).check_apart()
+            ImageData("toy", LABELS, *splits).check_trainable()
         assert str(caught.value) == (
             f"toy: the {role} images are training images; give each split its own."
         )
+
+
+@pytest.mark.parametrize("role", ["train", "validation"])
+def test_an_empty_split_is_not_trained_on(role) -> None:
+    splits = {"train": _split(12), "validation": _split(6), "test": _split(4)}
+    splits[role] = _split(0)
+    with pytest.raises(DataError) as caught:
+        ImageData("toy", LABELS, **splits).check_trainable()
+    assert str(caught.value) == (
+        f"toy: the {role} split has no images; give it some, such as with "
+        "mtard_tf.data.carve_validation(train)."
+    )
 
 
 def test_a_test_split_without_labels_can_be_read_but_not_counted_on(tmp_path) -> None:
@@ -298,7 +310,7 @@ def test_a_test_split_without_labels_can_be_read_but_not_counted_on(tmp_path) ->
     splits["test"].labels[[2, 5, 6]] = -1
     writing.write_tfds(tmp_path / "toy" / "1.0.0", "toy", splits, label_names=LABELS)
     data = tfds_sets.tfds("toy", str(tmp_path))
-    data.check_apart()
+    data.check_trainable()
     assert list(data.labelled("test", 2).labels) == [0, 1]
     with pytest.raises(DataError) as caught:
         data.labelled("test")

@@ -453,7 +453,7 @@ def test_the_command(resnet20, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's count of memory in /proc")
 def test_a_wide_resnet_of_46_million_parameters_in_time_and_memory(tmp_path):
-    """The import itself below twice the file, and below 60 s.
+    """The import itself below three times the file, and below 60 s.
 
     Pages of libraries are left out (RssFile), and what a process has that does nothing, as it
     refuses a source that is not there.
@@ -483,7 +483,7 @@ def test_a_wide_resnet_of_46_million_parameters_in_time_and_memory(tmp_path):
     taken = own_memory(source, 0)
     seconds = time.monotonic() - start
     print(f"{size / 1e6:.0f} MB: {seconds:.0f} s, {taken / 1e6:.0f} MB, idle {idle / 1e6:.0f} MB")
-    assert taken - idle < 2 * size
+    assert taken - idle < 3 * size
     assert seconds < 60
     model = keras.models.load_model(tmp_path / "t.keras", compile=False)
     np.testing.assert_allclose(

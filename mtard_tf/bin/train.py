@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     from mtard_tf.running import experiment_run, side_by_side
 
     run_dir = pathlib.Path(_RUN_DIR.value)
-    described = gin_files.begin_or_go_on(run_dir, _CONFIG.value, _GIN.value)
+    described = gin_files.start_or_resume(run_dir, _CONFIG.value, _GIN.value)
     strategy = devices.strategy(described.strategy)
     run, chosen = experiment_run.run, {"only": _ONLY.value, "restart": _RESTART.value}
     if _JOBS.value > 1:

@@ -64,7 +64,7 @@ def run(request: Request) -> str:
     suite = gin_files.suite(request.suite).without(request.skip)
     run_dir = pathlib.Path(request.run_dir)
     given = bool(request.config or request.gin)
-    experiment = gin_files.begin_or_go_on(run_dir, request.config, request.gin)
+    experiment = gin_files.start_or_resume(run_dir, request.config, request.gin)
     names = [stage.name for stage in experiment.stages]
     for stage in request.stages:
         experiment_run.check_stage(experiment, stage)

@@ -1,1 +1,1 @@
-"""Gin files to experiments, and their errors in one line."""
+"""Reads gin files as experiments, with errors of one line."""

@@ -1,4 +1,4 @@
-"""What run files bind besides plugins: experiment, stages, suites, schedules, optimizers."""
+"""The gin selectors other than plugins: experiment, stages, suites, schedules, optimizers."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def described(
 ) -> Experiment:
     """The experiment of a run file; a stage's name is the gin scope that configures it.
 
-    Teachers that stages name and the list leaves out are stages too, before those that they teach.
+    Teachers that stages name and `stages` lacks are added, each before the stages that it teaches.
     """
-    # Experiment makes a number of an epsilon that is text.
+    # Experiment parses an epsilon that is text, such as "8/255".
     return Experiment(dataset, tuple(stage_lists.complete(stages)), epsilon, norm, seed, strategy)
 
 
-# What run files bind besides plugins.
+# Selector -> what it configures.
 BINDABLE: dict[str, Callable[..., Any]] = {
     "Experiment": described,
     "Stage": Stage,
@@ -45,7 +45,7 @@ BINDABLE: dict[str, Callable[..., Any]] = {
     **{f"schedules.{c.__name__}": c for c in schedules.SCHEDULES},
     **{f"optimizers.{name}": factory for name, factory in optimizers.OPTIMIZERS.items()},
 }
-# The classes stay plain; gin gets a wrapper of its own.
+# The classes are not decorated: gin configures a wrapper of each.
 CONFIGURABLE = {
     selector: gin.external_configurable(
         target, name=selector.split(".")[-1], module=selector.rpartition(".")[0] or PACKAGE

@@ -1,4 +1,4 @@
-"""Numbers in run files: of the kind that a parameter's annotation names, and finite."""
+"""Checks that numbers in run files are finite and of the type that the parameter takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mtard_tf.config.gin_errors import ConfigError
 
 
 def check_values() -> None:
-    """Refuses numbers in quotes, True for a number, fractions for whole numbers, and infinity.
+    """Refuses numbers in quotes, booleans for numbers, fractions for integers, and infinity.
 
     Raises:
       ConfigError: names the binding.
@@ -34,7 +34,7 @@ def check_values() -> None:
 
 
 def _annotations(selector: str) -> dict[str, str]:
-    """Parameter -> its annotation, or the kind of its default where that is a number."""
+    """Parameter -> its annotation, or "float | None" if it has none and its default is a number."""
     found = {}
     for name, parameter in inspect.signature(_target(selector)).parameters.items():
         annotation, default = parameter.annotation, parameter.default
@@ -54,9 +54,9 @@ def _target(selector: str) -> Any:
 
 
 def _wanted(value: Any, annotation: str | None) -> str | None:
-    """What a parameter of this annotation takes, if the value is not that; None if it is.
+    """What to give instead of the value, for the message; None if the value fits the annotation.
 
-    Judges plain numbers, and True or False, alone: of anything else the parts themselves know more.
+    Only annotations of numbers and booleans are checked; the classes check everything else.
     """
     kinds = {kind.strip() for kind in (annotation or "").split("|")}
     if kinds - {"int", "float", "bool", "None"} or not kinds & {"int", "float", "bool"}:
@@ -75,7 +75,7 @@ def _wanted(value: Any, annotation: str | None) -> str | None:
 
 
 def _without_macro(value: Any) -> Any:
-    """What a macro stands for; other references, and everything else, as they are."""
+    """The value of a macro; any other value as it is."""
     if isinstance(value, gin.config.ConfigurableReference) and repr(value).startswith("%"):
         name = "/".join(value.scopes)
         return gin.config._CONFIG.get((name, MACRO), {}).get("value", value)

@@ -1,4 +1,4 @@
-"""What run files bind, and whether anything reads it: a line without effect is a mistake."""
+"""Refuses bindings that nothing reads: a line without effect is a mistake."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import gin
 from mtard_tf import registry
 from mtard_tf.experiment.stage import Stage
 
-# (scope, complete selector, parameter): ("student", "mtard_tf.Stage", "epochs"). Of a macro its
+# (scope, complete selector, parameter): ("student", "mtard_tf.Stage", "epochs"). For a macro: its
 # name, MACRO and "value".
 Key = tuple[str, str, str]
 MACRO = "gin.macro"
-# Of selectors without a module of their own: not that of the file, which may move.
+# Module of the selectors in `bindable`, whatever file they are defined in.
 PACKAGE = "mtard_tf"
-# Whoever binds these says which stages run.
+# Selectors that make lists of stages.
 _LISTS = ("replicates", "chain", "temperature_sweep")
-# How near the scope of a shared file must be to a stage's to be taken for a slip.
-_SLIP = 0.85
-# What makes use of a thing: selector's kind -> a binding.
+# Similarity from which an unused scope in a shared file counts as a misspelt stage.
+_MISSPELT = 0.85
+# Kind of selector -> a binding that uses one.
 _USES = {
     "models": "Stage.model = @{}",
     "distillers": "Stage.distiller = @{}",
@@ -36,25 +36,24 @@ _USES = {
     "temperature_sweep": "Experiment.stages = (@{}(),)",
 }
 
-# Selectors that a run reads while it is built; a user's own may be read later.
+# Kinds that a run reads while it is built; a user's own configurables may be read later.
 _KINDS = {PACKAGE, "gin", "schedules", "averaging", "optimizers", *registry.KINDS}
 
-# What must be read: of the command line, and of the last file itself.
+# Bindings that must be read: those of the command line, and those of the last file itself.
 _given: set[Key] = set()
 _own: set[Key] = set()
 REQUIRED = (_given, _own)
 
 
 def require(last_file: str | None, given: Sequence[str]) -> None:
-    """Notes what must be read by something, of a configuration that gin has parsed.
+    """Notes which bindings of the parsed configuration must be read.
 
-    That is what was added last: the bindings of the command line, and those that the last file
-    itself holds, unless the command line puts a part (`@...`) or other stages in the place of those
-    that the file was written for. Files that are included, or given before, are shared, and may
-    bind what a run does not use.
+    Those are the bindings of the command line and of the last file itself; the file's only if the
+    command line does not replace a part (`@...`) or the stages that the file was written for.
+    Files that are included or given before are shared, and may bind what a run does not use.
 
     Args:
-      last_file: its text; None if nothing of it must be read.
+      last_file: its text; None if its bindings need not be read.
       given: bindings of the command line.
     """
     added = dict(_statements("\n".join(given)))
@@ -90,7 +89,7 @@ def check_scopes(stages: Sequence[Stage]) -> None:
             )
         key, top = (scope, selector, parameter), scope.split("/")[0]
         strict = key in _given or (key in _own and not _described(scope))
-        near = difflib.get_close_matches(top, tops, 1, 0.5 if strict else _SLIP)
+        near = difflib.get_close_matches(top, tops, 1, 0.5 if strict else _MISSPELT)
         if strict or (near and not _described(scope)):
             hint = f"did you mean {near[0]!r}? " if near and near[0] != top else ""
             raise ValueError(
@@ -100,11 +99,11 @@ def check_scopes(stages: Sequence[Stage]) -> None:
 
 
 def check_read(stages: Sequence[Stage], apart_from: str = "") -> None:
-    """Refuses bindings that nothing has read, once all that a configuration describes is built.
+    """Refuses bindings that nothing has read; call it once the whole experiment has been built.
 
     Args:
-      stages: all of the experiment, for what to bind instead.
-      apart_from: a kind of selectors that were not used, as "datasets".
+      stages: all stages of the experiment, for the advice in the message.
+      apart_from: a kind of selectors that is not checked, such as "datasets".
 
     Raises:
       ValueError: names the binding, the nearest that is read, and what to bind instead.
@@ -121,7 +120,7 @@ def check_read(stages: Sequence[Stage], apart_from: str = "") -> None:
             continue
         if scope in macros if selector == MACRO else _left_out(scope, stages):
             continue
-        # A scope inherits what is bound to those that it is in.
+        # A scope inherits the bindings of the scopes that enclose it.
         heirs = [at for at, of in read if of == selector and f"{at}/".startswith(f"{scope}/")]
         if not scope:
             heirs = [at for at, of in read if of == selector]
@@ -131,7 +130,7 @@ def check_read(stages: Sequence[Stage], apart_from: str = "") -> None:
 
 
 def text(key: Key) -> str:
-    """A binding's left side as it stands in a run file."""
+    """The left side of a binding, as written in a run file."""
     scope, selector, parameter = key
     if selector == MACRO:
         return scope
@@ -144,7 +143,7 @@ def short(selector: str) -> str:
 
 
 def flat(value: Any) -> Iterator[Any]:
-    """What a bound value holds, in dicts and lists too."""
+    """The values within a bound value, those in dicts and lists included."""
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, (list, tuple, set)):
@@ -159,7 +158,7 @@ def _unread(key: Key, called: bool, used: Sequence[str], stages: Sequence[Stage]
 
     Args:
       key: of the binding.
-      called: whether its selector was called in its scope, with another value.
+      called: whether its selector was called in its scope, with the argument given by the caller.
       used: scopes in which the selector was called.
       stages: of the experiment.
     """
@@ -168,7 +167,7 @@ def _unread(key: Key, called: bool, used: Sequence[str], stages: Sequence[Stage]
     if selector == MACRO:
         return f"The macro {scope} is set and %{scope} is used nowhere; leave it out."
     if called:
-        return f"{text(key)} has no effect: whoever makes {name} here sets it; leave it out."
+        return f"{text(key)} has no effect: the code that builds {name} here sets it; leave it out."
     if used:
         near = (difflib.get_close_matches(scope, used, 1, 0.0) or used)[0]
         return (
@@ -182,7 +181,7 @@ def _unread(key: Key, called: bool, used: Sequence[str], stages: Sequence[Stage]
 
 
 def _instead(key: Key, stages: Sequence[Stage]) -> str:
-    """What to bind instead; without stages, of a suite or a model, what else takes it."""
+    """What to bind instead; without stages (a suite, a model), which selectors are used."""
     scope, selector, parameter = key
     name, prefix = short(selector), f"{scope}/" if scope else ""
     kind = name.partition(".")[0]
@@ -209,7 +208,7 @@ def _bound() -> Iterable[Key]:
 
 
 def _described(scope: str) -> bool:
-    """Whether a scope is that of a whole stage, which a list of stages may leave out."""
+    """Whether a scope configures a whole stage, which `Experiment.stages` may leave out."""
     return "distiller" in gin.config._CONFIG.get((scope, f"{PACKAGE}.Stage"), {})
 
 
@@ -222,7 +221,7 @@ _REFERENCE = object()
 
 
 class _Names(gin.config.config_parser.ParserDelegate):
-    """Reads statements without looking anything up."""
+    """Parses statements without resolving references."""
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> object:
         return _REFERENCE
@@ -232,7 +231,7 @@ class _Names(gin.config.config_parser.ParserDelegate):
 
 
 def _statements(lines: str) -> Iterator[tuple[Key, Any]]:
-    """The bindings of a text itself, not of what it includes, and their values."""
+    """The bindings in a text, without those of included files, and their values."""
     for statement in gin.config.config_parser.ConfigParser(lines, _Names()):
         if not isinstance(statement, gin.config.config_parser.BindingStatement):
             continue

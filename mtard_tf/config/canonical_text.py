@@ -1,7 +1,6 @@
-"""The configuration as one text that means the same whatever else is registered later.
+"""The configuration as text with complete names, which plugins registered later do not change.
 
-gin itself writes the shortest names that are unique on the day: a plugin, or a release, with a
-second `pgd` would make them ambiguous.
+gin writes the shortest unique names: a later plugin with a second `pgd` would make them ambiguous.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ _WIDTH = 80
 
 
 def whole() -> str:
-    """What is bound, with every include and macro in it, and complete names."""
+    """All bindings, with includes and macros, under complete names."""
     return _complete(gin.config_str())
 
 
 def operative() -> str:
-    """What was bound, or stood at its default, where something was called."""
+    """The arguments, bound or default, of every configurable that was called."""
     return _complete(gin.operative_config_str())
 
 
 class _Text:
-    """Printed as it is, also within dicts and tuples."""
+    """Text whose `repr` is itself, for printing within dicts and tuples."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -38,7 +37,7 @@ class _Text:
 
 
 class _References(config_parser.ParserDelegate):
-    """Makes what a parser finds a text with complete names."""
+    """Turns parsed references into text with complete names."""
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> _Text:
         return _reference(gin.config.ConfigurableReference(scoped_configurable_name, evaluate))
@@ -49,7 +48,7 @@ class _References(config_parser.ParserDelegate):
 
 def _complete(text: str) -> str:
     if "__gin__" in text:
-        return text  # gin's dynamic registration: names there are those of modules already
+        return text  # gin's dynamic registration: names are those of modules already
     imports: list[str] = []
     macros: list[str] = []
     groups: dict[tuple, list[str]] = {}
@@ -72,7 +71,7 @@ def _complete(text: str) -> str:
 
 
 def _value(key: str, parsed: Any) -> Any:
-    """The bound value itself, since gin sorts the dicts that it prints; roles have an order."""
+    """The bound value itself: gin sorts the dicts that it prints, and the order of roles counts."""
     try:
         return _printable(gin.query_parameter(key))
     except ValueError:
@@ -98,9 +97,9 @@ def _reference(reference: Any) -> _Text:
 
 
 def _selector(reference: Any) -> str:
-    """The complete name; of what the package binds by a plain one (`Stage`), that one.
+    """The complete name; for a reserved word such as `Stage`, the word itself.
 
-    No plugin can take those, and the modules that they live in may move.
+    Plugins cannot register reserved words, and the modules that define them may move.
     """
     selector = reference.configurable.selector
     name = selector.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""A relative `data_dir` means the folder in which the run was begun, wherever a command is run."""
+"""Resolves a relative `data_dir` against the folder in which the run was started."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from mtard_tf import files, registry
 from mtard_tf.experiment.experiment import Experiment
 
 
-def found(experiment: Experiment, run_dir: pathlib.Path) -> Experiment:
-    """The experiment, with the `data_dir` of its data set taken from where the run was begun.
+def resolve(experiment: Experiment, run_dir: pathlib.Path) -> Experiment:
+    """The experiment, with its data set's `data_dir` relative to where the run was started.
 
-    `environment.json` says where that was. What is no longer there is looked for, as it is in a run
-    that is about to begin, in the working directory.
+    `environment.json` holds that folder. A `data_dir` that is not there is looked for in the
+    working directory, as in a new run.
 
     Args:
-      experiment: as configured; the data set's binding is read from gin.
-      run_dir: of the run.
+      experiment: as configured; the binding of `data_dir` is read from gin.
+      run_dir: the run directory.
     """
-    begun = _begun(run_dir)
+    start = _start_folder(run_dir)
     key = f"{registry.selector(experiment.dataset)}.data_dir"
     try:
         bound = gin.query_parameter(key)
     except ValueError:  # not bound, or no data set of the registry
         return experiment
-    given = copy.deepcopy(bound)  # that is what a macro's value is taken by
-    if begun is None or not isinstance(given, str) or not given or given.startswith("~"):
+    given = copy.deepcopy(bound)  # which resolves a macro
+    if start is None or not isinstance(given, str) or not given or given.startswith("~"):
         return experiment
-    there = begun / given  # an absolute one stays what it is
+    there = start / given  # an absolute one stays what it is
     if not there.is_dir():
         return experiment
 
     @functools.wraps(experiment.dataset)
     def dataset(*args: Any, **kwargs: Any) -> Any:
-        # As an argument it would leave the binding unread, which is refused.
+        # Bound, not passed: a binding that nothing reads is refused.
         gin.bind_parameter(key, str(there))
         try:
             return experiment.dataset(*args, **kwargs)
@@ -49,9 +49,9 @@ def found(experiment: Experiment, run_dir: pathlib.Path) -> Experiment:
     return dataclasses.replace(experiment, dataset=dataset)
 
 
-def _begun(run_dir: pathlib.Path) -> pathlib.Path | None:
+def _start_folder(run_dir: pathlib.Path) -> pathlib.Path | None:
     try:
         folder = files.read_json(run_dir / "environment.json")["folder"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # not begun, or by something else
+        return None  # a new run, or the file is damaged
     return pathlib.Path(folder) if isinstance(folder, str) else None

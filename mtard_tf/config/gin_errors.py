@@ -1,4 +1,4 @@
-"""gin's many-line errors as one line that names the nearest known name."""
+"""gin's errors of many lines as one line that names the nearest known name."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from mtard_tf import registry
 from mtard_tf.config.bindable import BINDABLE
 from mtard_tf.processes.preemption import Preempted
 
-# Arguments of models, distillers and optimizers that a stage gives.
+# Arguments that a stage gives to models, distillers and optimizers.
 GIVEN_LATER = {"image_shape", "num_classes", "student", "learning_rate"}
 
 
 class ConfigError(ValueError):
-    """A configuration that means nothing. The message is one line."""
+    """An invalid configuration. The message is one line."""
 
 
 @contextlib.contextmanager
 def one_line() -> Iterator[None]:
-    """Turns gin's many-line errors into one line that names the nearest known name."""
+    """Turns gin's errors into a `ConfigError` of one line, with the nearest known name."""
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(" ".join(str(error).split())) from error  # gin may have added a place
+        raise ConfigError(" ".join(str(error).split())) from error  # gin may have added the place
     except tokenize.TokenError as error:
         what, (line, _) = error.args
         raise ConfigError(f"A value does not end: {what}, line {line}.") from error
@@ -44,8 +44,8 @@ def one_line() -> Iterator[None]:
         raise ConfigError(explain(error)) from error
     except Preempted:
         raise
-    except (Exception, SystemExit) as error:  # of a module of the user's, or what is called there
-        # TensorFlow wraps the words in "{{function_node ...}} ... [Op:...] name:".
+    except (Exception, SystemExit) as error:  # raised by a user's module
+        # TensorFlow wraps the message in "{{function_node ...}} ... [Op:...] name:".
         words = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", " ".join(str(error).split()))
         raise ConfigError(
             f"What the run file imports or calls ended with {type(error).__name__} ({words}); "
@@ -54,7 +54,7 @@ def one_line() -> Iterator[None]:
 
 
 def explain(error: Exception) -> str:
-    """One line for an error that went through gin, which appends the calls to the message."""
+    """One line for an error raised within gin, which appends the calls to the message."""
     message = " ".join(str(error).split())
     if isinstance(error, SyntaxError):
         return _syntax(error)
@@ -114,12 +114,12 @@ def _syntax(error: SyntaxError) -> str:
 
 
 def _missing(parameters: list[str], name: str, scope: str | None) -> str:
-    """What to bind where a call lacks arguments.
+    """The line for a call that lacks arguments.
 
     Args:
-      parameters: those that are missing.
-      name: of what was called, without its kind.
-      scope: in which it was called.
+      parameters: the missing ones.
+      name: of the configurable, without its kind.
+      scope: of the call.
     """
     selector = next((s for s in _selectors() if s.rpartition(".")[2] == name), name)
     if set(parameters) & GIVEN_LATER:

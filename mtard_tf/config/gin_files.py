@@ -1,4 +1,4 @@
-"""Gin files to an experiment: search path, what can be bound, and errors in one line."""
+"""Gin files as experiments: search path, bindings of the command line, errors of one line."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def config_folder() -> str:
 
 
 def parse(files: Sequence[str], given: Sequence[str] = (), *, finished: bool = False) -> None:
-    """Reads gin files (later ones win), then bindings; replaces whatever was configured before.
+    """Reads gin files, then bindings, later ones overriding; replaces the current configuration.
 
-    A file is looked for in the working directory, then in the package's own `gin/` folder; one that
-    is included, beside the file that includes it before that.
+    A file is looked for in the working directory, then in the package's `gin/` folder; an included
+    file first beside the file that includes it.
 
     Args:
-      files: paths; `~` is the home.
+      files: paths; `~` is the home directory.
       given: bindings such as `student/Stage.epochs = 5`.
-      finished: the file is one that a run wrote: what it binds has been looked at before.
+      finished: the file was written by a run, so unread bindings in it are allowed.
 
     Raises:
       ConfigError: a file, selector, parameter or macro that does not exist, a required macro that
@@ -68,7 +68,7 @@ def parse(files: Sequence[str], given: Sequence[str] = (), *, finished: bool = F
 
 
 def text() -> str:
-    """The whole configuration as one gin file, with every include and macro in it."""
+    """The whole configuration as one gin file: includes inlined, macros kept."""
     return canonical_text.whole()
 
 
@@ -87,10 +87,10 @@ def experiment() -> Experiment:
 def suite(name: str) -> Suite:
     """The attack suite of that name in `suites/`, or of a `.gin` file.
 
-    Replaces whatever was configured before, as `parse` does.
+    Replaces the current configuration, as `parse` does.
 
     Raises:
-      ConfigError: no such suite, or one that means nothing.
+      ConfigError: no such suite, or an invalid one.
     """
     if not name.endswith(".gin"):
         known = [path.stem for path in pathlib.Path(config_folder(), "suites").glob("*.gin")]
@@ -104,35 +104,37 @@ def suite(name: str) -> Suite:
     return made
 
 
-def begin_or_go_on(run_dir: pathlib.Path, files: Sequence[str], given: Sequence[str]) -> Experiment:
-    """The experiment of the given files, or, where none are given, the one that the run holds.
+def start_or_resume(
+    run_dir: pathlib.Path, files: Sequence[str], given: Sequence[str]
+) -> Experiment:
+    """The experiment of the given files, or, without any, that of the run directory.
 
     Raises:
-      ConfigError: neither, or whatever `parse` refuses.
+      ConfigError: neither is given, or as `parse`.
     """
     if not files and not given and (run_dir / "config.gin").exists():
         return of_run(run_dir)
     parse(files, given)
-    return data_of_run.found(experiment(), run_dir)
+    return data_of_run.resolve(experiment(), run_dir)
 
 
 def of_run(run_dir: pathlib.Path) -> Experiment:
-    """The experiment that a run directory holds.
+    """The experiment of a run directory.
 
     Raises:
-      ConfigError: there is no run.
+      ConfigError: the directory holds no run.
     """
     path = run_dir / "config.gin"
     if not path.exists():
         raise ConfigError(f"{run_dir} holds no run (no config.gin); run mtard-train first.")
     parse([str(path.resolve())], finished=True)
-    return data_of_run.found(experiment(), run_dir)
+    return data_of_run.resolve(experiment(), run_dir)
 
 
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
-    """Inside, nothing is configured; afterwards, what was configured before is there again."""
-    own = gin.config  # has no way to ask for these
+    """Starts from an empty configuration, and restores the caller's afterwards."""
+    own = gin.config  # which has no public access to these
     parts: list[Any] = [own._CONFIG, own._SINGLETONS, own._OPERATIVE_CONFIG, own._IMPORTS]
     parts += bindings.REQUIRED
     before, locked = [copy.copy(part) for part in parts], gin.config_is_locked()
@@ -147,15 +149,15 @@ def apart() -> Iterator[None]:
         own._set_config_is_locked(locked)
 
 
-# The files that gin is in the middle of, each included by the one before.
+# The files being parsed, each included by the one before.
 _reading: list[pathlib.Path] = []
 
 
 def _find(name: str) -> pathlib.Path:
-    """The file of that name; see `parse`.
+    """The file of that name, looked for as `parse` says.
 
     Raises:
-      ConfigError: there is none; the message names the nearest of the package.
+      ConfigError: not found; the message names the nearest file of the package.
     """
     path, folder = pathlib.Path(name).expanduser(), pathlib.Path(config_folder())
     places = [*(beside.parent for beside in _reading[-1:]), pathlib.Path(), folder]
@@ -181,5 +183,5 @@ def _open(name: str) -> Iterator[IO[str]]:
         _reading.pop()
 
 
-# Before gin's own, which knows the working directory alone.
+# Before gin's own reader, which only looks in the working directory.
 gin.config._FILE_READERS.insert(0, (_open, lambda name: True))

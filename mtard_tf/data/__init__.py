@@ -5,7 +5,7 @@
         data, batch_size=128, epochs=2, seed=0
     ): ...
 
-Names are imported on first use: listing sets must not wait for TensorFlow.
+Names are imported on first use, so that `mtard-data list` does not wait for TensorFlow.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ _HOMES = {
     "DataError": "image_data",
     "ImageData": "image_data",
     "Split": "image_data",
+    "carve_validation": "image_data",
     "cifar10": "named_sets",
     "cifar100": "named_sets",
     "evaluation_batches": "batches",

@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step): a resumed run sees what it would have seen."""
+"""Batches as a pure function of (seed, step), so that a resumed run sees the same batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MIX_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Batches per epoch, the short last one included: ceil(examples / batch_size)."""
+    """Batches per epoch, the last one possibly short: ceil(examples / batch_size)."""
     return -(-examples // batch_size)
 
 
@@ -32,28 +32,27 @@ def training_batches(
     replicas: int = 1,
     tensors: Sequence[tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
-    """`epochs * ceil(n / batch_size)` batches of the training split, from `start_step` on.
+    """`epochs * ceil(n / batch_size)` shuffled, augmented batches of the training split.
 
-    Epoch e goes through a permutation that depends on (seed, e) alone; the last batch of an epoch
-    is short where batch_size does not divide n. What happens to an image depends on (seed, id).
+    The order of epoch e depends on (seed, e) alone, and the augmentation of an image on (seed, id).
+    The last batch of an epoch is short if `batch_size` does not divide n.
 
     Args:
-      data: the set; its `augmentation` is applied.
+      data: its training split and `augmentation` are used.
       batch_size: images per batch, over all replicas.
       epochs: passes over the training split.
-      seed: integer; order and augmentation are functions of it.
-      start_step: batches to leave out, as if they had been taken (resuming). 0 to
-        `epochs * ceil(n / batch_size)`.
-      parts: which parts of each batch this process takes, in order, each as an element of its own.
-      replicas: parts that each batch is cut into: part r of a batch of b is its rows
+      seed: integer, for the order and the augmentation.
+      start_step: batches to skip, for resuming; 0 to `epochs * ceil(n / batch_size)`.
+      parts: the parts of each batch that this process takes, each as an element of its own.
+      replicas: number of parts of each batch: part r of a batch of b images is its rows
         `b * r // replicas` to `b * (r + 1) // replicas`.
-      tensors: from `training_tensors(data)`, for many calls to share one copy of the images;
-        further tensors `[n, ...]` after these two give each batch their rows for its images.
+      tensors: from `training_tensors(data)`, to share one copy of the images among calls; each
+        batch also gets the rows of further tensors `[n, ...]` after these two.
 
     Returns:
       A dataset of (images float32 `[batch, h, w, c]` in [0, 1], labels int32 `[batch]`,
-      ids int64 `[batch]`, and rows of further tensors); an id is the place in the stream,
-      `epoch * n + place`, so it is unique.
+      ids int64 `[batch]`, and rows of further tensors); an id is the position in the stream,
+      `epoch * n + position`, and so unique.
 
     Raises:
       DataError: a size below 1, an empty split, `start_step` out of range, or a last batch with
@@ -68,24 +67,7 @@ def training_batches(
             f"{epochs * per_epoch}."
         )
     check_batches(examples, batch_size, replicas)
-    first_epoch, first_batch = divmod(start_step, per_epoch)
     images, labels, *further = tensors or training_tensors(data)
-    own = tf.constant(parts, tf.int64)
-
-    def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
-        key = tf.stack([tf.constant(seed, tf.int64), epoch])
-        order = tf.random.experimental.stateless_shuffle(tf.range(examples), seed=key)
-
-        def places_and_ids(turn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            batch, part = turn // len(parts), tf.gather(own, turn % len(parts))
-            first = batch * batch_size
-            size = tf.minimum(examples - first, batch_size)
-            start, stop = first + size * part // replicas, first + size * (part + 1) // replicas
-            return order[start:stop], epoch * examples + tf.range(start, stop)
-
-        start_batch = tf.where(epoch == first_epoch, tf.constant(first_batch, tf.int64), 0)
-        turns = tf.data.Dataset.range(start_batch * len(parts), per_epoch * len(parts))
-        return turns.map(places_and_ids)
 
     def examples_of(places: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, ...]:
         batch = tf.gather(images, places)
@@ -94,15 +76,46 @@ def training_batches(
         rows = [tf.gather(tensor, places) for tensor in (labels, *further)]
         return to_float(batch), rows[0], ids, *rows[1:]
 
-    batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_batches).map(examples_of)
-    batches = batches.apply(
-        tf.data.experimental.assert_cardinality((epochs * per_epoch - start_step) * len(parts))
-    )
-    return batches.prefetch(_PREFETCHED_BATCHES)
+    order = _places_and_ids(examples, batch_size, epochs, seed, start_step, parts, replicas)
+    return order.map(examples_of).prefetch(_PREFETCHED_BATCHES)
+
+
+def _places_and_ids(
+    examples: int,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    start_step: int,
+    parts: Sequence[int],
+    replicas: int,
+) -> tf.data.Dataset:
+    """(positions in the split, ids) of the images of each batch; arguments as above."""
+    per_epoch = steps_per_epoch(examples, batch_size)
+    first_epoch, first_batch = divmod(start_step, per_epoch)
+    own = tf.constant(parts, tf.int64)
+
+    def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        order = tf.random.experimental.stateless_shuffle(tf.range(examples), seed=key)
+
+        def batch_part(turn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            batch, part = turn // len(parts), tf.gather(own, turn % len(parts))
+            first = batch * batch_size
+            size = tf.minimum(examples - first, batch_size)
+            start, stop = first + size * part // replicas, first + size * (part + 1) // replicas
+            return order[start:stop], epoch * examples + tf.range(start, stop)
+
+        start_batch = tf.where(epoch == first_epoch, tf.constant(first_batch, tf.int64), 0)
+        turns = tf.data.Dataset.range(start_batch * len(parts), per_epoch * len(parts))
+        return turns.map(batch_part)
+
+    count = (epochs * per_epoch - start_step) * len(parts)
+    batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_batches)
+    return batches.apply(tf.data.experimental.assert_cardinality(count))
 
 
 def training_tensors(data: ImageData) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images and labels of the training split as TensorFlow keeps them."""
+    """Images and labels of the training split as tensors."""
     return tf.constant(data.train.images), tf.constant(data.train.labels)
 
 
@@ -119,16 +132,16 @@ def check_batches(examples: int, batch_size: int, replicas: int) -> None:
 def evaluation_batches(
     split: Split, batch_size: int, examples: int | None = None
 ) -> tf.data.Dataset:
-    """The split in its own order, once, without augmentation; the last batch is short.
+    """One pass over the split in its own order, without augmentation; the last batch may be short.
 
     Args:
       split: what to evaluate on.
       batch_size: images per batch.
-      examples: only the first so many; None, or more than there are, means all.
+      examples: at most this many images, from the first on; None for all.
 
     Returns:
       A dataset of (images float32 `[batch, h, w, c]` in [0, 1], labels int32 `[batch]`,
-      ids int64 `[batch]`); an id is the place in the split.
+      ids int64 `[batch]`); an id is the position in the split.
 
     Raises:
       DataError: a size below 1, or an empty split.
@@ -156,7 +169,7 @@ def crop_flip(images: tf.Tensor, ids: tf.Tensor, seed: int) -> tf.Tensor:
 
     Args:
       images: `[batch, height, width, channels]`, any dtype.
-      ids: int64 `[batch]`; row i's draw depends on (seed, ids[i]) alone, not on its batch.
+      ids: int64 `[batch]`; the random draw of row i depends on (seed, ids[i]) alone.
       seed: integer.
     """
     rows, columns, flips = crop_flip_draws(ids, seed)
@@ -171,13 +184,13 @@ def crop_flip(images: tf.Tensor, ids: tf.Tensor, seed: int) -> tf.Tensor:
 
 
 def crop_flip_draws(ids: tf.Tensor, seed: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """What `crop_flip` does to each image: (row, column) int32 in 0..8 and flip bool, `[batch]`.
+    """The random draws of `crop_flip`: (row, column) int32 in 0..8, and flip bool, each `[batch]`.
 
         bits = splitmix64(splitmix64(seed) + id * gamma)
         row = 9 * bits[0:16] >> 16, column = 9 * bits[16:32] >> 16, flip = bits[63]
 
-    A hash rather than `tf.random.stateless_*`: those draw a whole batch from one seed, and one
-    call per image costs more than the augmentation itself.
+    `tf.random.stateless_*` draw a whole batch from one seed; a call per image would cost more than
+    the augmentation itself, so the draws are a hash of the id.
     """
     gamma = tf.constant(_GOLDEN_GAMMA, tf.uint64)
     start = _splitmix64(tf.constant(seed % 2**64, tf.uint64))

@@ -1,4 +1,4 @@
-"""Which data sets are known by a name of their own, and which are prepared where. No TensorFlow."""
+"""The known data sets, and the folders of prepared ones; does not import TensorFlow."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def versions(directory: pathlib.Path) -> list[pathlib.Path]:
 def prepared_directory(name: str, data_dir: str | None = None) -> pathlib.Path:
     """The folder with the `dataset_info.json` of a prepared set; arguments as in `tfds`.
 
-    Looks at folders only: TFDS' own look-up imports the set's code and may ask the network.
+    Looks at folders only: TFDS' own look-up imports the set's code and may use the network.
 
     Raises:
-      DataError: nothing prepared there, or several configs and none named.
+      DataError: the set is not prepared, or has several configs and `name` has none.
     """
     path, _, version = name.partition(":")
     root = pathlib.Path(os.path.expanduser(data_dir or default_data_dir()))
@@ -69,10 +69,10 @@ def prepared_directory(name: str, data_dir: str | None = None) -> pathlib.Path:
 
 
 def check_features(directory: pathlib.Path) -> None:
-    """Refuses a set that names classes of other packages: TFDS would import their modules.
+    """Refuses a set with feature classes of other packages: TFDS would import their modules.
 
     Raises:
-      DataError: it does, or its `features.json` cannot be read.
+      DataError: there are such classes, or `features.json` cannot be read.
     """
     path = directory / "features.json"
     try:
@@ -88,7 +88,7 @@ def check_features(directory: pathlib.Path) -> None:
 
 
 def _classes(value: Any) -> Iterator[str]:
-    """What TFDS takes for names of classes, wherever in the file."""
+    """All values in `features.json` that TFDS takes for class names."""
     if isinstance(value, dict):
         for key in ("pythonClassName", "python_class_name", "type"):
             if isinstance(value.get(key), str):
@@ -100,7 +100,7 @@ def _classes(value: Any) -> Iterator[str]:
 
 
 def table(data_dir: str | None = None) -> str:
-    """The known sets and all that are prepared in `data_dir` (None: TFDS' default), one a line."""
+    """The known sets, and those prepared in `data_dir` (None: TFDS' default), one per line."""
     root = pathlib.Path(os.path.expanduser(data_dir or default_data_dir()))
     prepared = {
         str(info.parent.parent.relative_to(root)): info.parent.name

@@ -25,7 +25,7 @@ def read_idx(path: pathlib.Path, *, dimensions: int) -> tuple[np.ndarray, str]:
 
     Args:
       path: the file; gzipped if its name ends in .gz.
-      dimensions: how many the array must have (3 for images, 1 for labels).
+      dimensions: number of axes that the array must have (3 for images, 1 for labels).
 
     Returns:
       (uint8 array, hexadecimal digest).
@@ -62,7 +62,7 @@ def _opened(path: pathlib.Path) -> IO[bytes]:
 
 
 def _at_most(file: IO[bytes], count: int) -> bytes:
-    """The next `count` bytes, or those that there are: a header may lie, and gzip unfold a lot."""
+    """At most `count` bytes, read in pieces: the header may promise, or gzip hold, far more."""
     pieces: list[bytes] = []
     while count > 0 and (piece := file.read(min(count, _PIECE))):
         pieces.append(piece)

@@ -1,4 +1,4 @@
-"""The value a data set is: three splits in memory, with what training needs to know about them."""
+"""`ImageData`: training, validation and test split of a data set in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_DEFAULT_VALIDATION = 5_000
 
 
 class DataError(ValueError):
-    """A data set that cannot be read, written or used; the message is one line for the user."""
+    """A data set that cannot be read, written or used. The message is one line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Split:
         return len(self.labels)
 
     def take(self, places: np.ndarray) -> Split:
-        """The examples at `places`, integers `[m]`, in that order (a copy)."""
+        """A copy of the examples at `places`, integers `[m]`, in that order."""
         return Split(self.images[places], self.labels[places])
 
 
@@ -55,11 +55,11 @@ class ImageData:
     """An image-classification set, in memory.
 
     Attributes:
-      name: what reports call it.
-      label_names: one name per class; class id i is `label_names[i]`.
-      train: what is trained on.
+      name: of the set, for reports.
+      label_names: one per class, by class id.
+      train: the training images.
       validation: carved from the training split; chooses checkpoints.
-      test: only for the final audit; -1 is the label of an image that has none.
+      test: only for the final audit; label -1 for an image without a label.
       augmentation: "none", or "crop_flip" (zero padding by 4, random crop, horizontal flip).
 
     Raises:
@@ -92,10 +92,10 @@ class ImageData:
                 )
 
     def labelled(self, role: str, examples: int | None = None) -> Split:
-        """The first `examples` images of a split (None: all), which must have labels.
+        """At most `examples` images of a split (None: all), all of them labelled.
 
         Raises:
-          DataError: one of them has none.
+          DataError: some have no label.
         """
         split: Split = getattr(self, role)
         split = Split(split.images[:examples], split.labels[:examples])
@@ -108,11 +108,17 @@ class ImageData:
             )
         return split
 
-    def check_apart(self) -> None:
-        """Raises DataError if validation or test split lie in the memory of the training split.
+    def check_trainable(self) -> None:
+        """Raises DataError for an empty split, or validation or test images in the training split.
 
-        For training; what is only audited may have one split in all places.
+        Only for training: a set that is only audited may use one split for all three.
         """
+        for role in ("train", "validation"):
+            if not len(getattr(self, role)):
+                raise DataError(
+                    f"{self.name}: the {role} split has no images; give it some, such as with "
+                    "mtard_tf.data.carve_validation(train)."
+                )
         for role in ("validation", "test"):
             if _one_memory(getattr(self, role).images, self.train.images):
                 raise DataError(
@@ -147,17 +153,17 @@ def check_augmentation(augmentation: str) -> None:
 def carve_validation(
     split: Split, examples: int | None = None, *, seed: int = 0
 ) -> tuple[Split, Split]:
-    """Divides a training split into (train, validation), keeping the shares of the classes.
+    """Divides a training split into (train, validation), stratified by class.
 
-    Class c gives `examples * n_c / n` validation examples, rounded by largest remainder, so that
-    the total is exact and each class is within one of its share. Both parts keep the order of
+    Class c gives `examples * n_c / n` validation examples, rounded by largest remainder: the total
+    is exact, and each class within one of its share. Both parts keep the order of
     `split`.
 
     Args:
       split: the training split, n examples.
       examples: validation size, 1 to n - 1. None means a tenth of n, at most 5,000.
-      seed: chooses the members; independent of the seed of a run, so that every stage and every
-        run holds out the same examples.
+      seed: chooses the validation examples; independent of a run's seed, so that all stages and
+        runs hold out the same ones.
 
     Raises:
       DataError: `examples` out of range.
@@ -167,7 +173,7 @@ def carve_validation(
 
 
 def validation_size(total: int, examples: int | None = None) -> int:
-    """How many of `total` training examples are held out; arguments and errors as above."""
+    """Number of validation examples of `total` training examples; as `carve_validation`."""
     if examples is None:
         examples = min(int(total * DEFAULT_VALIDATION_FRACTION), MAX_DEFAULT_VALIDATION)
     if not 0 < examples < total:
@@ -179,7 +185,7 @@ def validation_size(total: int, examples: int | None = None) -> int:
 
 
 def held_out(labels: np.ndarray, examples: int | None = None, *, seed: int = 0) -> np.ndarray:
-    """Which examples `carve_validation` holds out, bool `[n]`; arguments and errors as there."""
+    """Mask of the examples that `carve_validation` holds out, bool `[n]`."""
     total = len(labels)
     examples = validation_size(total, examples)
     classes, counts = np.unique(labels, return_counts=True)
@@ -187,7 +193,7 @@ def held_out(labels: np.ndarray, examples: int | None = None, *, seed: int = 0) 
     sizes = np.floor(shares).astype(int)
     by_remainder = np.argsort(sizes - shares, kind="stable")
     sizes[by_remainder[: examples - sizes.sum()]] += 1
-    # RandomState, not default_rng: only its stream is promised never to change with NumPy.
+    # RandomState, not default_rng: its stream is guaranteed not to change with NumPy.
     random = np.random.RandomState(seed)
     chosen = np.zeros(total, bool)
     for label, size in zip(classes, sizes, strict=True):

@@ -2,61 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import pathlib
+from collections.abc import Callable
 
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.data.tfds_sets import read, tfds
 
-FASHION_MINI = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fashion_mini", "1.0.0")
-
-
-def cifar10(
-    data_dir: str | None = None,
-    validation_examples: int | None = None,
-    split_seed: int = 0,
-    augmentation: str = "crop_flip",
-) -> ImageData:
-    """CIFAR-10 as prepared by TFDS; arguments as in `tfds`."""
-    return tfds(
-        "cifar10",
-        data_dir,
-        validation_examples=validation_examples,
-        split_seed=split_seed,
-        augmentation=augmentation,
-    )
-
-
-def cifar100(
-    data_dir: str | None = None,
-    validation_examples: int | None = None,
-    split_seed: int = 0,
-    augmentation: str = "crop_flip",
-) -> ImageData:
-    """CIFAR-100 with its 100 fine labels, as prepared by TFDS; arguments as in `tfds`."""
-    return tfds(
-        "cifar100",
-        data_dir,
-        validation_examples=validation_examples,
-        split_seed=split_seed,
-        augmentation=augmentation,
-        label_key="label",
-    )
-
-
-def tiny_imagenet(
-    data_dir: str | None = None,
-    validation_examples: int | None = None,
-    split_seed: int = 0,
-    augmentation: str = "crop_flip",
-) -> ImageData:
-    """Tiny-ImageNet as `mtard-data import tiny_imagenet` prepares it; arguments as in `tfds`."""
-    return tfds(
-        "tiny_imagenet",
-        data_dir,
-        validation_examples=validation_examples,
-        split_seed=split_seed,
-        augmentation=augmentation,
-    )
+FASHION_MINI = pathlib.Path(__file__).resolve().parent / "fashion_mini" / "1.0.0"
 
 
 def fashion_mini(
@@ -75,36 +27,37 @@ def fashion_mini(
     )
 
 
-def fashion_mnist(
-    data_dir: str | None = None,
-    validation_examples: int | None = None,
-    split_seed: int = 0,
-    augmentation: str = "none",
-) -> ImageData:
-    """Fashion-MNIST: 60,000 training and 10,000 test images, 28 x 28 grey; arguments as in `tfds`.
+def _prepared(
+    name: str, doc: str, default_augmentation: str, label_key: str | None = None
+) -> Callable[..., ImageData]:
+    def load(
+        data_dir: str | None = None,
+        validation_examples: int | None = None,
+        split_seed: int = 0,
+        augmentation: str = default_augmentation,
+    ) -> ImageData:
+        return tfds(
+            name,
+            data_dir,
+            validation_examples=validation_examples,
+            split_seed=split_seed,
+            augmentation=augmentation,
+            label_key=label_key,
+        )
 
-    Without a network, prepare it with `mtard-data import fashion_mnist --source=DIR`.
-    """
-    return tfds(
-        "fashion_mnist",
-        data_dir,
-        validation_examples=validation_examples,
-        split_seed=split_seed,
-        augmentation=augmentation,
-    )
+    load.__name__ = load.__qualname__ = name
+    load.__doc__ = f"{doc}; arguments as in `tfds`."
+    return load
 
 
-def mnist(
-    data_dir: str | None = None,
-    validation_examples: int | None = None,
-    split_seed: int = 0,
-    augmentation: str = "none",
-) -> ImageData:
-    """MNIST: 60,000 training and 10,000 test digits, 28 x 28 grey; arguments as in `tfds`."""
-    return tfds(
-        "mnist",
-        data_dir,
-        validation_examples=validation_examples,
-        split_seed=split_seed,
-        augmentation=augmentation,
-    )
+cifar10 = _prepared("cifar10", "CIFAR-10 as prepared by TFDS", "crop_flip")
+cifar100 = _prepared(
+    "cifar100", "CIFAR-100 with its 100 fine labels, as prepared by TFDS", "crop_flip", "label"
+)
+tiny_imagenet = _prepared(
+    "tiny_imagenet", "Tiny-ImageNet as `mtard-data import tiny_imagenet` prepares it", "crop_flip"
+)
+fashion_mnist = _prepared(
+    "fashion_mnist", "Fashion-MNIST: 60,000 training and 10,000 test images, 28 x 28 grey", "none"
+)
+mnist = _prepared("mnist", "MNIST: 60,000 training and 10,000 test digits, 28 x 28 grey", "none")

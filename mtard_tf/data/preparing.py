@@ -1,4 +1,4 @@
-"""Turns the IDX files of Fashion-MNIST or MNIST into TFDS format, for machines with no network."""
+"""Converts the IDX files of Fashion-MNIST or MNIST to TFDS format, for use without a network."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ MINI_SIZES = {"train": 6_000, "test": 1_000}
 
 @dataclasses.dataclass(frozen=True)
 class IdxSource:
-    """A set that comes as four IDX files, `{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]`.
+    """A set of four IDX files, `{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]`.
 
     Attributes:
       name: its name in TFDS.
-      version: the version of TFDS' own builder, so that `tfds.load` finds what is written.
+      version: of TFDS' own builder, so that `tfds.load` finds the set.
       label_names: one per class.
-      homepage: where it comes from.
+      homepage: of the set.
       sizes: examples by split.
       image_size: (height, width).
-      digests: SHA-256 of the uncompressed file, by its name without .gz; a file that is not
-        named is checked by its counts alone.
+      digests: file name without .gz -> SHA-256 of the uncompressed file; of files that are not
+        listed only the counts are checked.
     """
 
     name: str
@@ -43,7 +43,7 @@ class IdxSource:
 
     @property
     def assurance(self) -> str:
-        """What an import has checked, for the user."""
+        """What an import has checked, for messages."""
         if self.digests:
             return "counts and SHA-256 of the contents are right"
         return "counts are right; no SHA-256 of the contents is known to check"
@@ -95,10 +95,10 @@ def import_named(
     *,
     progress: writing.Progress = lambda places, _: places,
 ) -> str:
-    """Imports the set of that name and says where it is; arguments as in `import_idx`.
+    """Imports the set of that name and returns a line about it; arguments as in `import_idx`.
 
     Raises:
-      DataError: there is no such set, or see `import_idx`.
+      DataError: an unknown name, or as in `import_idx`.
     """
     if name == tiny.NAME:
         path = tiny.import_tiny_imagenet(source_dir, data_dir, progress=progress)
@@ -112,7 +112,7 @@ def named_source(name: str) -> IdxSource:
     """The IDX source of that name.
 
     Raises:
-      DataError: there is none.
+      DataError: an unknown name.
     """
     if name not in SOURCES:
         known = ", ".join([*SOURCES, tiny.NAME])
@@ -133,11 +133,11 @@ def import_idx(
       source: which set.
       source_dir: the folder with its four IDX files, gzipped or not.
       data_dir: None means TFDS' default ($TFDS_DATA_DIR, or ~/tensorflow_datasets).
-      progress: wraps the places of each split.
+      progress: wraps the indices of each split.
 
     Raises:
-      DataError: a file is missing, damaged or another than expected, or the target is there
-        already or cannot be written.
+      DataError: a file is missing, damaged or not the expected one, or the target exists or cannot
+        be written.
     """
     root = pathlib.Path(os.path.expanduser(data_dir or catalogue.default_data_dir()))
     target = root / source.name / source.version

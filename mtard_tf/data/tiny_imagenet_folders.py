@@ -1,10 +1,9 @@
-"""Turns the folders of Tiny-ImageNet's official archive into TFDS format.
+"""Converts the folders of Tiny-ImageNet's official archive to TFDS format.
 
 `tiny-imagenet-200.zip`, unpacked, holds `train/<wnid>/images/*.JPEG` and `val/images/*.JPEG` with
 `val/val_annotations.txt` (file name, tab, wnid, tab, a box). Its test images have no labels, so
-the validation images are the test split here, as in the literature. Classes are numbered by their
-wnid in alphabetical order, as torchvision's ImageFolder numbers them and PyTorch's checkpoints so
-expect.
+the validation images are the test split here, as in the literature. Class ids follow the wnids in
+alphabetical order, as in torchvision's ImageFolder and so in PyTorch's checkpoints.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ def import_tiny_imagenet(
     *,
     progress: writing.Progress = lambda places, _: places,
 ) -> pathlib.Path:
-    """Writes the set under `data_dir` in TFDS format and returns the folder; all of it in memory.
+    """Writes the set under `data_dir` in TFDS format and returns the folder; holds it in memory.
 
     Args:
       source_dir: the unpacked archive.
       data_dir: None means TFDS' default ($TFDS_DATA_DIR, or ~/tensorflow_datasets).
-      progress: wraps the places of each split, once to read and once to write.
+      progress: wraps the indices of each split, once to read and once to write.
 
     Raises:
-      DataError: a folder or file is missing, damaged or another than expected, or the target is
-        there already or cannot be written.
+      DataError: a folder or file is missing, damaged or not the expected one, or the target exists
+        or cannot be written.
     """
     source = pathlib.Path(os.path.expanduser(source_dir))
     listed = list_images(source)
@@ -72,12 +71,12 @@ def import_tiny_imagenet(
 
 
 def wnids(source: pathlib.Path) -> list[str]:
-    """The classes' WordNet numbers, in order."""
+    """The WordNet ids of the classes, sorted."""
     return sorted(path.name for path in (source / "train").glob("n*") if path.is_dir())
 
 
 def class_names(source: pathlib.Path) -> list[str]:
-    """The classes' names: the first word for it and the WordNet number, which is unique."""
+    """One unique name per class: the first of its words, and its WordNet id."""
     words: dict[str, str] = {}
     if (source / "words.txt").is_file():
         for line in _lines(source / "words.txt"):
@@ -90,7 +89,7 @@ def list_images(source: pathlib.Path) -> dict[str, tuple[list[pathlib.Path], np.
     """Split -> (paths in order, labels).
 
     Raises:
-      DataError: the folders are not those of the archive.
+      DataError: a folder of the archive is missing.
     """
     numbers = {wnid: place for place, wnid in enumerate(wnids(source))}
     annotations = source / "val" / "val_annotations.txt"
@@ -117,7 +116,7 @@ def list_images(source: pathlib.Path) -> dict[str, tuple[list[pathlib.Path], np.
 
 
 def read_images(paths: Sequence[pathlib.Path], what: str, progress: writing.Progress) -> np.ndarray:
-    """The images, uint8 `[n, 64, 64, 3]`; grey ones become coloured.
+    """The images as RGB, uint8 `[n, 64, 64, 3]`.
 
     Raises:
       DataError: a file is missing, damaged or of another size.
@@ -146,7 +145,7 @@ def _lines(path: pathlib.Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text ({error}); unpack the archive again.") from error
+        raise DataError(f"{path} is not text ({error}); unpack the archive again.") from error
 
 
 def _jpegs(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -158,7 +158,7 @@ def check(
         the data and the devices, or whatever the parts of a stage refuse; a binding that nothing
         reads, where all stages are to run.
     """
-    data.check_apart()
+    data.check_trainable()
     for stage in stages:
         check_batches(len(data.train), stage.batch_size, strategy.num_replicas_in_sync)
         with strategy.scope():  # in which it is built to be trained
