@@ -1,9 +1,9 @@
 """Model factories: `factory(image_shape, num_classes, *, ...) -> keras.Model`.
 
 Every model takes float32 images in [0, 1], `[batch, height, width, channels]`, and returns raw
-logits `[batch, classes]`; normalisation, where a model wants one, is its first layer, so that
-epsilon and clipping stay in pixel units. Built from Keras' own layers only, so that a saved
-`.keras` file loads without this package.
+logits `[batch, classes]`; normalisation, if any, is its first layer, so that epsilon and clipping
+are in pixel units. Only Keras' own layers are used, so that saved `.keras` files load without this
+package.
 """
 
 from mtard_tf import keras_environment

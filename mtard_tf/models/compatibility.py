@@ -1,4 +1,4 @@
-"""Whether a student and its teachers fit together."""
+"""Checks that a student and its teachers have the same images and classes."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ def check_fit(
     roles: Iterable[str],
     extra_classes: int = 0,
 ) -> None:
-    """Refuses models that cannot be distilled from one another.
+    """Refuses a student and teachers that do not fit together.
 
     Args:
       name: of the distiller, for the message.
       student: from images to logits.
-      teachers: role -> Keras model, or anything else that is called with images and has their
-        shape as `input_shape` and that of the logits as `output_shape`.
-      roles: those that the distiller needs.
-      extra_classes: logits that the student has beyond the teachers'.
+      teachers: role -> Keras model, or another callable from images to logits with `input_shape`
+        and `output_shape`.
+      roles: that the distiller needs.
+      extra_classes: number of logits that the student has beyond the teachers'.
 
     Raises:
-      KerasEnvironmentError: Keras is set up for something else.
+      KerasEnvironmentError: Keras has another backend, image layout or float type.
       ValueError: a model that is not functional, a student with losses of its own, other roles, or
-        other classes or image sizes than the student's.
+        teachers with other classes or image sizes than the student's.
     """
-    keras_environment.check()  # as Keras is set by now
+    keras_environment.check()  # Keras may have been reconfigured since its import
     for role, model in {"student": student, **teachers}.items():
         keras_model = isinstance(model, keras.Model) or role != "student"
         if not (keras_model and hasattr(model, "input_shape") and hasattr(model, "output_shape")):
@@ -53,23 +53,27 @@ def check_fit(
             f"{{{', '.join(f'{role!r}: ...' for role in needed)}}}."
         )
     for role, teacher in teachers.items():
-        for what, ours, theirs in (
-            ("logits", (None, student.output_shape[-1] - extra_classes), teacher.output_shape),
-            ("images", student.input_shape, teacher.input_shape),
-        ):
-            # A teacher may take images of any size.
-            alike = (their in (None, our) for our, their in zip(ours[1:], theirs[1:], strict=False))
-            if len(ours) != len(theirs) or not all(alike):
-                raise ValueError(
-                    f"{name}: teacher {role!r} has {what} of shape {tuple(theirs[1:])}, the "
-                    f"student {tuple(ours[1:])}; teach on the same data set."
-                )
+        logits = (None, student.output_shape[-1] - extra_classes)
+        _check_alike(name, role, "logits", logits, teacher.output_shape)
+        _check_alike(name, role, "images", student.input_shape, teacher.input_shape)
 
 
-def is_plain(model: Any) -> bool:
-    """Whether a model is functional, and computes no more than its layers say.
+def _check_alike(
+    name: str, role: str, what: str, ours: tuple[int | None, ...], theirs: tuple[int | None, ...]
+) -> None:
+    """Raises ValueError unless a teacher's shape is the student's; None fits any size."""
+    alike = (their in (None, our) for our, their in zip(ours[1:], theirs[1:], strict=False))
+    if len(ours) != len(theirs) or not all(alike):
+        raise ValueError(
+            f"{name}: teacher {role!r} has {what} of shape {tuple(theirs[1:])}, the student "
+            f"{tuple(ours[1:])}; teach on the same data set."
+        )
 
-    Not one that is Sequential, a SavedModel, or of a class of its own, which may do more in `call`.
+
+def is_functional(model: Any) -> bool:
+    """Whether a model is functional and of Keras' own class: its layers say all that it computes.
+
+    False for Sequential models, SavedModels and subclasses, whose `call` may do more.
     """
-    # Only functional models have operations.
+    # Only functional models have `operations`.
     return hasattr(model, "operations") and type(model).__module__.partition(".")[0] == "keras"

@@ -1,4 +1,4 @@
-"""The net of the defensive distillation papers, in the three forms that their code has."""
+"""The net of the defensive distillation papers, in the forms of their code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def defensive_cnn(
     dropout: float = 0.5,
     outlier_class: bool = False,
 ) -> keras.Model:
-    """Two pairs of 3x3 convolutions, a maximum after each pair, two dense layers, logits.
+    """Two pairs of 3x3 convolutions, max pooling after each pair, two dense layers, logits.
 
     The papers' nets are `widths=(32, 64), dense=200` for MNIST (312,202 parameters) and
     `widths=(64, 128), dense=256` for CIFAR-10 (1,147,978).
@@ -49,37 +49,40 @@ def defensive_cnn(
       num_classes: number of logits.
       widths: channels of the first and of the second pair.
       dense: units of each of the two dense layers.
-      form: "carlini" (no padding, 2x2 maxima, dropout after the first dense layer) or "bethgelab"
-        (padding, 3x3 maxima of stride 2, dropout after the second).
-      centered: the first layer takes 0.5 off, so that the net sees [-0.5, 0.5]; False for the form
-        that sees [0, 1] (the authors' first MNIST net).
-      dropout: share of the dense units that training drops.
-      outlier_class: one logit more, the last, for `extended_defensive_experimental`.
+      form: "carlini" (no padding, 2x2 max pooling, dropout after the first dense layer) or
+        "bethgelab" (padding, 3x3 max pooling with stride 2, dropout after the second).
+      centered: shift images to [-0.5, 0.5] in the first layer; False for the variant on [0, 1] (the
+        authors' first MNIST net).
+      dropout: dropout rate.
+      outlier_class: add a last logit for outliers, for `extended_defensive_experimental`.
 
     Raises:
-      ValueError: an unknown form, or widths that are not two.
+      ValueError: an unknown form, or not two widths.
 
-    Source: Papernot et al. (IEEE S&P 2016, arXiv 1511.04508) for the layers; the code above for the
-    rest, which the paper leaves open.
+    Source: Papernot et al. (IEEE S&P 2016, arXiv 1511.04508) for the layers; the code named above
+    for what the paper does not say.
     """
     if form not in FORMS:
         raise ValueError(f"defensive_cnn.form is {form!r}; use {' or '.join(map(repr, FORMS))}.")
     if len(widths) != 2:
         raise ValueError(f"defensive_cnn.widths is {tuple(widths)}; give two, one for each pair.")
-    padding, pool, dropout_after = FORMS[form]
     images, x = image_input(image_shape, "raw")
     if centered:
         x = _L.Rescaling(1.0, offset=-_MIDDLE, name="centered")(x)
-    for i, width in enumerate(widths, 1):
-        for j in (1, 2):
-            name = f"conv{2 * i + j - 2}"
-            x = _L.Conv2D(width, 3, padding=padding, activation="relu", name=name)(x)
-        x = _L.MaxPooling2D(pool, 2, padding=padding, name=f"pool{i}")(x)
-    x = _L.Flatten(name="flatten")(x)
+    x = _convolutions(x, widths, FORMS[form])
     for i in (1, 2):
         x = _L.Dense(dense, activation="relu", name=f"dense{i}")(x)
-        if i == dropout_after:
+        if i == FORMS[form].dropout_after:
             x = _L.Dropout(dropout, name="dropout")(x)
     name = OUTLIER_LAYER if outlier_class else "logits"
     logits = _L.Dense(num_classes + outlier_class, name=name)(x)
     return keras.Model(images, logits, name="defensive_cnn")
+
+
+def _convolutions(x, widths: Sequence[int], form: _Form):
+    for i, width in enumerate(widths, 1):
+        for j in (1, 2):
+            name = f"conv{2 * i + j - 2}"
+            x = _L.Conv2D(width, 3, padding=form.padding, activation="relu", name=name)(x)
+        x = _L.MaxPooling2D(form.pool, 2, padding=form.padding, name=f"pool{i}")(x)
+    return _L.Flatten(name="flatten")(x)

@@ -1,8 +1,8 @@
-"""Models on batches of no images, which attacks come to when all of a batch have fallen.
+"""Models on empty batches, which attacks reach when no image of a batch is left to attack.
 
 TensorFlow 2.21 with oneDNN on CPU fuses convolution, bias and activation inside a `tf.function`;
 on an empty batch the fused operation returns its input's shape, and the next layer fails with
-"input depth must be evenly divisible by filter depth". Eager calls and other devices are sound.
+"input depth must be evenly divisible by filter depth". Eager calls and other devices are correct.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ModelFn = Callable[[tf.Tensor], tf.Tensor]
 
 
 def never_empty(model_fn: ModelFn) -> ModelFn:
-    """The same function of images, which gives the model one black image if there is none."""
+    """The same function; an empty batch reaches the model as one black image."""
 
     def guarded(images: tf.Tensor) -> tf.Tensor:
         if images.shape[0]:  # known, and not 0

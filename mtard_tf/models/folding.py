@@ -1,7 +1,7 @@
-"""Inference with BatchNorm folded into the convolutions: the same logits for less work.
+"""Inference with BatchNorm folded into the convolutions: the same logits at a lower cost.
 
-The inner maximisation runs the student in inference mode ten times and more per training step.
-There BatchNorm is a fixed affine map per channel, which the convolution before it can absorb:
+The inner attack runs the student in inference mode ten times and more per training step. There
+BatchNorm is a fixed affine map per channel, which the convolution before it can absorb:
 
     BN(conv(x, K)) = conv(x, K * s) + (beta - mean * s),   s = gamma / sqrt(variance + epsilon)
 """
@@ -16,24 +16,24 @@ import keras
 import tensorflow as tf
 
 from mtard_tf.models import twins
-from mtard_tf.models.compatibility import is_plain
+from mtard_tf.models.compatibility import is_functional
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
 
 
 class FoldedInference:
-    """Makes inference functions of one model from its weights of the moment.
+    """Makes inference functions of a model from its current weights.
 
         fold = FoldedInference(model)        # once
         model_fn = fold()                    # once per step, inside the `tf.function`
-        logits = model_fn(images)            # as often as wanted
+        logits = model_fn(images)            # any number of times
 
-    `fold()` reads the weights, so the result is good until they change. A model that is not
-    functional, holds nothing to fold, cannot be rebuilt, or does not answer as its twin does (one
-    that draws random numbers, see `twins.equal`) is called as it is with `training=False`.
+    `fold()` reads the weights, so its result is valid until they change. A model is called directly
+    (`training=False`) if it is not functional, has nothing to fold, cannot be rebuilt, or gives
+    other logits than its twin (such as one that draws random numbers, see `twins.equal`).
 
     Args:
-      model: a Keras model or a SavedModel, from images to logits. It is neither changed nor owned.
+      model: a Keras model or a SavedModel, from images to logits. It is not changed.
     """
 
     def __init__(self, model: Any) -> None:
@@ -43,17 +43,17 @@ class FoldedInference:
         self._proven = False
 
     def prove(self, images: tf.Tensor) -> None:
-        """Holds the twin against the model on some images, once; without it, on random ones."""
+        """Compares twin and model on these images, once; if never called, on random images."""
         if self._twin is not None and not self._proven:
             if not twins.equal(self._model, self._inference(self._twin), images, training=False):
                 self._twin = None
             self._proven = True
 
     def __call__(self) -> ModelFn:
-        """The inference function for the weights as they are now: `images -> logits`."""
+        """The inference function for the current weights: `images -> logits`."""
         if self._twin is not None and not self._proven:
             with tf.init_scope():  # also while a function is traced
-                self.prove(twins.stand_ins(self._model))
+                self.prove(twins.random_images(self._model))
         if self._twin is None:
             return partial(self._model, training=False)
         return self._inference(self._twin)
@@ -63,12 +63,12 @@ class FoldedInference:
             twin = keras.models.clone_model(self._model, clone_function=self._clone)
             twin.trainable = False
             self._values(twin)
-        except Exception:  # a layer of somebody's that its config does not make again
+        except Exception:  # a custom layer that its config does not rebuild
             return None
         return twin
 
     def _values(self, twin: keras.Model) -> list[tf.Tensor]:
-        """The model's weights of the moment, as the twin's variables."""
+        """Values for the twin's variables, from the model's current weights."""
         tensors: dict[int, tf.Tensor] = {}
         for layer in twin.layers:
             if not layer.variables:
@@ -101,18 +101,18 @@ class FoldedInference:
 
 
 class _PassThrough(keras.layers.Layer):
-    """Stands where a folded BatchNorm stood, and takes the arguments that it was called with."""
+    """Replaces a folded BatchNorm, and accepts the arguments that it was called with."""
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None) -> tf.Tensor:
         return inputs
 
 
 def _foldable(model: Any) -> dict[str, str]:
-    """Convolution name -> name of the BatchNorm that alone consumes it.
+    """Name of a convolution -> name of the BatchNorm that is its only consumer.
 
-    A BatchNorm that follows anything else, as the first of a pre-activation block, stays.
+    A BatchNorm that follows another layer, as the first of a pre-activation block, is not folded.
     """
-    operations = model.operations if is_plain(model) else []
+    operations = model.operations if is_functional(model) else []
     pairs: dict[str, str] = {}
     consumers: dict[str, list[keras.layers.Layer]] = {}
     for operation in operations:

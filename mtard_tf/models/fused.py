@@ -1,8 +1,8 @@
-"""Training with TensorFlow's fused BatchNorm: Keras' own layer runs it as a dozen small ops.
+"""Training passes with TensorFlow's fused BatchNorm, where Keras' layer runs a dozen small ops.
 
-The student keeps Keras' layers, so that its file loads anywhere; a twin with the same variables and
-fused BatchNorm runs the training passes. Its running variance is the unbiased one, as PyTorch's and
-so the papers' is; Keras' layer keeps the biased one.
+The student keeps Keras' layers, so that its file loads anywhere; a twin (a rebuilt copy) with its
+variables and fused BatchNorm runs the training passes. The running variance is the unbiased one, as
+in PyTorch and so in the papers; Keras' layer keeps the biased one.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import keras
 import tensorflow as tf
 
 from mtard_tf.models import twins
-from mtard_tf.models.compatibility import is_plain
+from mtard_tf.models.compatibility import is_functional
 
 
 class FusedTraining:
     """Runs a model in training mode: `logits = fused(images)`.
 
     Gradients reach the model's own trainable variables, and its BatchNorm statistics and dropout
-    seeds move. A model that is not functional, has no BatchNorm, cannot be rebuilt, or does not
-    answer as its twin does (see `twins.equal`) is called as it is.
+    seeds are updated. A model is called directly if it is not functional, has no BatchNorm, cannot
+    be rebuilt, or gives other logits than its twin (see `twins.equal`).
 
     Args:
       model: a Keras model from images to logits.
@@ -30,11 +30,11 @@ class FusedTraining:
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
-        self._twin = self._rebuilt() if is_plain(model) else None
+        self._twin = self._rebuilt() if is_functional(model) else None
         self._proven = False
 
     def prove(self, images: tf.Tensor) -> None:
-        """Holds the twin against the model on some images, once; without it, on random ones."""
+        """Compares twin and model on these images, once; if never called, on random images."""
         if self._twin is not None and not self._proven:
             weights, state = self._values()
             twin = self._twin
@@ -51,11 +51,11 @@ class FusedTraining:
 
         Args:
           images: float32.
-          weights: stand in for the model's trainable variables, in their order.
+          weights: values to use in place of the model's trainable variables, in their order.
         """
         if self._twin is not None and not self._proven:
             with tf.init_scope():  # also while a function is traced
-                self.prove(twins.stand_ins(self._model))
+                self.prove(twins.random_images(self._model))
         if self._twin is None and weights is None:
             return self._model(images, training=True)
         own, state = self._values()
@@ -67,7 +67,7 @@ class FusedTraining:
         return logits
 
     def _values(self) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """The model's weights and state of the moment."""
+        """The current values of the model's trainable and other variables."""
         model = self._model
         both = (model.trainable_variables, model.non_trainable_variables)
         weights, state = ([tf.convert_to_tensor(v.value) for v in part] for part in both)
@@ -78,7 +78,7 @@ class FusedTraining:
             if not any(_fusible(layer) for layer in self._model.layers):
                 return None
             twin = keras.models.clone_model(self._model, clone_function=_clone)
-        except Exception:  # a layer of somebody's that its config does not make again
+        except Exception:  # a custom layer that its config does not rebuild
             return None
         own, copies = self._model.variables, twin.variables
         same = [v.shape for v in own] == [v.shape for v in copies]

@@ -1,4 +1,4 @@
-"""Keras' and TensorFlow's global seeds and names, set for a while and put back."""
+"""Context managers that set global seeds and layer names, and restore them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _inside: contextvars.ContextVar[bool] = contextvars.ContextVar("inside seeded()"
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Sets the global seeds of Python, NumPy, TensorFlow and Keras; puts the caller's back.
+    """Sets the global seeds of Python, NumPy, TensorFlow and Keras, and restores the caller's.
 
-    Within another `seeded` it sets them as well, and leaves putting back to that. TensorFlow's own
-    draws go on from the start of the caller's seed: their place in it cannot be asked for.
+    Nested calls set them too; only the outermost restores. TensorFlow's generator restarts from the
+    caller's seed, since its position cannot be read.
 
     Args:
       seed: integer from 0 to 2**32 - 1.
@@ -53,10 +53,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def fresh_names() -> Iterator[None]:
-    """Layers without a name are numbered from the start inside, and as before outside.
+    """Numbers layers without a name from the start inside the block, and as before after it.
 
-    `keras.backend.clear_session` would do the first, and forget whatever else the caller has set.
-    Frees what was made inside and is held by nobody.
+    `keras.backend.clear_session` would reset more of the caller's state. Collects garbage last.
     """
     before = global_state.get_global_attribute(_NAMES)
     global_state.set_global_attribute(_NAMES, collections.defaultdict(int))

@@ -1,8 +1,8 @@
-"""Whether a SavedModel only computes: its graph is a program, and loading one already runs parts.
+"""Refuses SavedModels that do more than compute, before they are loaded.
 
-TensorFlow's operations read and write files, call Python and open connections; whoever loads a
-SavedModel lets its author do all that. So the graph is looked at before it is loaded, and one that
-asks for more than arithmetic, variables, random numbers and tables is refused.
+The graph of a SavedModel is a program, and loading it already runs parts of it: operations can read
+and write files, call Python and open connections. Allowed are arithmetic, variables, random numbers
+and tables.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-# Operations with state or effects that a net may have; all others with one are refused.
+# Stateful operations that a net may have; all other stateful ones are refused.
 _ALLOWED = re.compile(
     r"VarHandleOp|ReadVariableOp|Assign(|Add|Sub)VariableOp|VarIsInitializedOp|DisableCopyOnRead"
     r"|VariableShape|ResourceGather(|Nd)|DestroyResourceOp"
@@ -25,31 +25,31 @@ _ALLOWED = re.compile(
     r"|(Mutable|MutableDense|)HashTableV2|Anonymous(|Mutable|MutableDense)HashTable"
     r"|LookupTable(Find|Import|Insert|Export|Size|Remove)V2"
 )
-# Operations that reach outside the graph although TensorFlow counts them as without state.
+# Operations that reach outside the graph although TensorFlow calls them stateless.
 _REFUSED = re.compile(
     r"ReadFile|MatchingFiles|GenerateVocabRemapping|ImmutableConst|PyFuncStateless|Copy|CopyHost"
     r"|(Encode|Decode)Proto(|V2)|XlaCustomCall(|V2)|CustomAggregator"
     r"|InitializeTableFromTextFile|Debug\w+|Reader\w+|\w*Dataset\w*"
 )
-# Data sets of what is in memory: `mtard-export` finds the image of a request that is damaged so.
+# Data sets in memory, with which an exported model finds the damaged image of a request.
 _IN_MEMORY = re.compile(
     r"(TensorSlice|Tensor|Range|Zip|Map|Concatenate|Rewrite)Dataset|BatchDatasetV2|IgnoreErrorsDataset"
     r"|DatasetToSingleElement"
 )
-# What the functions do that save and restore the variables; TensorFlow calls neither of them when
-# it loads a model, and nothing else in the graph may.
+# Operations of the functions that save and restore variables. Loading a model calls neither
+# function, and no other function may use these.
 _SAVING = ("SaveV2", "RestoreV2", "MergeV2Checkpoints")
 
 
-class GraphError(ValueError):
-    """A graph that does more than compute. The message is one line."""
+class ModelFileError(ValueError):
+    """A file or folder that cannot be used as a model. The message is one line."""
 
 
 def check(folder: pathlib.Path) -> None:
-    """Looks at every operation of a SavedModel, and runs none.
+    """Checks every operation of a SavedModel; runs none.
 
     Raises:
-      GraphError: one that reaches outside the graph, or a model that TensorFlow 1 wrote.
+      ModelFileError: an operation that reaches outside the graph, or a model of TensorFlow 1.
       google.protobuf.message.DecodeError: `saved_model.pb` is damaged.
     """
     from tensorflow.core.protobuf import saved_model_pb2
@@ -57,7 +57,7 @@ def check(folder: pathlib.Path) -> None:
     saved = saved_model_pb2.SavedModel()
     saved.ParseFromString((folder / "saved_model.pb").read_bytes())
     if len(saved.meta_graphs) != 1 or not saved.meta_graphs[0].HasField("object_graph_def"):
-        raise GraphError(
+        raise ModelFileError(
             f"{folder} was not written by TensorFlow 2's tf.saved_model.save; export it again."
         )
     graph = saved.meta_graphs[0]
@@ -70,7 +70,7 @@ def check(folder: pathlib.Path) -> None:
         and not (name in saving and node.op in _SAVING)
     }
     if asked:
-        raise GraphError(
+        raise ModelFileError(
             f"{folder} asks for {', '.join(sorted(asked))}, which a net does not need (files, "
             "Python or connections); it was refused and nothing of it was run. Export it again "
             "without, or give the .keras file."
@@ -96,7 +96,7 @@ def _computes(operation: str) -> bool:
 
 
 def _saving_functions(graph: Any, functions: dict[str, Any]) -> set[str]:
-    """The functions that only the saver calls, which loading does not run."""
+    """The functions that only the saver calls; loading does not run them."""
     saver, objects = graph.saver_def, graph.object_graph_def
     ends = {saver.save_tensor_name.partition(":")[0], saver.restore_op_name}
     named: set[str] = set()
@@ -120,7 +120,7 @@ def _saving_functions(graph: Any, functions: dict[str, Any]) -> set[str]:
 
 
 def _named(attributes: Any) -> set[str]:
-    """The functions that attributes name; among them may be words that are no function."""
+    """The functions that attributes name, and possibly other words."""
     found = set()
     for value in attributes.values():
         found |= {one.name for one in (value.func, *value.list.func)}

@@ -1,4 +1,4 @@
-"""The few layer settings that all nets of the zoo share."""
+"""Layers with the settings that all nets of this package share."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _L = keras.layers
 # A name of NORMALIZATIONS; or (mean, standard deviation) per channel; None is "raw".
 Normalization = str | tuple[Sequence[float], Sequence[float]] | None
 
-# Mean and standard deviation per channel, of images in [0, 1]. `cifar10` and `cifar100` are those
-# of DeepMind's and RobustBench's code. `cifar10_chenyaofo` is what the public weights of
+# Mean and standard deviation per channel of images in [0, 1]. `cifar10` and `cifar100` are those of
+# DeepMind's and RobustBench's code. `cifar10_chenyaofo` is what the public weights of
 # chenyaofo/pytorch-cifar-models expect (its issue 8): the same mean, a narrower deviation.
 NORMALIZATIONS: dict[str, tuple[Sequence[float], Sequence[float]] | None] = {
     "raw": None,
@@ -23,22 +23,22 @@ NORMALIZATIONS: dict[str, tuple[Sequence[float], Sequence[float]] | None] = {
 }
 
 
-# What a net calls its last layer if the last of its logits is a class of outliers.
+# Name of the last layer of a net whose last logit is a class of outliers.
 OUTLIER_LAYER = "logits_and_outlier"
 
 
 def image_input(
     image_shape: Sequence[int], normalization: Normalization
 ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """The input and what the first convolution sees.
+    """The input tensor and the normalised images.
 
     Args:
       image_shape: (height, width, channels).
       normalization: a name of `NORMALIZATIONS`, or (mean, standard deviation) per channel in
-        [0, 1] pixel units; "raw" and None leave images as they are.
+        [0, 1] pixel units; "raw" and None do not normalise.
 
     Raises:
-      ValueError: an unknown name, or numbers that are not one positive deviation per channel.
+      ValueError: an unknown name, not one number per channel, or a deviation that is not positive.
     """
     images = keras.Input(tuple(image_shape), name="images")
     statistics = normalization_statistics(normalization, images.shape[-1])
@@ -76,7 +76,8 @@ def normalization_statistics(
         )
     if min(statistics[1]) <= 0:
         raise ValueError(
-            f"normalization divides by {tuple(statistics[1])}; standard deviations are above 0."
+            f"normalization has the standard deviations {tuple(statistics[1])}; give numbers above "
+            "0."
         )
     return statistics
 
@@ -91,14 +92,14 @@ def conv(
     bias: bool = False,
     asymmetric: bool = False,
 ) -> keras.KerasTensor:
-    """A convolution padded as PyTorch pads it: symmetrically, also where it strides.
+    """A convolution with PyTorch's padding: symmetric, also for strided convolutions.
 
-    With `asymmetric`, one that strides pads below and to the right only, as DeepMind's nets do:
+    With `asymmetric`, a strided convolution pads below and to the right only, as DeepMind's nets:
     Keras' and JAX' "same", and (0, 1, 0, 1) in PyTorch, on images of even size.
     """
     padding = "same"
     if stride > 1 and not asymmetric:
-        # Keras' "same" pads (0, 1) here; the papers' nets pad (1, 1) and shift by a pixel.
+        # Keras' "same" pads (0, 1) here; the papers' nets pad (1, 1).
         if size > 1:
             x = _L.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
         padding = "valid"
@@ -114,12 +115,12 @@ def conv(
 
 
 def depthwise_conv(x: keras.KerasTensor, stride: int = 1, *, name: str) -> keras.KerasTensor:
-    """A 3x3 convolution of each channel by itself, padded as `conv` pads."""
+    """A 3x3 depthwise convolution, padded as `conv`."""
     padding = "same"
     if stride > 1:
         x = _L.ZeroPadding2D(1, name=f"{name}_pad")(x)
         padding = "valid"
-    # Keras counts all channels into the fan-in of a depthwise kernel; here it is the nine taps.
+    # He initialisation with fan-in 9; Keras would count all channels of a depthwise kernel.
     initializer = keras.initializers.RandomNormal(stddev=(2 / 9) ** 0.5)
     return _L.DepthwiseConv2D(
         3, stride, padding, use_bias=False, depthwise_initializer=initializer, name=name
@@ -127,12 +128,12 @@ def depthwise_conv(x: keras.KerasTensor, stride: int = 1, *, name: str) -> keras
 
 
 def batch_norm(x: keras.KerasTensor, *, name: str) -> keras.KerasTensor:
-    """BatchNorm with PyTorch's settings (momentum 0.1 there is 0.9 here), as the papers' nets."""
+    """BatchNorm with PyTorch's settings, as in the papers (its momentum 0.1 is 0.9 here)."""
     return _L.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 
 def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
-    """The model's BatchNorm layers, those of nets within it as well."""
+    """The BatchNorm layers of a model, nested models included."""
     norms = keras.layers.BatchNormalization
     return [layer for layer in model._flatten_layers() if isinstance(layer, norms)]
 

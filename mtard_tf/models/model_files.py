@@ -1,4 +1,4 @@
-"""Models by path, `.keras` files and SavedModels alike, and whether they fit what they are for."""
+"""Loads models by path, `.keras` files and SavedModels, and checks that they fit the data."""
 
 from __future__ import annotations
 
@@ -11,84 +11,32 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mtard_tf import files
 from mtard_tf.data.batches import to_float
 from mtard_tf.data.image_data import Split
 from mtard_tf.files import digest
-from mtard_tf.models import graph_ops
+from mtard_tf.models.graph_ops import ModelFileError as ModelFileError
 from mtard_tf.models.layers import OUTLIER_LAYER
+from mtard_tf.models.saved_models import SavedModel
 
-# mtard-export writes it for audits; other exporters name their only signature so.
-SIGNATURES = ("logits", "serving_default")
-# What makes a `.keras` file the net that it is; its date and strange members do not count.
+# Members of a `.keras` file that define the net; metadata and others do not count.
 _MEMBERS = ("config.json", "model.weights.", "assets/")
-
-
-class ModelFileError(ValueError):
-    """A file that holds no model that can be attacked. The message is one line."""
-
-
-class SavedModel:
-    """A SavedModel that is called like a Keras model, and has gradients.
-
-    Args:
-      folder: with `saved_model.pb`; a signature in it must take float32 images in [0, 1],
-        `[batch, height, width, channels]`, and return logits.
-
-    Raises:
-      ModelFileError: no such signature.
-    """
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.name = folder.name if not folder.name.isdecimal() else folder.parent.name
-        with files.literal(folder) as place:
-            self._loaded = tf.saved_model.load(str(place))  # kept: it owns the variables
-        self._function, self._input = self._signature(folder)
-        self.input_shape = tuple(self._function.structured_input_signature[1][self._input].shape)
-        outputs = self._function.structured_outputs
-        self._output = "logits" if "logits" in outputs else next(iter(outputs))
-        self.output_shape = tuple(outputs[self._output].shape)
-        self.variables = list(self._function.variables)
-        self.trainable_variables = list(self._function.trainable_variables)
-
-    def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Logits of images; a SavedModel has no training mode."""
-        return self._function(**{self._input: images})[self._output]
-
-    def _signature(self, folder: pathlib.Path) -> tuple[Any, str]:
-        for name in SIGNATURES:
-            function = self._loaded.signatures.get(name)
-            inputs = function.structured_input_signature[1] if function else {}
-            if len(inputs) == 1:
-                key, spec = next(iter(inputs.items()))
-                if spec.dtype == tf.float32 and spec.shape.rank == 4:
-                    return function, key
-        found = ", ".join(self._loaded.signatures) or "none"
-        raise ModelFileError(
-            f"{folder} has no signature 'logits' or 'serving_default' that takes float32 images "
-            f"(signatures: {found}), and so no gradients; export it again with mtard-export, or "
-            "give the .keras file."
-        )
 
 
 def load(path: str | pathlib.Path) -> Any:
     """A model by path: a `.keras` file, a SavedModel folder, or the parent of numbered versions.
 
     Raises:
-      ModelFileError: nothing there, nothing that can be read as a model, or one that does more
-        than compute (see `graph_ops`; Keras refuses code in `.keras` files). Nothing was run.
+      ModelFileError: no such file, not a model, or one that does more than compute (`graph_ops`
+        for SavedModels; Keras refuses code in `.keras` files). Nothing was run.
     """
     path = _resolved(pathlib.Path(path))
     try:
         if path.is_dir():
-            graph_ops.check(path)
             return SavedModel(path)
         _check_archive(path)
         return keras.models.load_model(path, compile=False)
     except ModelFileError:
         raise
-    except graph_ops.GraphError as error:
-        raise ModelFileError(str(error)) from error
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelFileError(
@@ -97,9 +45,9 @@ def load(path: str | pathlib.Path) -> Any:
 
 
 def _check_archive(path: pathlib.Path) -> None:
-    """Refuses, with ValueError, what Keras has misleading words for."""
+    """Raises ValueError for archives that Keras would report misleadingly."""
     if not zipfile.is_zipfile(path):
-        raise ValueError("it is no whole zip archive, as a .keras file is")
+        raise ValueError("it is not a complete zip archive, as .keras files are")
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             if name.startswith("/") or ".." in name.split("/"):
@@ -107,7 +55,7 @@ def _check_archive(path: pathlib.Path) -> None:
 
 
 def _resolved(path: pathlib.Path) -> pathlib.Path:
-    """The file or the SavedModel itself: of numbered versions, the newest."""
+    """The `.keras` file or SavedModel folder; of numbered versions, the newest."""
     if not path.exists():
         raise ModelFileError(f"There is no model at {path}; give a .keras file or a SavedModel.")
     if path.is_file() or (path / "saved_model.pb").exists():
@@ -119,16 +67,16 @@ def _resolved(path: pathlib.Path) -> pathlib.Path:
 
 
 def check(model: Any, split: Split, label_names: tuple[str, ...]) -> None:
-    """Refuses a model that does not fit the data, before anything is attacked or taught.
+    """Refuses a model that does not fit the data.
 
     Args:
       model: from float32 images in [0, 1] to logits.
-      split: what it will be used on.
+      split: the images that it will be used on.
       label_names: one per class.
 
     Raises:
       EvaluationError: several inputs or outputs, another input shape or number of classes, labels
-        that it has no class for, or probabilities instead of logits.
+        outside its classes, or probabilities instead of logits.
     """
     check_shapes(model, split.images.shape[1:])
     classes = model.output_shape[-1]
@@ -148,7 +96,7 @@ def check(model: Any, split: Split, label_names: tuple[str, ...]) -> None:
 
 
 def check_shapes(model: Any, image_shape: tuple[int, ...]) -> None:
-    """Refuses, with EvaluationError, what is not from a batch of such images to logits.
+    """Raises EvaluationError unless the model maps a batch of such images to logits.
 
     Args:
       model: with `input_shape` and `output_shape`.
@@ -180,7 +128,7 @@ def check_shapes(model: Any, image_shape: tuple[int, ...]) -> None:
 
 
 def check_classes(model: Any, classes: int) -> None:
-    """Refuses, with EvaluationError, logits of another number of classes than the data's."""
+    """Raises EvaluationError unless the model has as many classes as the data."""
     logits = model.output_shape[-1]
     if logits - _has_outlier_class(model) != classes:
         raise EvaluationError(
@@ -190,7 +138,7 @@ def check_classes(model: Any, classes: int) -> None:
 
 
 def _has_outlier_class(model: Any) -> bool:
-    # Predicting it is never right.
+    """Whether the last logit is a class of outliers, which no label has."""
     if not isinstance(model, keras.Model):
         return False
     # A Sequential model has no `output_names`; its last layer is its output.
@@ -198,7 +146,7 @@ def _has_outlier_class(model: Any) -> bool:
 
 
 def check_logits(logits: np.ndarray) -> None:
-    """Refuses probabilities, `[batch, classes]`: rows in [0, 1] that add up to 1."""
+    """Raises EvaluationError for probabilities: rows `[batch, classes]` in [0, 1] that sum to 1."""
     inside = (logits >= 0).all() and (logits <= 1).all()
     if inside and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
         raise EvaluationError(
@@ -208,26 +156,25 @@ def check_logits(logits: np.ndarray) -> None:
 
 
 def fingerprint(model: Any) -> str:
-    """A digest of what a model computes: its weights, and its structure where it can tell it."""
+    """A digest of a model's weights and, for a Keras model, its structure."""
     structure = ""
     if isinstance(model, keras.Model):
         structure = model.to_json()
-        # What was given no name is numbered through the process.
+        # Default names are numbered per process.
         for place, layer in enumerate([model, *model.layers]):
             structure = structure.replace(f'"{layer.name}"', f'"{place}"')
-    # Not `variables`: those hold the seeds of Dropout, which no file keeps.
+    # Not `variables`, which hold the seeds of Dropout: files do not keep them.
     weights = model.weights if isinstance(model, keras.Model) else model.variables
     return digest(structure, *[np.asarray(variable) for variable in weights])
 
 
 def file_digest(path: pathlib.Path) -> str:
-    """A fingerprint of the net and weights in a `.keras` file or SavedModel, 16 hexadecimal digits.
+    """A digest of the net and weights in a `.keras` file or SavedModel, 16 hexadecimal digits.
 
-    The date that Keras writes into the file does not count, nor what is told of a SavedModel beside
-    it.
+    The date in a `.keras` file does not count, nor do files beside a SavedModel.
 
     Raises:
-      ModelFileError: a folder that holds no SavedModel.
+      ModelFileError: a folder without a SavedModel.
     """
     path = _resolved(path)
     if path.is_dir():
@@ -239,13 +186,13 @@ def file_digest(path: pathlib.Path) -> str:
             names = [name for name in sorted(archive.namelist()) if name.startswith(_MEMBERS)]
             return digest(*(archive.read(name) for name in names))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
-        return digest(path.read_bytes())  # damaged: not the file that it was
+        return digest(path.read_bytes())  # damaged, and so not the original
 
 
 def parameters(model: Any) -> int:
-    """How many numbers the model learned."""
+    """Number of trainable parameters."""
     return int(sum(np.prod(variable.shape) for variable in model.trainable_variables))
 
 
 class EvaluationError(ValueError):
-    """A result that must not be counted. The message is one line."""
+    """A model or result that cannot be evaluated. The message is one line."""

@@ -86,7 +86,7 @@ def wide_resnet(
       depth: 22, 28, 34, 70: any 6n + 4.
       width: the factor on the channels.
       activation: "relu" (TRADES) or "swish" (DeepMind).
-      asymmetric: pad only below and to the right where a convolution strides (DeepMind).
+      asymmetric: strided convolutions pad only below and to the right (DeepMind).
       normalization: see `mtard_tf.models.layers.image_input`.
 
     Raises:
@@ -159,7 +159,7 @@ wide_resnet34_10, wide_resnet34_20 = _of_size(34, 10), _of_size(34, 20)
 wide_resnet28_10 = _of_size(28, 10)
 # MTARD's robust and clean teachers on CIFAR-100.
 wide_resnet70_16, wide_resnet22_6 = _deepmind(70, 16), _deepmind(22, 6)
-# Sizes that both forms have.
+# Sizes that exist in both forms.
 wide_resnet28_10_dm, wide_resnet34_20_dm = _deepmind(28, 10, "_dm"), _deepmind(34, 20, "_dm")
 
 
@@ -197,8 +197,8 @@ def _preact(depth: int, blocks: Sequence[int]) -> Callable[..., keras.Model]:
       num_classes: number of logits.
       width: channels of the first stage; 64 in the papers.
       final_batch_norm: BatchNorm and ReLU before pooling, as in the paper. kuangliu/pytorch-cifar
-        has none; RobustBench's `bn_before_fc` says which.
-      shortcut_of: what the 1x1 convolution of a shortcut sees: "activation" (after the first
+        has none; RobustBench calls it `bn_before_fc`.
+      shortcut_of: input of a shortcut's 1x1 convolution: "activation" (after the first
         BatchNorm and ReLU: the paper, kuangliu) or "input" (RobustBench's `out_shortcut=False`).
       normalization: see `mtard_tf.models.layers.image_input`.
     """

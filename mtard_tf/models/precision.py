@@ -1,4 +1,4 @@
-"""The same net computing in another precision, or with statistics over all replicas."""
+"""Copies of a net in another precision, and BatchNorm statistics over all replicas."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from mtard_tf.models.compatibility import is_plain
+from mtard_tf.models.compatibility import is_functional
 from mtard_tf.models.layers import batch_norms
 
 _WIDTHS = ("bfloat16", "float16", "float32")
@@ -14,13 +14,13 @@ POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 def with_precision(model: Any, policy: str) -> Any:
-    """The model itself where its layers have this policy, else a copy that has, same weights.
+    """The model with this dtype policy and the same weights: itself, or a copy.
 
     Args:
-      model: functional or Sequential; any other computes as it was made to.
+      model: functional or Sequential; any other is returned unchanged.
       policy: one of `POLICIES`.
     """
-    if not is_plain(model) and not isinstance(model, keras.Sequential):
+    if not is_functional(model) and not isinstance(model, keras.Sequential):
         return model
     if all(layer.dtype_policy.name == policy for layer in _leaves(model)):
         return model
@@ -29,26 +29,26 @@ def with_precision(model: Any, policy: str) -> Any:
         if isinstance(part, keras.Model):
             return with_precision(part, policy)
         config = part.get_config()
-        # Plain operations (`x + y`, `keras.ops`) have no policy, and a `dtype` of their own.
+        # Operations that are no layers (`x + y`, `keras.ops`) have no policy, and another `dtype`.
         return type(part).from_config(config | {"dtype": policy} if _is_layer(part) else config)
 
-    call = {"call_function": _call} if is_plain(model) else {}
+    call = {"call_function": _call} if is_functional(model) else {}
     copy = keras.models.clone_model(model, clone_function=clone, **call)
     copy.set_weights(model.get_weights())
     return copy
 
 
 def _leaves(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers that compute, of a model and of the models within it."""
+    """The layers of a model and of the models within it, except inputs."""
     layers = model._flatten_layers(include_self=False)
     other = (keras.Model, keras.layers.InputLayer)
     return [layer for layer in layers if not isinstance(layer, other)]
 
 
 def _call(part: keras.Operation, *args: Any, **kwargs: Any) -> Any:
-    """Calls a part; a plain operation computes in the widest precision that it is given.
+    """Calls a layer or operation; an operation computes in the widest precision of its inputs.
 
-    Most operations see to that themselves, convolutions and some others do not.
+    Most operations do so themselves; convolutions and some others do not.
     """
     if _is_layer(part):
         return part(*args, **kwargs)
@@ -70,11 +70,11 @@ def _is_layer(part: keras.Operation) -> bool:
 
 
 def synchronize_batch_norm(model: Any) -> None:
-    """Lets the model's BatchNorm take its statistics over all replicas."""
+    """Sets all BatchNorm layers to compute their statistics over all replicas."""
     for layer in batch_norms(model):
         layer.synchronized = True
 
 
 def is_synchronized(model: Any) -> bool:
-    """Whether any BatchNorm of the model takes its statistics over all replicas."""
+    """Whether any BatchNorm layer computes its statistics over all replicas."""
     return any(layer.synchronized for layer in batch_norms(model))

@@ -16,7 +16,7 @@ def _shortcut(
         return x
     if option == "B":
         return batch_norm(conv(x, filters, 1, stride, name=f"{name}_skip"), name=f"{name}_skip_bn")
-    # Option A: every second pixel, and zeros for the channels that are new.
+    # Option A: subsampling, and zeros in the new channels.
     x = keras.layers.MaxPooling2D(1, stride, name=f"{name}_skip")(x)
     new = filters - x.shape[-1]
     # "channels_first" makes the layer pad the last axis, which here is the channels.

@@ -1,4 +1,4 @@
-"""A plain convolutional net for 28- to 32-pixel images: teachers and students for a CPU."""
+"""A small convolutional net for 28- to 32-pixel images, trainable on a CPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def small_cnn(
 ) -> keras.Model:
     """3x3 convolutions, the first of every two with stride 2, a dense layer, logits.
 
-    Strides rather than pooling, whose gradient is slow on CPU.
+    Strided instead of pooled: the gradient of pooling is slow on CPU.
 
     Args:
       image_shape: (height, width, channels).

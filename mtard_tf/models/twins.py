@@ -1,8 +1,7 @@
-"""Whether a rebuilt net may run in a model's place: only where a probe shows that it is the same.
+"""Whether a twin, a rebuilt copy of a model, gives the same logits and so may run in its place.
 
-A layer of one's own may be rebuilt otherwise than it was (an argument that its config does not
-keep), may not be rebuilt at all, or may draw random numbers, which a twin with values of the moment
-would draw once for many calls.
+A custom layer may be rebuilt differently (an argument that its config lacks) or not at all, and a
+model that draws random numbers would draw them once for many calls of a twin with fixed values.
 """
 
 from __future__ import annotations
@@ -14,30 +13,31 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Images of a probe; two where none are given.
-PROBED, _STAND_INS = 16, 2
-# Difference relative to the largest logit that rounding explains, by the precision of a layer.
+# Images that model and twin are compared on: of the data, or random ones.
+PROBED, _RANDOM = 16, 2
+# Largest difference due to rounding, relative to the largest logit, by the precision of a layer.
 _ROUNDING = {"float16": 0.1, "bfloat16": 0.3}
 _FLOAT32 = 1e-3
-# Two calls of one net may differ by rounding on some devices.
+# On some devices two calls of one net differ by rounding.
 _REPEATABLE = 1e-5
-# Side of stand-ins for images of any size.
+# Side of random images for a model that takes any size.
 _OPEN_SIDE = 32
 
 
 def equal(
     model: keras.Model, twin: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor, training: bool
 ) -> bool:
-    """Whether `twin` gives the model's logits, and the model the same ones each time.
+    """Whether `twin` gives the model's logits, and both give the same logits each time.
 
-    Nothing of the model is changed. In inference its state must stay: a net that moves it, or draws
-    numbers, answers otherwise at each call. In training the same state must give the same logits.
+    The model is not changed. In inference mode its state must not change either: a net that updates
+    it, or draws random numbers, differs from call to call. In training mode the same state must
+    give the same logits.
 
     Args:
       model: functional.
-      twin: images -> logits; whatever it raises is a no.
-      images: float32; the first few are looked at.
-      training: mode of the model.
+      twin: images -> logits; any exception counts as a difference.
+      images: float32; the first `PROBED` are used.
+      training: whether to compare in training mode.
     """
     images = tf.convert_to_tensor(images[:PROBED])
     trainable = [tf.convert_to_tensor(v.value) for v in model.trainable_variables]
@@ -50,7 +50,7 @@ def equal(
     try:
         (first, moved), (second, _) = asked(), asked()
         ours, again = _numbers(twin(images)), _numbers(twin(images))
-    except Exception:  # whatever a layer of somebody's raises
+    except Exception:  # raised by a custom layer
         return False
     if not training and any(not np.array_equal(a, b) for a, b in zip(moved, state, strict=True)):
         return False
@@ -59,10 +59,10 @@ def equal(
     return bool(repeated and np.abs(first - ours).max() <= _tolerance(model) * scale)
 
 
-def stand_ins(model: keras.Model) -> tf.Tensor:
-    """Random images for a model whose images are not known yet."""
+def random_images(model: keras.Model) -> tf.Tensor:
+    """Random images `[2, height, width, channels]` for a model, before its data are known."""
     shape = [side or _OPEN_SIDE for side in model.input_shape[1:]]
-    return tf.random.stateless_uniform([_STAND_INS, *shape], [0, 1])
+    return tf.random.stateless_uniform([_RANDOM, *shape], [0, 1])
 
 
 def _numbers(logits: Any) -> np.ndarray:
