@@ -42,7 +42,7 @@ def __getattr__(name: str) -> Any:
             f"module 'mtard_tf' has no attribute {name!r}; its public names are "
             f"{', '.join(sorted(_PUBLIC))}."
         )
-    keras_environment.check()  # before Keras is imported: its backend may not be installed
+    keras_environment.check()  # before importing Keras, whose backend may not be installed
     module = importlib.import_module(target)
     value = module if target == f"{__name__}.{name}" else getattr(module, name)
     globals()[name] = value

@@ -1,4 +1,4 @@
-"""The built-in plugins: kind -> name -> where it is defined, "module:attribute"."""
+"""The built-in plugins: kind -> name -> "module:attribute"."""
 
 from __future__ import annotations
 

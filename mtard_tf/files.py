@@ -1,4 +1,4 @@
-"""Files written whole or not at all: under a temporary name, then renamed."""
+"""Atomic writes: files and folders are written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 
 _numbers = itertools.count()
-# After so many seconds untouched, what a process of another machine was writing is given up.
+# Seconds after which an unmodified temporary file of another machine counts as abandoned.
 _ABANDONED = 24 * 3600
 
 
 @contextlib.contextmanager
 def temporary(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """A temporary name beside `path`, of this call alone; what lies there is removed at the end.
+    """A unique temporary name beside `path`; a file or folder of that name is removed at the end.
 
-    The name keeps the suffix, because savers choose the format by it. What earlier processes left
-    under temporary names of `path` when they were killed is removed.
+    The name keeps the suffix, by which savers choose the format. Temporary files of `path` that
+    killed processes left are removed.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,9 +42,9 @@ def temporary(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """A temporary name beside `path`, renamed to it if the block ends well, removed if not.
+    """A temporary name beside `path`, renamed to it if the block succeeds, else removed.
 
-    Works for a file and for a folder that does not exist yet.
+    For a file, or a folder that does not exist yet.
     """
     with temporary(path) as partial:
         yield partial
@@ -53,7 +53,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 
 def to_disk(path: pathlib.Path) -> None:
-    """Waits until a file, or all of a folder, is on disk: a rename may get there before it."""
+    """Flushes a file, or all files of a folder, to disk; a rename may be stored before them."""
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file():
             descriptor = os.open(file, os.O_RDWR)
@@ -64,7 +64,7 @@ def to_disk(path: pathlib.Path) -> None:
 
 
 def cut_half_line(path: pathlib.Path) -> None:
-    """Removes what follows the last line end of a file, if it is there: a kill left it half."""
+    """Truncates a file after its last complete line; a kill may have left half a line."""
     if path.exists():
         with path.open("r+b") as file:
             content = file.read()
@@ -72,13 +72,13 @@ def cut_half_line(path: pathlib.Path) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a text file, whole or not at all."""
+    """Writes a text file atomically."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
@@ -88,13 +88,13 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def is_pattern(folder: pathlib.Path) -> bool:
-    """Whether TensorFlow would take the path for a pattern: it looks for `run[1]` in `run1`."""
+    """Whether TensorFlow would read the path as a pattern, such as `run[1]` for `run1`."""
     return bool(set("*?[\\") & set(folder.resolve().as_posix()))
 
 
 @contextlib.contextmanager
 def literal(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The folder of a SavedModel, or a copy of it where TensorFlow would not find its variables."""
+    """The folder of a SavedModel, or a temporary copy if its path is a pattern to TensorFlow."""
     if not is_pattern(folder):
         yield folder
         return
@@ -103,7 +103,7 @@ def literal(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:
-    """Renames a folder to `<name>.<why>`, in the place of what is there; returns that."""
+    """Renames a folder to `<name>.<why>`, replacing what has that name; returns the new path."""
     aside = folder.with_name(f"{folder.name}.{why}")
     remove(aside)
     folder.rename(aside)
@@ -111,7 +111,7 @@ def set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:
 
 
 def remove(path: pathlib.Path) -> None:
-    """Removes a file or a folder, if it is there."""
+    """Removes a file or folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -123,32 +123,32 @@ def _prefix(path: pathlib.Path) -> str:
 
 
 def _machine() -> str:
-    """Short, and of characters that any file name may have, whatever the host is called."""
+    """A short id of this host, in characters that any file name may have."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 def _remove_stale(path: pathlib.Path) -> None:
-    """Removes the temporary files of `path` that no process can be writing any more."""
+    """Removes the temporary files of `path` that no process is writing any more."""
     prefix = _prefix(path)
     for name in os.listdir(path.parent):
         if name.startswith(prefix) and name.endswith(path.suffix):
             machine, _, rest = name[len(prefix) :].partition("-")
             left = path.with_name(name)
-            with contextlib.suppress(OSError):  # another process is removing it, too
+            with contextlib.suppress(OSError):  # another process may be removing it
                 if _gone(rest.split("-")[0]) if machine == _machine() else _old(left):
                     remove(left)
 
 
 def _gone(process: str) -> bool:
-    """Whether no process of this machine has the number."""
+    """Whether no process of this machine has the id."""
     if os.name != "posix" or not process.isdigit():
-        return False  # elsewhere asking would stop it
+        return False  # elsewhere os.kill would end the process
     try:
         os.kill(int(process), 0)
     except ProcessLookupError:
         return True
     except OSError:
-        pass  # somebody else's
+        pass  # of another user
     return False
 
 
@@ -157,12 +157,12 @@ def _old(path: pathlib.Path) -> bool:
 
 
 def digest(*parts: object) -> str:
-    """A fingerprint of arrays, bytes and whatever prints its value, 16 hexadecimal digits."""
+    """A digest of arrays, bytes and other values by `repr`, 16 hexadecimal digits."""
     sha = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
             sha.update(f"{part.dtype}{part.shape}".encode())
-            sha.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)  # no copy
+            sha.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)  # without a copy
         else:
             sha.update(part if isinstance(part, bytes) else repr(part).encode())
         sha.update(b"\0")

@@ -1,4 +1,4 @@
-"""Keras' settings that come from the environment, and those that this package can work with."""
+"""Checks that Keras' settings, as the environment gives them, are those that this package needs."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import os
 import pathlib
 import sys
 
-# Setting -> what it must be, which is Keras' default.
+# Setting -> required value, which is Keras' default.
 _NEEDED = {"backend": "tensorflow", "image_data_format": "channels_last", "floatx": "float32"}
-# Keras caps every `fit` at these; a stage would end untrained.
+# These limit every `fit` of Keras; a stage would end early.
 _CAPS = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")
 
 
 class KerasEnvironmentError(ValueError):
-    """Keras is set up for something else. The message is one line."""
+    """Keras is configured differently than this package needs. The message is one line."""
 
 
 def check() -> None:
-    """Refuses another backend, layout of images or type of floats than this package is made for.
+    """Refuses another backend, image layout or float type than this package needs.
 
-    Before Keras is imported, its file and variables are read as it will read them: another backend
-    may not even be installed.
+    If Keras is not imported yet, its configuration file and environment variables are read as Keras
+    will read them: another backend may not be installed.
 
     Raises:
-      KerasEnvironmentError: naming the setting and where it comes from.
+      KerasEnvironmentError: names the setting and its origin.
     """
     for name in _CAPS:
         if name in os.environ:
@@ -41,16 +41,16 @@ def check() -> None:
 
 
 def settings() -> dict[str, tuple[str, str]]:
-    """Keras' settings: name -> (value, where it comes from)."""
+    """Keras' settings: name -> (value, origin)."""
     keras = sys.modules.get("keras")
-    config = getattr(keras, "config", None)  # not there while Keras is being imported
+    config = getattr(keras, "config", None)  # absent while Keras is being imported
     if config is not None:
         return {name: (getattr(config, name)(), "set in this process") for name in _NEEDED}
     path = _folder() / "keras.json"
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        read = {}  # Keras passes over what it cannot read
+        read = {}  # Keras ignores a file that it cannot read
     if not isinstance(read, dict):
         read = {}
     found = {name: (read.get(name, needed), str(path)) for name, needed in _NEEDED.items()}

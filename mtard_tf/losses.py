@@ -1,8 +1,7 @@
-"""Per-example losses as pure functions of logits: divergence, entropy, cross-entropy.
+"""Per-example losses as pure functions of logits: divergence, entropy, cross-entropy, margins.
 
-Every function returns one value per example, `[batch]`; the reduction over the batch is the
-caller's, because the methods differ in it (a mean over classes as well, or not). Everything is
-computed in float32, whatever the dtype of the logits.
+Every function returns one value per example, `[batch]`, and the caller reduces over the batch: the
+methods differ in how. Everything is computed in float32, whatever the dtype of the logits.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def kl_divergence(
       teacher_temperature: divides the teacher's logits only.
       student_temperature: divides the student's logits only.
       log_offset: added inside the target's logarithm. The official MTARD code uses 1e-5, which
-        changes the value by a constant and no gradient of the student; 0 is the exact divergence.
+        changes the value by a constant and not the student's gradient; 0 is the exact divergence.
 
     Returns:
       `[batch]`, in nats. No temperature-squared factor is applied.
@@ -73,14 +72,14 @@ def entropy(logits: tf.Tensor, *, temperature: _Scale = 1.0, log_offset: float =
 
 
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, *, smoothing: float = 0.0) -> tf.Tensor:
-    """-log softmax(logits)[label], or with smoothed labels
+    """-log softmax(logits)[label], or with smoothed labels:
 
         -sum_c y_c log softmax(logits)_c,   y = (1 - smoothing) onehot(label) + smoothing / classes
 
     Args:
       logits: raw logits, `[batch, classes]`.
       labels: integer class ids, `[batch]`.
-      smoothing: share of the target that is uniform, in [0, 1).
+      smoothing: weight of the uniform distribution in the target, in [0, 1).
 
     Returns:
       `[batch]`, in nats.
@@ -104,8 +103,8 @@ def soft_cross_entropy(
 ) -> tf.Tensor:
     """-sum_c softmax(teacher_logits / T_t)_c log_softmax(student_logits / T_s)_c.
 
-    `kl_divergence` and the target's entropy, so that its gradient is the same; a one-hot teacher
-    makes it `cross_entropy`. Arguments as those of `kl_divergence`.
+    Equal to `kl_divergence` plus the target's entropy, so that the student's gradient is the same;
+    for a one-hot teacher it is `cross_entropy`. Arguments as in `kl_divergence`.
 
     Returns:
       `[batch]`, in nats.
@@ -116,7 +115,7 @@ def soft_cross_entropy(
 
 
 def margin(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """z_label - max_{j != label} z_j: negative exactly where `label` is not the prediction.
+    """z_label - max_{j != label} z_j: negative exactly if `label` is not the prediction.
 
     Args:
       logits: raw logits, `[batch, classes]`, at least 2 classes.
@@ -128,42 +127,42 @@ def margin(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     logits = tf.cast(logits, tf.float32)
     own = tf.one_hot(labels, logits.shape[-1], on_value=True, off_value=False, dtype=tf.bool)
     z_own = tf.gather(logits, labels, batch_dims=1)
-    # -inf, not a large constant: logits of a distilled net can exceed any constant.
+    # -inf, not a large constant, which logits of a distilled net could exceed.
     return z_own - tf.reduce_max(tf.where(own, -float("inf"), logits), axis=-1)
 
 
 def cw_margin(logits: tf.Tensor, labels: tf.Tensor, *, confidence: float = 50.0) -> tf.Tensor:
-    """Carlini-Wagner margin loss of an untargeted Linf attack; the attack ascends it.
+    """Carlini-Wagner margin loss of an untargeted Linf attack, which maximises it.
 
         -max(z_label - max_{j != label} z_j + confidence, 0)
 
     Args:
       logits: raw logits, `[batch, classes]`.
       labels: integer ids of the true classes, `[batch]`.
-      confidence: kappa. The loss keeps pushing until the margin is below -confidence.
+      confidence: kappa, in units of the logits: the gradient is 0 once the margin is below -kappa.
 
     Returns:
       `[batch]`, at most 0.
 
     Source: CIARD `attack_eval.py:87-100`, IAD `attack_generator.py:5-16`, which subtract 10000 from
-    the true class and so break on larger logits; the value is the same below.
+    the true class, which is wrong for larger logits; below that the values are equal.
     """
     return -tf.nn.relu(margin(logits, labels) + confidence)
 
 
 def dlr(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Difference of logits ratio, untargeted; the attack ascends it.
+    """Difference of logits ratio, untargeted; the attack maximises it.
 
         -(z_label - max_{j != label} z_j) / (z_(1) - z_(3) + 1e-12)
 
-    with z_(k) the k-th largest logit: invariant to a shift and to a scale of the logits.
+    with z_(k) the k-th largest logit: invariant to shifting and scaling the logits.
 
     Args:
       logits: raw logits, `[batch, classes]`, at least 3 classes.
       labels: integer ids of the true classes, `[batch]`.
 
     Returns:
-      `[batch]`, above 0 exactly where `label` is not the prediction.
+      `[batch]`, above 0 exactly if `label` is not the prediction.
 
     Raises:
       ValueError: fewer than 3 classes.
@@ -176,7 +175,7 @@ def dlr(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def dlr_targeted(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-    """Difference of logits ratio towards a target class; the attack ascends it.
+    """Difference of logits ratio towards a target class; the attack maximises it.
 
         -(z_label - z_target) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12)
 

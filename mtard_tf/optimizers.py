@@ -1,4 +1,4 @@
-"""Optimizers as the papers' code has them: weight decay is part of the gradient."""
+"""Optimizers of the papers' code: weight decay is added to the gradient."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedul
 
 
 class CoupledSGD(keras.optimizers.Optimizer):
-    """SGD in PyTorch's form, which all the papers use.
+    """SGD as in PyTorch, which all the papers use.
 
         g <- gradient + weight_decay * w
         m <- momentum * m + g
         w <- w - learning_rate * (g + momentum * m  if nesterov else  m)
 
-    Keras' own SGD differs in two ways: its weight decay skips the momentum, and its momentum holds
-    the learning rate, so that after a decay the old rate works on for some steps.
+    Keras' SGD differs in two ways: its weight decay does not enter the momentum, and its momentum
+    contains the learning rate, so that for some steps after a decay the old rate still acts.
 
     Args:
       learning_rate: a number or a Keras schedule.
-      momentum: 0 for none.
-      weight_decay: L2 coefficient, applied to every trained variable (BatchNorm and biases too, as
-        the official code does).
-      nesterov: Nesterov's form.
+      momentum: coefficient; 0 for none.
+      weight_decay: L2 coefficient for every trained variable, BatchNorm and biases included (as in
+        the official code).
+      nesterov: whether to use Nesterov momentum.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ def sgd(
 def adam(
     learning_rate: LearningRate, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7
 ) -> keras.optimizers.Optimizer:
-    """Keras' Adam without weight decay: what small nets at a large epsilon train well with."""
+    """Keras' Adam without weight decay; suits small nets at a large epsilon."""
     return keras.optimizers.Adam(learning_rate, beta_1, beta_2, epsilon)
 
 

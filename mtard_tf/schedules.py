@@ -1,7 +1,7 @@
 """Schedules: a factor as a function of the epoch, for learning rates, epsilon and balance rates.
 
-A schedule is called with the epoch as a float (2.5 is the middle of the third) and returns the
-factor that multiplies the base value. All quantities that change in training use these.
+A schedule is called with the epoch as a float (2.5 is the middle of the third epoch) and returns
+the factor that multiplies the base value.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CONSTANT = Constant()
 
 @dataclasses.dataclass(frozen=True)
 class StepDecay:
-    """`factor` to the power of how many of `epochs` are over.
+    """`factor` to the power of the number of `epochs` that have passed.
 
     MTARD, B-MTARD and RSLAD decay learning rate and balance rates at the end of epochs 215, 260 and
     285 of 300: epoch 215 still runs at the old value (`mtard_resnet18_cifar10.py:135-138`).
@@ -50,7 +50,7 @@ class StepDecay:
 
 @dataclasses.dataclass(frozen=True)
 class Cosine:
-    """Half a cosine from 1 to `final` over `epochs`, then `final`.
+    """Half a cosine from 1 to `final` over `epochs`, then constant.
 
     Attributes:
       epochs: length in epochs.
@@ -71,15 +71,15 @@ class Cosine:
 
 @dataclasses.dataclass(frozen=True)
 class Warmup:
-    """A line from `start` to 1 over `epochs`, then `after` (a schedule of the whole training).
+    """Linear from `start` to 1 over `epochs`, times `after`.
 
-    Small nets trained at a large epsilon from the first step can collapse to chance; an epsilon
-    that grows over the first epochs avoids it.
+    Small nets that are trained at a large epsilon from the first step can collapse to chance
+    accuracy; an epsilon that grows over the first epochs avoids that.
 
     Attributes:
       epochs: length of the warm-up in epochs.
       start: factor at epoch 0.
-      after: multiplies the warm-up; it sees the epoch counted from the start of training.
+      after: another schedule to multiply with; its epochs count from the start of training.
     """
 
     epochs: float
@@ -97,7 +97,7 @@ SCHEDULES: tuple[type, ...] = (Constant, StepDecay, Cosine, Warmup)
 
 
 def epoch_of(step: tf.Tensor, steps_per_epoch: int) -> tf.Tensor:
-    """Steps done, in epochs, float32: 0 at the first step."""
+    """Completed steps in units of epochs, float32: 0 at the first step."""
     return tf.cast(step, tf.float32) / tf.cast(steps_per_epoch, tf.float32)
 
 

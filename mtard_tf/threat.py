@@ -1,4 +1,9 @@
-"""The threat model: which perturbed images count. It belongs to the caller, not to the attack."""
+"""The threat model: the set of allowed perturbed images, which the caller of an attack defines.
+
+Two functions of CleverHans do the arithmetic of our own attacks: `clip_eta` here (projection on the
+ball) and `optimize_linear` in `attacks.pgd` (the step of steepest ascent for a norm). CleverHans'
+attacks themselves are only the reference that tests compare with, to the bit.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +29,7 @@ def radius(given: object, what: str = "ThreatModel.epsilon", norm: str = "linf")
       norm: "linf", whose radius is at most 1, or "l2".
 
     Raises:
-      ValueError: no finite number of at least 0, or above 1 for "linf".
+      ValueError: not a finite number >= 0, or above 1 for "linf".
     """
     value: Any = given
     if isinstance(given, str):
@@ -50,14 +55,14 @@ def radius(given: object, what: str = "ThreatModel.epsilon", norm: str = "linf")
 
 @dataclasses.dataclass(frozen=True)
 class ThreatModel:
-    """A norm ball around each image, cut with the box of valid pixels.
+    """A norm ball around each image, intersected with the box of valid pixels.
 
     Attributes:
       norm: "linf" or "l2".
-      epsilon: radius of the ball in [0, 1] pixel units, also as text: "8/255". A scalar tensor is
-        allowed (schedules).
-      minimum: least valid pixel value.
-      maximum: greatest valid pixel value.
+      epsilon: radius of the ball in [0, 1] pixel units; a number, text such as "8/255", or a scalar
+        tensor (schedules).
+      minimum: smallest valid pixel value.
+      maximum: largest valid pixel value.
 
     Raises:
       ValueError: unknown norm, an epsilon that `radius` refuses, or an empty box.
@@ -71,7 +76,7 @@ class ThreatModel:
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise ValueError(f"ThreatModel.norm is {self.norm!r}; use one of {', '.join(NORMS)}.")
-        if not tf.is_tensor(self.epsilon):  # text is made a number
+        if not tf.is_tensor(self.epsilon):  # text is parsed
             object.__setattr__(self, "epsilon", radius(self.epsilon, norm=self.norm))
         if not self.minimum < self.maximum:
             raise ValueError(
@@ -85,11 +90,11 @@ class ThreatModel:
         return np.inf if self.norm == "linf" else 2
 
     def scaled(self, factor: float | tf.Tensor) -> ThreatModel:
-        """The same threat with `epsilon * factor` (epsilon schedules)."""
+        """The same threat model with `epsilon * factor` (epsilon schedules)."""
         return dataclasses.replace(self, epsilon=self.epsilon * factor)
 
     def project(self, perturbed: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-        """The nearest valid images to `perturbed`: into the ball around `images`, then the box.
+        """Projects `perturbed` on the ball around `images`, then on the box.
 
         Both arguments and the result are float32 `[batch, height, width, channels]`.
         """
@@ -97,7 +102,7 @@ class ThreatModel:
         return tf.clip_by_value(inside, self.minimum, self.maximum)
 
     def violation(self, perturbed: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-        """How far each perturbed image lies outside the ball or the box.
+        """How far each perturbed image lies outside the ball or the box, whichever is more.
 
         Returns:
           `[batch]` float32, in pixel units; 0 for a valid image, NaN if the image holds NaN.

@@ -128,7 +128,7 @@ def test_what_cannot_be_counted_is_said_in_one_line():
     def search(matrix):
         return tf.while_loop(lambda x: tf.reduce_sum(x) < 9.0, lambda x: (x @ x,), (matrix,))
 
-    with pytest.raises(PlanError, match=r"^The loop 'while' ends when its data say so .* fixed"):
+    with pytest.raises(PlanError, match=r"^The length of the loop 'while' .* fixed length"):
         _total(search, _images(3, 3))
     with pytest.raises(PlanError, match=r"^matmul:0 has the shape \(None, 3\), which is"):
         _total(lambda x: x @ x, _images(None, 3))
@@ -259,7 +259,7 @@ def test_the_table_has_a_row_for_each_stage_and_a_total(tiny_run_file):
 
 
 def test_a_check_times_whole_steps(tiny_run_file, monkeypatch):
-    for name in ("_MOST_TURNS", "_FEWEST_TURNS", "_SECONDS_PER_CALL"):
+    for name in ("_MAX_ROUNDS", "_MIN_ROUNDS", "_SECONDS_PER_CALL"):
         monkeypatch.setattr(rates, name, 1 if "TURNS" in name else 0.0)
     text = _run(tiny_run_file, check=True)
     assert "| stage | s/step, measured | predicted over measured |" in text
@@ -326,7 +326,7 @@ def test_flags_that_mean_nothing_give_one_line(tiny_run_file, flags, message):
         # JSMA goes on with the images that still stand: as many as there happen to be.
         (
             "clean_teacher/Stage.validation_attack = @attacks.jsma()",
-            "^Stage 'clean_teacher': while.* which is known only when it runs",
+            "^Stage 'clean_teacher': while.* which is not known before it runs",
         ),
     ],
 )

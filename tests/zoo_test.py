@@ -194,7 +194,10 @@ def test_a_saved_file_loads_without_this_package(name: str, tmp_path: pathlib.Pa
         ({"depth": 10, "width": 1, "activation": "gelu"}, "activation is 'gelu'; use 'relu'"),
         ({"depth": 10, "width": 1, "normalization": "cifar"}, "normalization is 'cifar'; use one"),
         ({"depth": 10, "width": 1, "normalization": ((0.5,), (0.2,))}, "have 3 channels; give"),
-        ({"depth": 10, "width": 1, "normalization": ((0.5,) * 3, (0.0,) * 3)}, "divides by"),
+        (
+            {"depth": 10, "width": 1, "normalization": ((0.5,) * 3, (0.0,) * 3)},
+            "standard deviations",
+        ),
     ],
 )
 def test_bad_settings(settings, message) -> None:

@@ -1,7 +1,7 @@
-"""What a run will cost, before it runs: what `mtard-plan` does.
+"""The cost of a run, estimated before it runs, for `mtard-plan`.
 
-flops.count(...)    -> the work in a graph
-plan.stages(...)    -> steps, work and memory of each stage
-rates.measure(...)  -> what this machine does in a second
-command.run(...)    -> the table
+flops.count(...)    -> FLOPs of a traced function
+plan.stages(...)    -> steps, FLOPs and memory of each stage
+rates.measure(...)  -> throughput of this device
+text.markdown(...)  -> the table
 """

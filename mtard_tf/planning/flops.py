@@ -1,8 +1,8 @@
-"""The work of a function, counted from its graph: nothing is run, so any size can be counted.
+"""FLOPs of a function, counted from its graph without running it.
 
 Counted are convolutions and matrix products, forward and backward, at 2 FLOPs per multiply-add,
-padding included; the rest of a net is bound by memory and small beside them. A loop counts as often
-as it runs, and what no output needs counts nothing, because TensorFlow does not run it.
+padding included; other operations are memory-bound and small beside them. The body of a loop counts
+once per iteration, and operations that no output needs do not count: TensorFlow prunes them.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Any
 
 import tensorflow as tf
 
-# Gradients of a tape are in this name scope, wherever the tape is.
+# Name scope of a tape's gradients.
 _BACKWARD = "gradient_tape/"
 
 
 class PlanError(ValueError):
-    """What cannot be planned. The message is one line."""
+    """A run whose cost cannot be counted. The message is one line."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """The work of one call.
+    """The cost of one call.
 
     Attributes:
       flops: part -> FLOPs.
-      kept_bytes: part -> bytes that forward passes leave in memory for the gradients to read, all
-        passes of the part together; one iteration of a loop.
+      kept_bytes: part -> bytes of activations kept for the gradients, over all forward passes of
+        the part; of a loop, one iteration.
     """
 
     flops: Mapping[str, int]
@@ -45,12 +45,12 @@ def count(
 
     Args:
       function: of tensors; it is traced, not run.
-      signature: its arguments as `tf.TensorSpec`s, with the batch size in them.
-      parts: outermost name scopes to count apart.
-      rest: the part of whatever is in none of them.
+      signature: its arguments as `tf.TensorSpec`s, with a known batch size.
+      parts: outermost name scopes to count separately.
+      rest: the name for all other operations.
 
     Raises:
-      PlanError: a shape or the length of a loop that the graph does not hold.
+      PlanError: a shape or the length of a loop is unknown when tracing.
     """
     graph = tf.function(function, autograph=False).get_concrete_function(*signature).graph
     scope = re.compile(rf"(?:{_BACKWARD})?({'|'.join(parts)})/") if parts else None
@@ -70,9 +70,9 @@ def count(
 
 
 def _needed(graph: Any) -> list[tf.Operation]:
-    """What the outputs and the side effects of a function depend on."""
+    """The operations that the outputs and side effects of a graph depend on."""
     pending = [*(tensor.op for tensor in graph.outputs), *graph.control_outputs]
-    seen: dict[tf.Operation, None] = {}  # in an order, so that errors name the same operation
+    seen: dict[tf.Operation, None] = {}  # ordered, so that errors always name the same operation
     while pending:
         operation = pending.pop()
         if operation not in seen:
@@ -86,18 +86,18 @@ def _flops(operation: tf.Operation) -> int:
     if operation.type in _MULTIPLY_ADDS:
         return 2 * _MULTIPLY_ADDS[operation.type](operation)
     times = _trips(operation) if operation.type in _LOOPS else 1
-    # Of branches, the dearest.
+    # Of branches, the most expensive.
     return times * max((sum(map(_flops, _needed(g))) for g in _bodies(operation)), default=0)
 
 
 def _kept(operations: Sequence[tf.Operation]) -> list[tuple[tf.Operation, int]]:
-    """Forward operation -> bytes of its results that gradients read."""
+    """(forward operation, bytes of its results that gradients read)."""
     read: dict[tuple[tf.Operation, int], int] = {}
     for operation in operations:
         if operation.name.startswith(_BACKWARD) and operation.type not in _SHAPES:
             for tensor in map(_source, operation.inputs):
                 if tensor.op.type not in _HELD_ANYWAY and not _is_backward(tensor.op):
-                    # No shape: what a fused BatchNorm reserves for itself, next to nothing.
+                    # Unknown shape: the small reserve space of a fused BatchNorm.
                     elements = tensor.shape.num_elements() or 0
                     read[tensor.op, tensor.value_index] = elements * tensor.dtype.size
     kept = [(operation, size) for (operation, _), size in read.items()]
@@ -108,7 +108,7 @@ def _kept(operations: Sequence[tf.Operation]) -> list[tuple[tf.Operation, int]]:
 
 
 def _is_backward(operation: tf.Operation) -> bool:
-    # A tape adds up gradients outside its scope.
+    # A tape sums gradients outside its scope.
     return operation.name.startswith(_BACKWARD) or (
         operation.type == "AddN" and any(_is_backward(tensor.op) for tensor in operation.inputs)
     )
@@ -131,7 +131,7 @@ def _bodies(operation: tf.Operation) -> list[Any]:
 def _called(operation: tf.Operation, name: str) -> Any:
     graph = operation.graph
     while graph is not None:
-        # TensorFlow has no public way from a call to its graph with shapes in it.
+        # TensorFlow has no public way to a called function's graph with shapes.
         function = graph._get_function(name)
         if function is not None:
             return function.graph
@@ -140,20 +140,20 @@ def _called(operation: tf.Operation, name: str) -> Any:
 
 
 def _trips(loop: tf.Operation) -> int:
-    """How often a `tf.while_loop` runs at most."""
+    """The largest number of iterations of a `tf.while_loop`."""
     condition = _called(loop, loop.get_attr("cond").name)
     (body,) = _bodies(loop)
     trips = _bound(condition.outputs[0], loop, condition, body)
     if trips is None:
         raise PlanError(
-            f"The loop {loop.name!r} ends when its data say so and cannot be counted; plan with an "
-            "attack of fixed length, such as @attacks.pgd()."
+            f"The length of the loop {loop.name!r} depends on the data and cannot be counted; plan "
+            "with an attack of fixed length, such as @attacks.pgd()."
         )
     return trips
 
 
 def _bound(test: tf.Tensor, loop: tf.Operation, condition: Any, body: Any) -> int | None:
-    """The trips that `counter < end` allows, where it is (part of) what the loop tests."""
+    """The iterations that `counter < end` allows, if that is (part of) the condition; else None."""
     operation = _source(test).op
     if operation.type == "LogicalAnd":
         bounds = [_bound(side, loop, condition, body) for side in operation.inputs]
@@ -162,7 +162,7 @@ def _bound(test: tf.Tensor, loop: tf.Operation, condition: Any, body: Any) -> in
         return None
 
     def before(tensor: tf.Tensor) -> tuple[int | None, Any]:
-        """Its place among the loop's variables, and its value before the first trip."""
+        """Its index among the loop's variables (None: no variable), and its initial value."""
         for place, variable in enumerate(condition.inputs):
             if variable is tensor:
                 return place, tf.get_static_value(_source(loop.inputs[place]))
@@ -182,7 +182,7 @@ def _bound(test: tf.Tensor, loop: tf.Operation, condition: Any, body: Any) -> in
 
 
 def _source(tensor: tf.Tensor) -> tf.Tensor:
-    """The tensor whose memory this one shares."""
+    """The tensor that this one is a view or copy of."""
     while tensor.op.type in ("Identity", "StopGradient", "Reshape"):
         tensor = tensor.op.inputs[0]
     return tensor
@@ -192,19 +192,19 @@ def _elements(tensor: tf.Tensor) -> int:
     elements = tensor.shape.num_elements()
     if elements is None:
         raise PlanError(
-            f"{tensor.name} has the shape {tensor.shape}, which is known only when it runs; fix "
-            "the image size in the model and keep the batch size in what the attack returns."
+            f"{tensor.name} has the shape {tensor.shape}, which is not known before it runs; fix "
+            "the image size in the model, and let the attack return a known batch size."
         )
     return elements
 
 
 def _convolution(kernel: tf.Tensor, outputs: tf.Tensor) -> int:
-    """Each output is a sum over the kernel's space and its input channels: `[..., in, out]`."""
+    """Multiply-adds: each output sums over a kernel `[..., in, out]` except its last axis."""
     return _elements(outputs) * (_elements(kernel) // kernel.shape[-1])
 
 
 def _depthwise(kernel: tf.Tensor, outputs: tf.Tensor) -> int:
-    """Each output is a sum over the kernel's space alone: `[height, width, in, multiplier]`."""
+    """Multiply-adds: each output sums over height and width, `[height, width, in, multiplier]`."""
     return _elements(outputs) * kernel.shape[0] * kernel.shape[1]
 
 
@@ -214,7 +214,7 @@ def _matrices(operation: tf.Operation, transposed: str) -> int:
 
 
 def _rules(rule: Callable, forward: str, by_input: str, by_kernel: str) -> dict[str, Callable]:
-    """A gradient takes the multiply-adds of the pass, each of which it goes through once."""
+    """Multiply-adds of a convolution and its two gradients, which are equal in number."""
     return {
         forward: lambda op: rule(op.inputs[1], op.outputs[0]),
         by_input: lambda op: rule(op.inputs[1], op.inputs[2]),  # (sizes, kernel, gradient)

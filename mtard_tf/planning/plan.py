@@ -1,4 +1,4 @@
-"""What the stages of an experiment cost, counted before any of them runs."""
+"""The cost of the stages of an experiment, counted before they run."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ from mtard_tf.planning.flops import Cost, PlanError, count
 from mtard_tf.running.averaged_student import statistics_batches
 from mtard_tf.threat import ThreatModel
 
-# Of a training step: the student's passes (and whatever is in no other part), the inner attack, the
-# teachers' passes.
+# Parts of a training step: the student's passes (with all that is in no other part), the inner
+# attack, the teachers' passes.
 PARTS = ("student", "attack", "teachers")
-# Where validation is counted: nearly all of its passes are the attack's, forward and input
-# gradient.
+# The part at whose throughput validation runs: nearly all its passes are the attack's.
 VALIDATION = "attack"
 
 
@@ -43,12 +42,12 @@ class StagePlan:
       images: training images per epoch.
       batch_size: images of a full step.
       step: cost of a full step, by the parts `PARTS`.
-      validations: how often the student is validated.
-      validation_flops: of one validation, as if the student got every image right: it attacks no
-        others, so this is an upper bound. With BatchNorm's statistics of an averaged student, as
-        if averaging began at once.
-      memory_bytes: weights, gradients, optimizer slots, and the activations that the gradients of
-        a step (or of a validation, if those are more) read; a lower bound.
+      validations: number of validations.
+      validation_flops: of one validation, assuming that the student classifies every image
+        correctly (only those are attacked): an upper bound. For an averaged student it includes
+        estimating BatchNorm's statistics, from the first validation on.
+      memory_bytes: weights, gradients, optimizer slots, and the activations kept for the gradients
+        of a step (or of a validation, if those are larger); a lower bound.
     """
 
     name: str
@@ -68,21 +67,21 @@ class StagePlan:
 
     @property
     def full_steps(self) -> float:
-        """Steps as if all were full: the last of an epoch has less to do."""
+        """Steps in units of a full step: the last of an epoch is shorter."""
         return self.epochs * self.images / self.batch_size
 
     def flops_per_image(self, part: str) -> float:
-        """FLOPs of a training step for each of its images."""
+        """FLOPs of a training step per image."""
         return self.step.flops.get(part, 0.0) / self.batch_size
 
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """A plan, and what it was counted from.
+    """The plan of a stage with the built models.
 
     Attributes:
-      plan: the cost.
-      distiller: of the stage, untrained.
+      plan: its cost.
+      distiller: untrained.
       teachers: role -> model.
     """
 
@@ -98,11 +97,11 @@ def stages(
 
     Args:
       experiment: its stages' teachers are earlier stages or keys of `files`.
-      data: only its shapes and sizes matter.
+      data: only its shapes and sizes are used.
       files: path of a `.keras` file -> model.
 
     Raises:
-      PlanError: a step whose work its graph does not tell.
+      PlanError: a step that cannot be counted.
     """
     models = dict(files)
     for stage in experiment.stages:
@@ -123,10 +122,10 @@ def of_stage(
     data: ImageData,
     threat: ThreatModel,
 ) -> StagePlan:
-    """The plan of one stage; arguments as it was built from.
+    """The plan of one stage, from what it was built with.
 
     Raises:
-      PlanError: a step whose work its graph does not tell.
+      PlanError: a step that cannot be counted.
     """
     student = distiller.student
     distiller.optimizer.build(distiller.trained_variables)
@@ -157,7 +156,7 @@ def of_stage(
 
 
 def _statistics_flops(distiller: Distiller, data: ImageData, batch_size: int) -> float:
-    """Work of BatchNorm's statistics for an averaged student, before each validation."""
+    """FLOPs of estimating BatchNorm's statistics for an averaged student, per validation."""
     student, averages = distiller.student, distiller.averages
     if averages is None or not batch_norms(student):
         return 0.0
@@ -168,7 +167,7 @@ def _statistics_flops(distiller: Distiller, data: ImageData, batch_size: int) ->
 
 
 def batch_signature(data: ImageData, batch_size: int, cached: int = 0) -> tuple[tf.TensorSpec, ...]:
-    """Images, labels, ids and `cached` teachers' logits of a batch, as a step takes them."""
+    """Signature of a batch: images, labels, ids, and logits of `cached` teachers."""
     return (
         tf.TensorSpec([batch_size, *data.image_shape], tf.float32),
         tf.TensorSpec([batch_size], tf.int32),
@@ -180,7 +179,7 @@ def batch_signature(data: ImageData, batch_size: int, cached: int = 0) -> tuple[
 def _validation(
     stage: Stage, student: keras.Model, data: ImageData, threat: ThreatModel, examples: int
 ) -> tuple[Cost, int]:
-    """Cost of one batch of `callbacks.Validation`, and the images in it."""
+    """Cost of one batch of `callbacks.Validation`, and its number of images."""
     evaluator = Evaluator(student, threat)
     at_a_time = min(evaluator.batch_size, examples)
     fold = FoldedInference(student)
@@ -189,7 +188,7 @@ def _validation(
         logits = student(images, training=False)
         if stage.validation_attack is None:
             return logits
-        # An accuracy each: clean, clean again to choose what is attacked, and attacked.
+        # Three accuracies: clean, clean again to select the images to attack, and attacked.
         seeds = image_seeds(evaluator.seed, ids)
         perturbed = stage.validation_attack(fold(), images, labels, threat=threat, seeds=seeds)
         return logits, student(images, training=False), student(perturbed, training=False)
@@ -198,12 +197,12 @@ def _validation(
 
 
 def _weight_bytes(distiller: Distiller, teachers: Mapping[str, keras.Model]) -> int:
-    """Everything whose size no batch changes."""
-    # The model, its twin for attacks and its twin for training; a teacher has the first two.
+    """Bytes of weights, gradients, optimizer slots and averages: all that no batch size changes."""
+    # The model with its twins for attacks and for training; a teacher has no twin for training.
     trained = 3 * sum(_bytes(model.variables) for model in distiller.trained_models)
     gradients = _bytes(distiller.trained_variables)
     slots = _bytes(distiller.optimizer.variables)
-    if distiller.averages is not None:  # the averages, the model that has them, and its twins
+    if distiller.averages is not None:  # the averages, the model that holds them, and its twins
         slots += _bytes(distiller.averages.variables) + 4 * _bytes(distiller.student.variables)
     models = {id(model): model for model in teachers.values()}.values()
     return trained + gradients + slots + sum(2 * _bytes(model.variables) for model in models)

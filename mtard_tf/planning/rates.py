@@ -1,11 +1,11 @@
-"""Throughput of this device at the passes that a step is made of, and the time that follows."""
+"""Throughput of this device for each kind of pass, and the time that a stage takes."""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -18,48 +18,48 @@ from mtard_tf.models.fused import FusedTraining
 from mtard_tf.planning.flops import PlanError, count
 from mtard_tf.planning.plan import PARTS, VALIDATION, Built, StagePlan, batch_signature
 
-# Batches are halved until a pass is below this; above it a larger one is hardly faster.
+# FLOPs of a timed pass: larger batches are halved, since their throughput is hardly higher.
 _LARGEST_PASS = 3e11
-_FEWEST_TURNS, _MOST_TURNS = 5, 15
-_SECONDS_PER_CALL, _ENOUGH_SECONDS = 0.1, 10.0
+_MIN_ROUNDS, _MAX_ROUNDS = 5, 15
+_SECONDS_PER_CALL, _MAX_SECONDS = 0.1, 10.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """How fast a device is.
+    """The throughput of a device.
 
     Attributes:
       flops_per_second: by part, one of `plan.PARTS`.
-      update_seconds: the optimizer's own time per step.
+      update_seconds: time of the optimizer's update per step.
     """
 
     flops_per_second: Mapping[str, float]
     update_seconds: float = 0.0
 
     def step_seconds(self, plan: StagePlan) -> float:
-        """One full training step."""
+        """Seconds of a full training step."""
         flops = {part: value for part, value in plan.step.flops.items() if value}
         passes = sum(value / self.flops_per_second[part] for part, value in flops.items())
         return passes + self.update_seconds
 
     def hours(self, plan: StagePlan) -> float:
-        """The stage with its validations."""
+        """Hours of a stage, with its validations."""
         validations = plan.validations * plan.validation_flops / self.flops_per_second[VALIDATION]
         return (plan.full_steps * self.step_seconds(plan) + validations) / 3600
 
 
 def given(teraflops: float) -> Rates:
-    """A device that achieves so many TFLOP/s (10^12 a second), whatever the pass."""
+    """A device with this throughput in TFLOP/s (10^12 per second) for every pass."""
     return Rates(dict.fromkeys(PARTS, teraflops * 1e12))
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Whole steps against what their passes predict.
+    """Measured steps compared with the prediction from their passes.
 
     Attributes:
-      seconds: median of a step.
-      ratio: median over turns of the seconds that the passes of the turn predict over the step's.
+      seconds: median time of a step.
+      ratio: predicted over measured time of a step, median over rounds.
     """
 
     seconds: float
@@ -67,12 +67,12 @@ class Check:
 
 
 def measure(built: Built, data: ImageData, check: bool = False) -> tuple[Rates, Check | None]:
-    """Times the passes of a stage, each alone, on random images.
+    """Times each kind of pass of a stage separately, on random images.
 
     Args:
       built: the stage.
-      data: only its shapes matter.
-      check: time whole training steps as well, in turn with the passes.
+      data: only its shapes are used.
+      check: also time whole training steps, alternating with the passes.
 
     Raises:
       PlanError: a student without a convolution or matrix product.
@@ -96,30 +96,28 @@ def measure(built: Built, data: ImageData, check: bool = False) -> tuple[Rates, 
         step = built.distiller.train_step
         rows = _random_batch(data, plan.batch_size, len(built.distiller.cached_roles))
         calls["step"] = _call(lambda *rows: step(rows), rows)
-    turns = in_turns(calls)
-    rates = _rates(work, {name: _median(turn[name] for turn in turns) for name in calls})
+    rounds = in_rounds(calls)
+    rates = _rates(work, {name: statistics.median(turn[name] for turn in rounds) for name in calls})
     if not check:
         return rates, None
-    ratios = (_rates(work, turn).step_seconds(plan) / turn["step"] for turn in turns)
-    return rates, Check(_median(turn["step"] for turn in turns), _median(ratios))
+    ratios = (_rates(work, turn).step_seconds(plan) / turn["step"] for turn in rounds)
+    return rates, Check(
+        statistics.median(turn["step"] for turn in rounds), statistics.median(ratios)
+    )
 
 
 def _rates(work: Mapping[str, int], seconds: Mapping[str, float]) -> Rates:
     return Rates({part: flops / seconds[part] for part, flops in work.items()}, seconds["update"])
 
 
-def _median(values: Iterable[float]) -> float:
-    return statistics.median(values)
-
-
-def in_turns(calls: Mapping[str, Callable[[], Any]]) -> list[dict[str, float]]:
-    """Seconds of each call, turn by turn: what is compared must meet the same other processes."""
+def in_rounds(calls: Mapping[str, Callable[[], Any]]) -> list[dict[str, float]]:
+    """Seconds of each call, in rounds, so that other processes slow all calls down alike."""
     for call in calls.values():
         call()  # compiles
     began = time.perf_counter()
-    turns: list[dict[str, float]] = []
-    while len(turns) < _FEWEST_TURNS or (
-        len(turns) < _MOST_TURNS and time.perf_counter() - began < _ENOUGH_SECONDS
+    rounds: list[dict[str, float]] = []
+    while len(rounds) < _MIN_ROUNDS or (
+        len(rounds) < _MAX_ROUNDS and time.perf_counter() - began < _MAX_SECONDS
     ):
         turn = {}
         for name, call in calls.items():
@@ -128,8 +126,8 @@ def in_turns(calls: Mapping[str, Callable[[], Any]]) -> list[dict[str, float]]:
                 call()
                 times += 1
             turn[name] = (time.perf_counter() - started) / times
-        turns.append(turn)
-    return turns
+        rounds.append(turn)
+    return rounds
 
 
 def _call(function: Callable, arguments: tuple) -> Callable[[], None]:
@@ -137,13 +135,13 @@ def _call(function: Callable, arguments: tuple) -> Callable[[], None]:
 
     def call() -> None:
         compiled(*arguments)
-        tf.test.experimental.sync_devices()  # a GPU's call returns before it is done
+        tf.test.experimental.sync_devices()  # calls on a GPU return before they are done
 
     return call
 
 
 def _passes(built: Built) -> dict[str, Callable]:
-    """Part -> a function of a batch that does such passes and nothing else."""
+    """Part -> a function of a batch that runs only passes of that kind."""
     distiller = built.distiller
     student = distiller.student
     training, inference = FusedTraining(student), FoldedInference(student)
@@ -157,7 +155,7 @@ def _passes(built: Built) -> dict[str, Callable]:
     def attack(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> list[tf.Tensor]:
         model_fn, threat = inference(), distiller.threat
         climb = PGD(num_steps=3, start="none")
-        # Side by side, as the step attacks them.
+        # In shards, as in a training step.
         size = -(-images.shape[0] // distiller.attack_shards)
         parts = [slice(start, start + size) for start in range(0, images.shape[0], size)]
         return [
