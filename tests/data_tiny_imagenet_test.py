@@ -89,7 +89,7 @@ def _large(folder: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_no_text, "val_annotations.txt is no text ('utf-8' codec can't"),
+        (_no_text, "val_annotations.txt is not text ('utf-8' codec can't"),
         (_without_annotations, "val_annotations.txt is missing; --source is the folder tiny-"),
         (_another_class, "has the class 'n99' for 'val_0.JPEG', which has no folder in train"),
         (_too_few, "has 3 classes, 17 training and 3 validation images; Tiny-ImageNet has 3, 18"),
