@@ -260,7 +260,7 @@ def test_the_table_has_a_row_for_each_stage_and_a_total(tiny_run_file):
 
 def test_a_check_times_whole_steps(tiny_run_file, monkeypatch):
     for name in ("_MAX_ROUNDS", "_MIN_ROUNDS", "_SECONDS_PER_CALL"):
-        monkeypatch.setattr(rates, name, 1 if "TURNS" in name else 0.0)
+        monkeypatch.setattr(rates, name, 1 if "ROUNDS" in name else 0.0)
     text = _run(tiny_run_file, check=True)
     assert "| stage | s/step, measured | predicted over measured |" in text
     assert "Measured here, " in text
