@@ -79,7 +79,7 @@ def defensive_cnn(
     return keras.Model(images, logits, name="defensive_cnn")
 
 
-def _convolutions(x, widths: Sequence[int], form: _Form):
+def _convolutions(x: keras.KerasTensor, widths: Sequence[int], form: _Form) -> keras.KerasTensor:
     for i, width in enumerate(widths, 1):
         for j in (1, 2):
             name = f"conv{2 * i + j - 2}"
