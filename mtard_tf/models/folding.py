@@ -21,7 +21,7 @@ from mtard_tf.models.compatibility import is_functional
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
 
 
-class FoldedInference:
+class FoldedInference(twins.Twinned):
     """Makes inference functions of a model from its current weights.
 
         fold = FoldedInference(model)        # once
@@ -39,24 +39,12 @@ class FoldedInference:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._folded = _foldable(model)
-        self._twin = self._rebuilt() if self._folded else None
-        self._proven = False
-
-    def prove(self, images: tf.Tensor) -> None:
-        """Compares twin and model on these images, once; if never called, on random images."""
-        if self._twin is not None and not self._proven:
-            if not twins.equal(self._model, self._inference(self._twin), images, training=False):
-                self._twin = None
-            self._proven = True
+        super().__init__(model, self._rebuilt() if self._folded else None)
 
     def __call__(self) -> ModelFn:
         """The inference function for the current weights: `images -> logits`."""
-        if self._twin is not None and not self._proven:
-            with tf.init_scope():  # also while a function is traced
-                self.prove(twins.random_images(self._model))
-        if self._twin is None:
-            return partial(self._model, training=False)
-        return self._inference(self._twin)
+        twin = self._proven_twin()
+        return partial(self._model, training=False) if twin is None else self._answer(twin)
 
     def _rebuilt(self) -> keras.Model | None:
         try:
@@ -82,7 +70,7 @@ class FoldedInference:
                     tensors[id(ours)] = tf.convert_to_tensor(theirs.value)
         return [tensors[id(v)] for v in twin.non_trainable_variables]
 
-    def _inference(self, twin: keras.Model) -> ModelFn:
+    def _answer(self, twin: keras.Model) -> ModelFn:
         values = self._values(twin)
 
         def model_fn(images: tf.Tensor) -> tf.Tensor:

@@ -7,7 +7,7 @@ in PyTorch and so in the papers; Keras' layer keeps the biased one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -17,7 +17,7 @@ from mtard_tf.models import twins
 from mtard_tf.models.compatibility import is_functional
 
 
-class FusedTraining:
+class FusedTraining(twins.Twinned):
     """Runs a model in training mode: `logits = fused(images)`.
 
     Gradients reach the model's own trainable variables, and its BatchNorm statistics and dropout
@@ -28,23 +28,10 @@ class FusedTraining:
       model: a Keras model from images to logits.
     """
 
+    training = True
+
     def __init__(self, model: keras.Model) -> None:
-        self._model = model
-        self._twin = self._rebuilt() if is_functional(model) else None
-        self._proven = False
-
-    def prove(self, images: tf.Tensor) -> None:
-        """Compares twin and model on these images, once; if never called, on random images."""
-        if self._twin is not None and not self._proven:
-            weights, state = self._values()
-            twin = self._twin
-
-            def answer(images: tf.Tensor) -> tf.Tensor:
-                return twin.stateless_call(weights, state, images, training=True)[0]
-
-            if not twins.equal(self._model, answer, images, training=True):
-                self._twin = None
-            self._proven = True
+        super().__init__(model, _rebuilt(model) if is_functional(model) else None)
 
     def __call__(self, images: tf.Tensor, weights: Sequence[tf.Tensor] | None = None) -> tf.Tensor:
         """Training-mode logits, `[batch, classes]`.
@@ -53,13 +40,11 @@ class FusedTraining:
           images: float32.
           weights: values to use in place of the model's trainable variables, in their order.
         """
-        if self._twin is not None and not self._proven:
-            with tf.init_scope():  # also while a function is traced
-                self.prove(twins.random_images(self._model))
-        if self._twin is None and weights is None:
+        twin = self._proven_twin()
+        if twin is None and weights is None:
             return self._model(images, training=True)
         own, state = self._values()
-        logits, moved = (self._twin or self._model).stateless_call(
+        logits, moved = (twin or self._model).stateless_call(
             own if weights is None else weights, state, images, training=True
         )
         for variable, value in zip(self._model.non_trainable_variables, moved, strict=True):
@@ -73,16 +58,20 @@ class FusedTraining:
         weights, state = ([tf.convert_to_tensor(v.value) for v in part] for part in both)
         return weights, state
 
-    def _rebuilt(self) -> keras.Model | None:
-        try:
-            if not any(_fusible(layer) for layer in self._model.layers):
-                return None
-            twin = keras.models.clone_model(self._model, clone_function=_clone)
-        except Exception:  # a custom layer that its config does not rebuild
+    def _answer(self, twin: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+        weights, state = self._values()
+        return lambda images: twin.stateless_call(weights, state, images, training=True)[0]
+
+
+def _rebuilt(model: keras.Model) -> keras.Model | None:
+    try:
+        if not any(_fusible(layer) for layer in model.layers):
             return None
-        own, copies = self._model.variables, twin.variables
-        same = [v.shape for v in own] == [v.shape for v in copies]
-        return twin if same else None
+        twin = keras.models.clone_model(model, clone_function=_clone)
+    except Exception:  # a custom layer that its config does not rebuild
+        return None
+    own, copies = model.variables, twin.variables
+    return twin if [v.shape for v in own] == [v.shape for v in copies] else None
 
 
 class _FusedBatchNormalization(keras.layers.BatchNormalization):

@@ -59,7 +59,41 @@ def equal(
     return bool(repeated and np.abs(first - ours).max() <= _tolerance(model) * scale)
 
 
-def random_images(model: keras.Model) -> tf.Tensor:
+class Twinned:
+    """A model with a twin that runs in its place, if it gives the same logits.
+
+    Args:
+      model: from images to logits.
+      twin: a rebuilt copy of it, or None.
+    """
+
+    training = False
+
+    def __init__(self, model: Any, twin: keras.Model | None) -> None:
+        self._model = model
+        self._twin = twin
+        self._compared = False
+
+    def prove(self, images: tf.Tensor) -> None:
+        """Compares twin and model on these images, once; if never called, on random images."""
+        if self._twin is not None and not self._compared:
+            if not equal(self._model, self._answer(self._twin), images, self.training):
+                self._twin = None
+            self._compared = True
+
+    def _proven_twin(self) -> keras.Model | None:
+        """The twin, if it gives the same logits as the model."""
+        if self._twin is not None and not self._compared:
+            with tf.init_scope():  # also while a function is traced
+                self.prove(_random_images(self._model))
+        return self._twin
+
+    def _answer(self, twin: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Images -> logits of the twin with the model's current values."""
+        raise NotImplementedError
+
+
+def _random_images(model: keras.Model) -> tf.Tensor:
     """Random images `[2, height, width, channels]` for a model, before its data are known."""
     shape = [side or _OPEN_SIDE for side in model.input_shape[1:]]
     return tf.random.stateless_uniform([_RANDOM, *shape], [0, 1])
