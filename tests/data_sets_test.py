@@ -385,7 +385,9 @@ def test_features_that_are_none(content: str, tmp_path: pathlib.Path) -> None:
 def test_unknown_augmentation_is_refused() -> None:
     with pytest.raises(DataError) as caught:
         named_sets.fashion_mini(augmentation="cutout")
-    assert str(caught.value) == "augmentation is 'cutout'; use one of none, crop_flip."
+    assert str(caught.value) == (
+        "augmentation is 'cutout'; use one of none, crop_flip, crop_shift, idbh_weak, idbh_strong."
+    )
 
 
 def test_validation_keeps_the_shares_of_the_classes() -> None:

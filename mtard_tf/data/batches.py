@@ -7,13 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from mtard_tf.data.augmentation import augmented
 from mtard_tf.data.image_data import DataError, ImageData, Split
 
-CROP_PADDING = 4
 _PREFETCHED_BATCHES = 4
-# splitmix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", fig. 15).
-_GOLDEN_GAMMA = 0x9E3779B97F4A7C15
-_MIX_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
@@ -70,9 +67,7 @@ def training_batches(
     images, labels, *further = tensors or training_tensors(data)
 
     def examples_of(places: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        batch = tf.gather(images, places)
-        if data.augmentation == "crop_flip":
-            batch = crop_flip(batch, ids, seed)
+        batch = augmented(data.augmentation, tf.gather(images, places), ids, seed)
         rows = [tf.gather(tensor, places) for tensor in (labels, *further)]
         return to_float(batch), rows[0], ids, *rows[1:]
 
@@ -162,57 +157,6 @@ def evaluation_batches(
 def to_float(images: tf.Tensor | np.ndarray) -> tf.Tensor:
     """uint8 images, 0 to 255, as float32 in [0, 1]."""
     return tf.cast(images, tf.float32) / 255.0
-
-
-def crop_flip(images: tf.Tensor, ids: tf.Tensor, seed: int) -> tf.Tensor:
-    """Zero padding by 4, a random crop of the old size, a horizontal flip for half of the images.
-
-    Args:
-      images: `[batch, height, width, channels]`, any dtype.
-      ids: int64 `[batch]`; the random draw of row i depends on (seed, ids[i]) alone.
-      seed: integer.
-    """
-    rows, columns, flips = crop_flip_draws(ids, seed)
-    height, width = images.shape[1:3]
-    margin = [CROP_PADDING, CROP_PADDING]
-    padded = tf.pad(images, [[0, 0], margin, margin, [0, 0]])
-    across = tf.range(width)
-    across = tf.where(flips[:, None], width - 1 - across, across)
-    padded = tf.gather(padded, rows[:, None] + tf.range(height), axis=1, batch_dims=1)
-    cropped = tf.gather(padded, columns[:, None] + across, axis=2, batch_dims=1)
-    return tf.ensure_shape(cropped, images.shape)
-
-
-def crop_flip_draws(ids: tf.Tensor, seed: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The random draws of `crop_flip`: (row, column) int32 in 0..8, and flip bool, each `[batch]`.
-
-        bits = splitmix64(splitmix64(seed) + id * gamma)
-        row = 9 * bits[0:16] >> 16, column = 9 * bits[16:32] >> 16, flip = bits[63]
-
-    `tf.random.stateless_*` draw a whole batch from one seed; a call per image would cost more than
-    the augmentation itself, so the draws are a hash of the id.
-    """
-    gamma = tf.constant(_GOLDEN_GAMMA, tf.uint64)
-    start = _splitmix64(tf.constant(seed % 2**64, tf.uint64))
-    bits = _splitmix64(start + tf.cast(ids, tf.uint64) * gamma)
-
-    def offset(shift: int) -> tf.Tensor:
-        field = tf.bitwise.bitwise_and(_shift(bits, shift), tf.constant(0xFFFF, tf.uint64))
-        return tf.cast(field, tf.int32) * (2 * CROP_PADDING + 1) // 2**16
-
-    return offset(0), offset(16), tf.cast(_shift(bits, 63), tf.bool)
-
-
-def _splitmix64(state: tf.Tensor) -> tf.Tensor:
-    mixed = state + tf.constant(_GOLDEN_GAMMA, tf.uint64)
-    for shift, factor in _MIX_ROUNDS:
-        mixed = tf.bitwise.bitwise_xor(mixed, _shift(mixed, shift))
-        mixed *= tf.constant(factor, tf.uint64)
-    return tf.bitwise.bitwise_xor(mixed, _shift(mixed, 31))
-
-
-def _shift(bits: tf.Tensor, places: int) -> tf.Tensor:
-    return tf.bitwise.right_shift(bits, tf.constant(places, tf.uint64))
 
 
 def _check_positive(**sizes: int) -> None:

@@ -6,7 +6,8 @@ import dataclasses
 
 import numpy as np
 
-AUGMENTATIONS = ("none", "crop_flip")
+# What they do: mtard_tf.data.augmentation, which needs TensorFlow.
+AUGMENTATIONS = ("none", "crop_flip", "crop_shift", "idbh_weak", "idbh_strong")
 DEFAULT_VALIDATION_FRACTION = 0.1
 MAX_DEFAULT_VALIDATION = 5_000
 
@@ -60,7 +61,8 @@ class ImageData:
       train: the training images.
       validation: carved from the training split; chooses checkpoints.
       test: only for the final audit; label -1 for an image without a label.
-      augmentation: "none", or "crop_flip" (zero padding by 4, random crop, horizontal flip).
+      augmentation: "none", "crop_flip" (zero padding by 4, random crop, horizontal flip),
+        "crop_shift", "idbh_weak" or "idbh_strong"; see `mtard_tf.data.augmentation`.
 
     Raises:
       DataError: unknown augmentation, splits of different image shapes, or a label without a name.
@@ -74,7 +76,7 @@ class ImageData:
     augmentation: str = "none"
 
     def __post_init__(self) -> None:
-        check_augmentation(self.augmentation)
+        check_augmentation(self.augmentation, self.image_shape[-1])
         for role in ("train", "validation", "test"):
             split: Split = getattr(self, role)
             if split.images.shape[1:] != self.image_shape:
@@ -144,10 +146,24 @@ def _one_memory(images: np.ndarray, others: np.ndarray) -> bool:
         return False  # interleaved views
 
 
-def check_augmentation(augmentation: str) -> None:
-    """Raises DataError unless `augmentation` is one that `training_batches` knows."""
-    if augmentation not in AUGMENTATIONS:
-        raise DataError(f"augmentation is {augmentation!r}; use one of {', '.join(AUGMENTATIONS)}.")
+def check_augmentation(name: str, channels: int = 3, what: str = "augmentation") -> None:
+    """Refuses an augmentation that does not exist, or that does not suit the images.
+
+    Args:
+      name: of the augmentation.
+      channels: of the images.
+      what: the binding, for the message.
+
+    Raises:
+      DataError: one of the two.
+    """
+    if name not in AUGMENTATIONS:
+        raise DataError(f"{what} is {name!r}; use one of {', '.join(AUGMENTATIONS)}.")
+    if name.startswith("idbh") and channels not in (1, 3):
+        raise DataError(
+            f"{what} is {name!r}, whose colour operations take images of 1 or 3 channels, and the "
+            f"images have {channels}; use 'crop_shift'."
+        )
 
 
 def carve_validation(

@@ -45,6 +45,9 @@ class Stage:
         distiller declares.
       epochs: passes over the training split.
       batch_size: global batch size; the last batch of an epoch may be smaller.
+      augmentation: "none", "crop_flip", "crop_shift", "idbh_weak" or "idbh_strong"; or the epoch
+        from which each holds, counted from 0: {0: "crop_flip", 30: "idbh_strong"}. None for the
+        data set's own.
       optimizer: factory, such as `@optimizers.sgd`, called with the scheduled learning rate.
       learning_rate: its base value.
       learning_rate_schedule: factor by epoch.
@@ -87,6 +90,7 @@ class Stage:
     teachers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     epochs: int = 300
     batch_size: int = 128
+    augmentation: str | Mapping[int, str] | None = None
     optimizer: Callable = sgd
     learning_rate: float = 0.1
     learning_rate_schedule: Schedule = StepDecay()
@@ -123,6 +127,19 @@ class Stage:
     def sources(self) -> tuple[str, ...]:
         """Earlier stages, or paths, that must be there before this one starts."""
         return (*self.teachers.values(), *([self.initial] if self.initial else []))
+
+    def augmented(self, data: ImageData, epoch: int) -> ImageData:
+        """The experiment's set with the augmentation that this stage has in an epoch, from 0.
+
+        Raises:
+          DataError: an augmentation that its images do not suit.
+        """
+        if self.augmentation is None:
+            return data
+        by_epoch = self.augmentation
+        if isinstance(by_epoch, Mapping):
+            by_epoch = by_epoch[max(start for start in by_epoch if start <= epoch)]
+        return dataclasses.replace(data, augmentation=by_epoch)
 
     def threat(self, threat: ThreatModel) -> ThreatModel:
         """The threat model of this stage's training."""

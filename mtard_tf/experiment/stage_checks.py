@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mtard_tf import registry
+from mtard_tf.data.image_data import AUGMENTATIONS, ImageData, check_augmentation
 from mtard_tf.distiller.averaging import RULES
 from mtard_tf.models.precision import POLICIES
 from mtard_tf.threat import radius
@@ -70,8 +71,15 @@ def check(stage: Any) -> None:
     for field, choices in _CHOICES:
         if getattr(stage, field) not in choices:
             _refuse(stage, field, f"use {' or '.join(map(repr, choices))}.")
+    _check_augmentation(stage)
     if not isinstance(stage.synchronized_batch_norm, bool):
         _refuse(stage, "synchronized_batch_norm", "give True or False.")
+
+
+def check_data(stage: Any, data: ImageData) -> None:
+    """Raises DataError, which names the binding, for an augmentation that images do not suit."""
+    for name in _augmentations(stage).values():
+        check_augmentation(name, data.image_shape[-1], f"{stage.scope}/Stage.augmentation")
 
 
 def _check_parts(stage: Any) -> None:
@@ -94,6 +102,28 @@ def _check_parts(stage: Any) -> None:
         _refuse(stage, "teachers", f"give each its role: {{'robust': {meant!r}}}.")
     if not (stage.initial is None or isinstance(stage.initial, str)):
         _refuse(stage, "initial", "give the name of an earlier stage, or a path, in quotes.")
+
+
+def _check_augmentation(stage: Any) -> None:
+    by_epoch = _augmentations(stage)
+    if stage.augmentation is None:
+        return
+    names = [name for name in by_epoch.values() if name in AUGMENTATIONS]
+    starts = [start for start in by_epoch if _whole(start, 0)]
+    if len(names) < len(by_epoch) or len(starts) < len(by_epoch) or 0 not in starts:
+        wanted = (
+            f"give one of {', '.join(AUGMENTATIONS)}, or those by the epoch from which they hold: "
+            "{0: 'crop_flip', 30: 'idbh_strong'}."
+        )
+        _refuse(stage, "augmentation", wanted)
+    if max(starts) >= stage.epochs:
+        _refuse(stage, "augmentation", _too_late(stage))
+
+
+def _augmentations(stage: Any) -> Mapping[int, str]:
+    """Epoch from which it holds -> augmentation; empty for the data set's own."""
+    given = stage.augmentation
+    return given if isinstance(given, Mapping) else {} if given is None else {0: given}
 
 
 def _too_late(stage: Any) -> str:

@@ -16,6 +16,7 @@ from mtard_tf.data.image_data import ImageData
 from mtard_tf.distribute import strategies
 from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.experiment.stage import Stage
+from mtard_tf.experiment.stage_checks import check_data
 from mtard_tf.models.global_state import fresh_names, seeded
 from mtard_tf.processes.locking import locked
 from mtard_tf.processes.preemption import Preempted, Preemption
@@ -160,6 +161,7 @@ def check(
     """
     data.check_trainable()
     for stage in stages:
+        check_data(stage, data)
         check_batches(len(data.train), stage.batch_size, strategy.num_replicas_in_sync)
         with strategy.scope():  # in which it is built to be trained
             stage.check_devices()

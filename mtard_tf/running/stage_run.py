@@ -111,7 +111,11 @@ class _Run:
         kept = folder / "checkpoints"
         self._checkpoints = Checkpoints(kept, stage.keep_checkpoints)
         judged, refresh = judged_student(
-            distiller, data, batch_size=stage.batch_size, seed=seed, strategy=strategy
+            distiller,
+            stage.augmented(data, stage.epochs - 1),
+            batch_size=stage.batch_size,
+            seed=seed,
+            strategy=strategy,
         )
         self._validation = Validation(
             data.validation,
@@ -188,7 +192,7 @@ class _Run:
             step = distiller.step
             of_epoch = batches.training_data(
                 self._setting.strategy,
-                self._setting.data,
+                stage.augmented(self._setting.data, epoch),
                 batch_size=stage.batch_size,
                 epoch=epoch,
                 seed=self._seed,
