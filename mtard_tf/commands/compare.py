@@ -110,10 +110,11 @@ def _train_and_audit(request: Request, experiment: Experiment, suite: Suite) -> 
                 "one device: train with mtard-train first, and compare without --config."
             )
         one_device = strategies.create("one_device")
-        experiment_run.check(experiment, data, one_device, experiment.stages, run_dir)
+        stages = experiment.stages
+        extras = experiment_run.check(experiment, data, one_device, stages, run_dir)
         claim(run_dir, gin_files.text())
-        known = experiment_run.identities_of(experiment, data)
-        training = side_by_side.training_jobs(experiment.stages, run_dir, known)
+        known = experiment_run.identities_of(experiment, data, extras)
+        training = side_by_side.training_jobs(stages, run_dir, known)
     with fresh_names():
         auditing = _audit_jobs(run_dir, experiment, audit, request, {job.name for job in training})
     side_by_side.run_jobs(run_dir, [*training, *auditing], request.jobs)

@@ -15,7 +15,7 @@ def dataset(name: str, data_dir: str | None = None) -> ImageData:
     Raises:
       DataError: neither; the message names the nearest.
     """
-    known = [key for key in registry.names("datasets") if key != "tfds"]
+    known = [key for key in registry.names("datasets") if key not in ("tfds", "npz")]
     if name in known:
         factory = registry.target("datasets", name)
         if data_dir is not None and "data_dir" in inspect.signature(factory).parameters:

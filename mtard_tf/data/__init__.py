@@ -24,6 +24,7 @@ _HOMES = {
     "fashion_mini": "named_sets",
     "fashion_mnist": "named_sets",
     "mnist": "named_sets",
+    "npz": "npz_sets",
     "steps_per_epoch": "batches",
     "tfds": "tfds_sets",
     "tiny_imagenet": "named_sets",

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from mtard_tf.data.augmentation import augmented
+from mtard_tf.data.extra import Extra
 from mtard_tf.data.image_data import DataError, ImageData, Split
 
 _PREFETCHED_BATCHES = 4
@@ -28,6 +29,7 @@ def training_batches(
     parts: Sequence[int] = (0,),
     replicas: int = 1,
     tensors: Sequence[tf.Tensor] | None = None,
+    extra: Extra | None = None,
 ) -> tf.data.Dataset:
     """`epochs * ceil(n / batch_size)` shuffled, augmented batches of the training split.
 
@@ -43,13 +45,15 @@ def training_batches(
       parts: the parts of each batch that this process takes, each as an element of its own.
       replicas: number of parts of each batch: part r of a batch of b images is its rows
         `b * r // replicas` to `b * (r + 1) // replicas`.
-      tensors: from `training_tensors(data)`, to share one copy of the images among calls; each
-        batch also gets the rows of further tensors `[n, ...]` after these two.
+      tensors: from `training_tensors(data, extra)`, to share one copy of the images among calls;
+        each batch also gets the rows of further tensors `[n, ...]` after these two.
+      extra: further images, which follow the training split in `tensors`; see `Extra` for the
+        batches of an epoch. None for none.
 
     Returns:
       A dataset of (images float32 `[batch, h, w, c]` in [0, 1], labels int32 `[batch]`,
       ids int64 `[batch]`, and rows of further tensors); an id is the position in the stream,
-      `epoch * n + position`, and so unique.
+      `epoch * n + position` without extra images, and so unique.
 
     Raises:
       DataError: a size below 1, an empty split, `start_step` out of range, or a last batch with
@@ -63,15 +67,15 @@ def training_batches(
             f"start_step is {start_step}; {epochs} epochs of {per_epoch} batches allow 0 to "
             f"{epochs * per_epoch}."
         )
-    check_batches(examples, batch_size, replicas)
-    images, labels, *further = tensors or training_tensors(data)
+    check_batches(batch_size if extra else examples, batch_size, replicas)
+    images, labels, *further = tensors or training_tensors(data, extra)
 
     def examples_of(places: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, ...]:
         batch = augmented(data.augmentation, tf.gather(images, places), ids, seed)
         rows = [tf.gather(tensor, places) for tensor in (labels, *further)]
         return to_float(batch), rows[0], ids, *rows[1:]
 
-    order = _places_and_ids(examples, batch_size, epochs, seed, start_step, parts, replicas)
+    order = _places_and_ids(examples, batch_size, epochs, seed, start_step, parts, replicas, extra)
     return order.map(examples_of).prefetch(_PREFETCHED_BATCHES)
 
 
@@ -83,6 +87,7 @@ def _places_and_ids(
     start_step: int,
     parts: Sequence[int],
     replicas: int,
+    extra: Extra | None,
 ) -> tf.data.Dataset:
     """(positions in the split, ids) of the images of each batch; arguments as above."""
     per_epoch = steps_per_epoch(examples, batch_size)
@@ -95,6 +100,11 @@ def _places_and_ids(
 
         def batch_part(turn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             batch, part = turn // len(parts), tf.gather(own, turn % len(parts))
+            if extra is not None:
+                begun = epoch * per_epoch
+                places, ids = extra.places(order, begun + batch, begun, batch_size, seed)
+                start, stop = batch_size * part // replicas, batch_size * (part + 1) // replicas
+                return places[start:stop], ids[start:stop]
             first = batch * batch_size
             size = tf.minimum(examples - first, batch_size)
             start, stop = first + size * part // replicas, first + size * (part + 1) // replicas
@@ -109,9 +119,12 @@ def _places_and_ids(
     return batches.apply(tf.data.experimental.assert_cardinality(count))
 
 
-def training_tensors(data: ImageData) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images and labels of the training split as tensors."""
-    return tf.constant(data.train.images), tf.constant(data.train.labels)
+def training_tensors(data: ImageData, extra: Extra | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    """Images and labels of the training split, and of the extra images after it, as tensors."""
+    if extra is None:
+        return tf.constant(data.train.images), tf.constant(data.train.labels)
+    splits = data.train, extra.split
+    return tf.concat([s.images for s in splits], 0), tf.concat([s.labels for s in splits], 0)
 
 
 def check_batches(examples: int, batch_size: int, replicas: int) -> None:

@@ -47,6 +47,11 @@ class Experiment:
                 "Experiment.dataset is a data set; give its factory: @datasets.name, without ()."
             )
         registry.check_factory("Experiment.dataset", self.dataset, "datasets")
+        if registry.selector(self.dataset) == "datasets.npz":
+            raise ValueError(
+                "Experiment.dataset is @datasets.npz, images without a validation and test split; "
+                "give a whole data set, and these to a stage: Stage.extra = @datasets.npz."
+            )
         self._check_numbers()
         names = [stage.name for stage in self.stages]
         if not names:

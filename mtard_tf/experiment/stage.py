@@ -13,7 +13,7 @@ import tensorflow as tf
 from mtard_tf import registry
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.data.batches import steps_per_epoch
-from mtard_tf.data.image_data import ImageData
+from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.distiller.averaging import EMA, SWA
 from mtard_tf.distiller.weight_perturbation import WeightPerturbation
 from mtard_tf.experiment.stage_checks import check
@@ -48,6 +48,10 @@ class Stage:
       augmentation: "none", "crop_flip", "crop_shift", "idbh_weak" or "idbh_strong"; or the epoch
         from which each holds, counted from 0: {0: "crop_flip", 30: "idbh_strong"}. None for the
         data set's own.
+      extra: factory of further images, such as `@datasets.npz`, that fill a share of every batch;
+        of a data set its training split. An epoch has as many batches as without them.
+      extra_share: of a batch, above 0 and below 1; `int(batch_size * extra_share)` images.
+      extra_labels: role of the teacher whose top class labels them; None for their own labels.
       optimizer: factory, such as `@optimizers.sgd`, called with the scheduled learning rate.
       learning_rate: its base value.
       learning_rate_schedule: factor by epoch.
@@ -91,6 +95,9 @@ class Stage:
     epochs: int = 300
     batch_size: int = 128
     augmentation: str | Mapping[int, str] | None = None
+    extra: Callable[[], ImageData | Split] | None = None
+    extra_share: float = 0.7
+    extra_labels: str | None = None
     optimizer: Callable = sgd
     learning_rate: float = 0.1
     learning_rate_schedule: Schedule = StepDecay()

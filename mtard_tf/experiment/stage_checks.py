@@ -72,6 +72,7 @@ def check(stage: Any) -> None:
         if getattr(stage, field) not in choices:
             _refuse(stage, field, f"use {' or '.join(map(repr, choices))}.")
     _check_augmentation(stage)
+    _check_extra(stage)
     if not isinstance(stage.synchronized_batch_norm, bool):
         _refuse(stage, "synchronized_batch_norm", "give True or False.")
 
@@ -118,6 +119,20 @@ def _check_augmentation(stage: Any) -> None:
         _refuse(stage, "augmentation", wanted)
     if max(starts) >= stage.epochs:
         _refuse(stage, "augmentation", _too_late(stage))
+
+
+def _check_extra(stage: Any) -> None:
+    if stage.extra is not None:
+        registry.check_factory(f"{stage.scope}/Stage.extra", stage.extra, "datasets")
+    if not (_number(stage.extra_share) and 0 < stage.extra_share < 1):
+        _refuse(stage, "extra_share", "give a share of the batch, above 0 and below 1.")
+    if stage.extra_labels is None:
+        return
+    if stage.extra is None:
+        _refuse(stage, "extra_labels", "there is no Stage.extra to label: give it, or leave both.")
+    if stage.extra_labels not in stage.teachers:
+        roles = ", ".join(map(repr, stage.teachers)) or "none"
+        _refuse(stage, "extra_labels", f"give the role of a teacher ({roles}), or None.")
 
 
 def _augmentations(stage: Any) -> Mapping[int, str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from mtard_tf.data.batches import training_batches
+from mtard_tf.data.extra import Extra
 from mtard_tf.data.image_data import ImageData
 
 
@@ -19,6 +20,7 @@ def training_data(
     seed: int,
     start_step: int,
     tensors: Sequence[tf.Tensor] | None = None,
+    extra: Extra | None = None,
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
     """One epoch of `training_batches` from `start_step` on, each replica with its rows.
 
@@ -30,6 +32,7 @@ def training_data(
       seed: of order and augmentation.
       start_step: counted from the start of training, within the epoch.
       tensors: see `training_batches`.
+      extra: see `training_batches`.
     """
     replicas = strategy.num_replicas_in_sync
 
@@ -43,6 +46,7 @@ def training_data(
             parts=parts,
             replicas=replicas,
             tensors=tensors,
+            extra=extra,
         )
 
     if replicas == 1:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from mtard_tf.data.extra import Extra
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.distribute import strategies
 from mtard_tf.processes.preemption import Preemption
@@ -25,6 +26,7 @@ class Setting:
       strategy: what they train on.
       preemption: whether the process was told to go.
       callbacks: Keras' own, of the caller.
+      extras: stage -> its extra images, where it has some.
     """
 
     data: ImageData
@@ -32,6 +34,7 @@ class Setting:
     strategy: tf.distribute.Strategy = dataclasses.field(default_factory=tf.distribute.get_strategy)
     preemption: Preemption = dataclasses.field(default_factory=Preemption)
     callbacks: Sequence[keras.callbacks.Callback] = ()
+    extras: Mapping[str, Extra] = dataclasses.field(default_factory=dict)
 
     def told(self) -> bool:
         """Whether any worker was told to go; all of them must ask."""

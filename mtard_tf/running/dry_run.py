@@ -15,17 +15,23 @@ import tensorflow as tf
 from mtard_tf import registry
 from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.auditing.evaluator import last_line
+from mtard_tf.data.extra import Extra
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.global_state import fresh_names
 from mtard_tf.models.model_files import EvaluationError, check_classes, check_logits, check_shapes
+from mtard_tf.running.extra_images import check_labels
 from mtard_tf.running.run_directory import load_student, load_teacher
 from mtard_tf.running.stage_sources import check_start
 from mtard_tf.threat import ThreatModel
 
 
 def dry_run(
-    stages: Sequence[Stage], data: ImageData, threat: ThreatModel, run_dir: pathlib.Path
+    stages: Sequence[Stage],
+    data: ImageData,
+    threat: ThreatModel,
+    run_dir: pathlib.Path,
+    extras: Mapping[str, Extra] | None = None,
 ) -> None:
     """Builds the stages, tries their students and attacks on two images, and forgets them.
 
@@ -34,6 +40,7 @@ def dry_run(
       data: only its shapes count, and those of teachers by path are held against its images.
       threat: of the experiment.
       run_dir: of the run.
+      extras: stage -> extra images.
 
     Raises:
       ValueError: whatever a part of a stage refuses; a student that no audit would take, or that
@@ -41,11 +48,15 @@ def dry_run(
       RunError: a teacher that is not there or does not fit.
     """
     with fresh_names():
-        _build(stages, data, threat, run_dir)
+        _build(stages, data, threat, run_dir, extras or {})
 
 
 def _build(
-    stages: Sequence[Stage], data: ImageData, threat: ThreatModel, run_dir: pathlib.Path
+    stages: Sequence[Stage],
+    data: ImageData,
+    threat: ThreatModel,
+    run_dir: pathlib.Path,
+    extras: Mapping[str, Extra],
 ) -> None:
     models: dict[str, Any] = {}
     for stage in stages:
@@ -58,6 +69,7 @@ def _build(
             check_student(f"{stage.scope}/Stage.model", student, data.image_shape, data.num_classes)
 
         distiller = _built(stage, data, teachers, threat, check)
+        check_labels(stage, distiller, extras.get(stage.name))
         models[stage.name] = distiller.student
         attacks = {
             f"{stage.scope}/Stage.validation_attack": stage.validation_attack,

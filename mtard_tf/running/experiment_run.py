@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import tensorflow as tf
 
 from mtard_tf.config import bindings
 from mtard_tf.data.batches import check_batches
+from mtard_tf.data.extra import Extra
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.distribute import strategies
 from mtard_tf.experiment.experiment import Experiment
@@ -20,7 +21,7 @@ from mtard_tf.experiment.stage_checks import check_data
 from mtard_tf.models.global_state import fresh_names, seeded
 from mtard_tf.processes.locking import locked
 from mtard_tf.processes.preemption import Preempted, Preemption
-from mtard_tf.running import experiment_text, identity
+from mtard_tf.running import experiment_text, extra_images, identity
 from mtard_tf.running.context import Setting
 from mtard_tf.running.dry_run import dry_run
 from mtard_tf.running.run_directory import (
@@ -73,8 +74,8 @@ def run(
         check_stage(experiment, name)
     stages = [s for s in experiment.stages if not only or s.name in only]
     data = experiment.dataset()
-    check(experiment, data, strategy, stages, run_dir)
-    identities = identities_of(experiment, data)
+    extras = check(experiment, data, strategy, stages, run_dir)
+    identities = identities_of(experiment, data, extras)
     named = (experiment_text.text(experiment), EXPERIMENT) if config is None else (config, CONFIG)
     chief = strategies.is_chief(strategy)
     with contextlib.ExitStack() as stack:
@@ -87,7 +88,7 @@ def run(
         if not chief:
             claim(run_dir, *named)  # by now it is there: this compares
         preemption = stack.enter_context(Preemption().listening())
-        setting = Setting(data, experiment.threat, strategy, preemption, callbacks)
+        setting = Setting(data, experiment.threat, strategy, preemption, callbacks, extras)
         results = []
         for stage in stages:
             if stage.name in restart and chief:
@@ -97,11 +98,16 @@ def run(
         return results
 
 
-def identities_of(experiment: Experiment, data: ImageData) -> dict[str, identity.Identity]:
-    """Name -> what the stage is."""
+def identities_of(
+    experiment: Experiment, data: ImageData, extras: Mapping[str, Extra] | None = None
+) -> dict[str, identity.Identity]:
+    """Name -> what the stage is; `extras` are from `check`, of the stages that are asked about."""
     prints = identity.of_data(data)
+    further = {name: {"the extra images": e.fingerprint} for name, e in (extras or {}).items()}
     return {
-        stage.name: identity.of_stage(stage, prints, experiment.threat, experiment.seed)
+        stage.name: identity.of_stage(
+            stage, prints | further.get(stage.name, {}), experiment.threat, experiment.seed
+        )
         for stage in experiment.stages
     }
 
@@ -149,7 +155,7 @@ def check(
     strategy: tf.distribute.Strategy,
     stages: Sequence[Stage],
     run_dir: pathlib.Path,
-) -> None:
+) -> dict[str, Extra]:
     """Refuses, before anything is trained, what one of the stages to run would refuse.
 
     What they learn from is among them, finished in `run_dir`, or a file.
@@ -160,14 +166,18 @@ def check(
         reads, where all stages are to run.
     """
     data.check_trainable()
+    extras = extra_images.load(stages, data)
     for stage in stages:
         check_data(stage, data)
-        check_batches(len(data.train), stage.batch_size, strategy.num_replicas_in_sync)
+        # Extra images fill the last batch of an epoch.
+        images = stage.batch_size if stage.name in extras else len(data.train)
+        check_batches(images, stage.batch_size, strategy.num_replicas_in_sync)
         with strategy.scope():  # in which it is built to be trained
             stage.check_devices()
-    dry_run(stages, data, experiment.threat, run_dir)
+    dry_run(stages, data, experiment.threat, run_dir, extras)
     if len(stages) == len(experiment.stages):
         bindings.check_read(stages)
+    return extras
 
 
 def check_stage(experiment: Experiment, name: str) -> None:

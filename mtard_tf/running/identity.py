@@ -34,7 +34,7 @@ Identity = dict[str, dict[str, str]]
 # Of a stage: no part of what it computes, or told otherwise (teachers by their files).
 _NO_SETTINGS = (
     *("name", "scope", "checkpoint_every", "keep_checkpoints"),
-    *("teachers", "initial", "epsilon"),
+    *("teachers", "initial", "epsilon", "extra"),
 )
 # Whose code is told by a version.
 _VERSIONED = {"mtard_tf", "gin", "keras", "numpy", "tensorflow", *sys.stdlib_module_names}
@@ -54,7 +54,7 @@ def of_stage(stage: Stage, data: Mapping[str, str], threat: ThreatModel, seed: i
 
     Args:
       stage: as it was built; what gin binds in its scope to its factories belongs to it.
-      data: from `of_data`.
+      data: from `of_data`, and the fingerprint of the stage's extra images.
       threat: of the experiment.
       seed: of the experiment.
     """

@@ -64,9 +64,9 @@ def run(
     for name in (*only, *restart):
         check_stage(experiment, name)
     data = experiment.dataset()
-    check(experiment, data, strategy, stages, run_dir)
+    extras = check(experiment, data, strategy, stages, run_dir)
     claim(run_dir, config)
-    known = identities_of(experiment, data)
+    known = identities_of(experiment, data, extras)
     run_jobs(run_dir, training_jobs(stages, run_dir, known, options, restart), count)
     return [run_files.stage(run_dir / stage.name / "stage.json") for stage in stages]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import keras
@@ -12,12 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from mtard_tf import files
+from mtard_tf.data.extra import Extra
 from mtard_tf.distiller.distiller import Distiller
 from mtard_tf.distribute import strategies
 from mtard_tf.files import digest
 from mtard_tf.running.context import Setting
 
 _NAME = "soft_labels_{}.npz"
+EXTRA = "extra_labels.npz"  # a teacher's labels of extra images
 
 
 def tables(
@@ -26,6 +28,7 @@ def tables(
     sources: Mapping[str, str],
     folder: pathlib.Path,
     setting: Setting,
+    extra: Extra | None = None,
 ) -> list[tf.Tensor]:
     """What a distiller asks its teachers only once, in the order of its `cached_roles`.
 
@@ -33,25 +36,38 @@ def tables(
       distiller: of the stage.
       teachers: role -> model.
       sources: role -> fingerprint of the teacher's file.
-      folder: of the stage; the tables lie there until `remove`. Other workers find the chief's.
+      folder: of the stage; the tables lie there until `remove`.
       setting: with the training images.
+      extra: images whose rows follow theirs; None for none.
     """
-    split = setting.data.train
-    result: list[np.ndarray] = []
+    splits = {"": setting.data.train} | ({} if extra is None else {"_extra": extra.split})
+    wanted = []
+    for role in distiller.cached_roles:
+        for suffix, split in splits.items():
+            made_by = type(distiller).__name__, distiller.table_settings
+            key = digest(made_by, sources.get(role), split.images)
+            ask = partial(distiller.table, role, teachers[role], split)
+            wanted.append((folder / _NAME.format(role + suffix), key, ask))
+    found = shared(wanted, setting.strategy)
+    return [tf.concat(found[i : i + len(splits)], 0) for i in range(0, len(found), len(splits))]
+
+
+def shared(
+    wanted: Sequence[tuple[pathlib.Path, str, Callable[[], np.ndarray]]],
+    strategy: tf.distribute.Strategy,
+) -> list[np.ndarray]:
+    """`kept` of each of these, by the chief first; other workers find the chief's files."""
+    found: list[np.ndarray] = []
     for chief in (True, False):
-        if chief == strategies.is_chief(setting.strategy):
-            for role in distiller.cached_roles:
-                made_by = type(distiller).__name__, distiller.table_settings
-                key = digest(made_by, sources.get(role), split.images)
-                ask = partial(distiller.table, role, teachers[role], split)
-                result.append(kept(folder / _NAME.format(role), key, ask))
-        strategies.wait_for_all(setting.strategy)
-    return [tf.constant(table) for table in result]
+        if chief == strategies.is_chief(strategy):
+            found = [kept(*one) for one in wanted]
+        strategies.wait_for_all(strategy)
+    return found
 
 
 def remove(folder: pathlib.Path) -> None:
     """Removes the tables of a stage that is finished."""
-    for path in folder.glob(_NAME.format("*")):
+    for path in (*folder.glob(_NAME.format("*")), folder / EXTRA):
         files.remove(path)
 
 

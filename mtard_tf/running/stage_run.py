@@ -21,7 +21,7 @@ from mtard_tf.models.precision import with_precision
 from mtard_tf.models.twins import PROBED
 from mtard_tf.reporting import run_files
 from mtard_tf.reporting.progress import Progress
-from mtard_tf.running import batches, checkpoints, soft_labels
+from mtard_tf.running import batches, checkpoints, extra_images, soft_labels
 from mtard_tf.running.averaged_student import judged_student
 from mtard_tf.running.callbacks import Saver, Validation
 from mtard_tf.running.checkpoints import Checkpoints, State
@@ -102,6 +102,7 @@ class _Run:
         data, strategy = setting.data, setting.strategy
         self._stage, self._distiller, self._folder = stage, distiller, folder
         self._setting, self._seed, self._sources = setting, seed, sources
+        self._extra = setting.extras.get(stage.name)
         self._steps = steps_per_epoch(len(data.train), stage.batch_size)
         self._chief = strategies.is_chief(strategy)
         # Before teachers are asked, who would be looked at on random images, and before a state is
@@ -185,7 +186,10 @@ class _Run:
             )
         )
         callbacks += self._setting.callbacks
-        tensors = [*training_tensors(self._setting.data), *self._tables()]
+        extra = extra_images.labelled(
+            stage, self._extra, self._teachers, self._sources, self._folder, self._setting
+        )
+        tensors = [*training_tensors(self._setting.data, extra), *self._tables()]
         for epoch in range(distiller.step // self._steps, stage.epochs):
             if self._validation.exhausted or distiller.stop_training:
                 break
@@ -198,6 +202,7 @@ class _Run:
                 seed=self._seed,
                 start_step=step,
                 tensors=tensors,
+                extra=extra,
             )
             with guard.judging():
                 distiller.fit(
@@ -213,7 +218,12 @@ class _Run:
 
     def _tables(self) -> list[tf.Tensor]:
         return soft_labels.tables(
-            self._distiller, self._teachers, self._sources, self._folder, self._setting
+            self._distiller,
+            self._teachers,
+            self._sources,
+            self._folder,
+            self._setting,
+            self._extra,
         )
 
     def finish(self) -> None:
@@ -240,6 +250,9 @@ class _Run:
             "best": self._validation.best,
             "last": self._validation.last,
         }
+        if self._extra is not None:
+            share, labels = stage.extra_share, stage.extra_labels
+            result["extra"] = {"images": len(self._extra.split), "share": share, "labels": labels}
         if self._taught:
             result["teachers_validation"] = self._taught
         if result["epochs"] < stage.epochs:
