@@ -188,7 +188,7 @@ _OPERATIONS: tuple[Callable[[tf.Tensor, tf.Tensor], tf.Tensor], ...] = (
     _sheared,
     _rotated,
 )
-_BY_NAME = {
+_BY_NAME: dict[str, Callable[[tf.Tensor, tf.Tensor, int], tf.Tensor]] = {
     "crop_flip": crop_flip,
     "crop_shift": crop_shift,
     "idbh_weak": partial(idbh, erased=0.5),
