@@ -9,9 +9,12 @@ and safe inside `tf.function` and under `tf.distribute`:
 * `threat` is the `ThreatModel` to stay inside (the caller checks);
 * `seeds` are int32 `[batch, 2]`, one per image, and are the attack's only source of randomness,
   so that what happens to an image does not depend on the batch it sits in;
-* an attribute `kind` says "black_box" of an attack that needs no gradient;
-* `objective(images, logits) -> [batch]` replaces the loss that is maximised, where the attack
-  has one to replace.
+* `objective(images, logits) -> [batch]` replaces the loss that is maximised; attacks whose loss is
+  fixed reject it.
+
+`attack.Attack` has this call, with the checks of its arguments; an attack derives from it and
+writes its algorithm in `run`. Any other callable with this call is an attack as well; an attribute
+`kind` then says "black_box" of one that needs no gradient.
 """
 
 from mtard_tf import keras_environment

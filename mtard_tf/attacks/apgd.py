@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import tensorflow as tf
 
 from mtard_tf import losses
 from mtard_tf.attacks import apgd_run, shrinking_batches
-from mtard_tf.threat import ThreatModel
-
-ModelFn = Callable[[tf.Tensor], tf.Tensor]
-Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+from mtard_tf.attacks.attack import Attack, Problem, require_at_least_one
 
 LOSSES = ("ce", "dlr", "dlr_targeted", "margin")
 LEAST_CLASSES = {"dlr": 3, "dlr_targeted": 4}
 
 
 @dataclasses.dataclass(frozen=True)
-class APGD:
+class APGD(Attack):
     """Auto-PGD (Croce and Hein, ICML 2020, arXiv 2003.01690, algorithm 1).
 
         z = project(x_k + step * direction(grad))
@@ -34,7 +30,7 @@ class APGD:
       loss: "ce", "margin" (max other - z_label), "dlr" or "dlr_targeted" (one round
         for each of the `num_targets` likeliest wrong classes, or all of them if there are fewer).
       num_steps: gradient steps of each round.
-      restarts: rounds (for each target class), each on what still stands.
+      restarts: rounds (for each target class), each on the images that are not broken yet.
       num_targets: target classes of "dlr_targeted".
       rho: share of rising steps below which the step is halved.
       eot_samples: model calls whose gradients and logits are averaged at each step, for models
@@ -53,48 +49,26 @@ class APGD:
     eot_samples: int = 1
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
         if self.loss not in LOSSES:
-            raise ValueError(f"{name}.loss is {self.loss!r}; use one of {', '.join(LOSSES)}.")
-        for field in ("num_steps", "restarts", "num_targets", "eot_samples"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{name}.{field} is {getattr(self, field)}; give at least 1.")
+            raise ValueError(
+                f"{type(self).__name__}.loss is {self.loss!r}; use one of {', '.join(LOSSES)}."
+            )
+        require_at_least_one(self, "num_steps", "restarts", "num_targets", "eot_samples")
 
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        objective: Objective | None = None,
-    ) -> tf.Tensor:
-        """Perturbed images, float32, shaped like `images`; see the package docstring.
-
-        With an `objective` every image stays in the batch, which the objective may be bound to.
-        """
-        logits = model_fn(images)
-        likely, targets = shrinking_batches.wrong_classes(logits, labels), 1
-        if objective is None and self.loss in LEAST_CLASSES:
+    def run(self, problem: Problem) -> tf.Tensor:
+        logits, targets = problem.model_fn(problem.images), 1
+        likely = shrinking_batches.wrong_classes(logits, problem.labels)
+        if problem.objective is None and self.loss in LEAST_CLASSES:
             losses.require_classes(self.loss, logits, LEAST_CLASSES[self.loss])
             if self.loss == "dlr_targeted":
                 targets = shrinking_batches.count_targets(self.num_targets, logits.shape[-1])
+        run = apgd_run.Run(problem, self.loss, self.num_steps, self.rho, self.eot_samples)
 
         def single(i, images, labels, seeds, ranking):
-            return apgd_run.Run(self, model_fn, threat, objective)(
-                images, labels, ranking[:, i % targets], seeds
-            )
+            return run(images, labels, ranking[:, i % targets], seeds)
 
-        return shrinking_batches.attack_standing(
-            single,
-            logits,
-            images,
-            labels,
-            seeds,
-            rounds=self.restarts * targets,
-            extra=likely,
-            drop=objective is None,
+        return shrinking_batches.run_rounds(
+            single, problem, logits, rounds=self.restarts * targets, extra=likely
         )
 
 

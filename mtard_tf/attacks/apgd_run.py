@@ -1,31 +1,15 @@
-"""One round of Auto-PGD on a batch that images leave as they fall."""
+"""One round of Auto-PGD, on a batch that images leave as they are broken."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+import dataclasses
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from mtard_tf import losses
 from mtard_tf.attacks import geometry, gradients, shrinking_batches
-from mtard_tf.threat import ThreatModel
-
-ModelFn = Callable[[tf.Tensor], tf.Tensor]
-Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-
-
-class Settings(Protocol):
-    """What a round reads of `apgd.APGD`, which documents it."""
-
-    @property
-    def loss(self) -> str: ...
-    @property
-    def num_steps(self) -> int: ...
-    @property
-    def rho(self) -> float: ...
-    @property
-    def eot_samples(self) -> int: ...
+from mtard_tf.attacks.attack import Problem
 
 
 def checkpoints(num_steps: int) -> list[int]:
@@ -67,24 +51,21 @@ class _Rows(NamedTuple):
     halved: tf.Tensor
 
 
+@dataclasses.dataclass(frozen=True)
 class Run:
-    """One round of APGD on one (compacted) batch."""
+    """One round of APGD on one (compacted) batch; the fields but the first are those of `APGD`."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        model_fn: ModelFn,
-        threat: ThreatModel,
-        objective: Objective | None,
-    ) -> None:
-        self.attack, self.model_fn, self.threat = settings, model_fn, threat
-        self.objective = objective
+    problem: Problem
+    loss: str
+    num_steps: int
+    rho: float
+    eot_samples: int
 
     def __call__(
         self, images: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor, seeds: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Best (or broken) images and their margins."""
-        window, shrink, least = _windows(self.attack.num_steps)
+        window, shrink, least = _windows(self.num_steps)
         rows = self._begin(images, labels, targets, seeds)
         found, margins, rows = self._drop(rows.best, rows.best_margin, rows)
 
@@ -94,24 +75,13 @@ class Run:
             rows = tf.cond(check, lambda: self._checkpoint(rows, window), lambda: rows)
             window = tf.where(check, tf.maximum(window - shrink, least), window)
             at = tf.where(check, at + window, at)
-            return (i + 1, at, window, *self._drop(found, margins, rows))
+            return (at, window, *self._drop(found, margins, rows))
 
-        scalar = tf.TensorShape([])
-        *_, found, margins, rows = tf.while_loop(
-            lambda i, at, window, found, margins, rows: tf.logical_and(
-                i < self.attack.num_steps, tf.size(rows.row) > 0
-            ),
+        *_, found, margins, rows = shrinking_batches.loop(
+            self.num_steps,
             step,
-            (0, window, window, found, margins, rows),
-            shape_invariants=(
-                scalar,
-                scalar,
-                scalar,
-                found.shape,
-                margins.shape,
-                shrinking_batches.any_batch(rows),
-            ),
-            parallel_iterations=1,
+            (window, window, found, margins, rows),
+            going=lambda *state: tf.size(state[-1].row) > 0,
         )
         found = shrinking_batches.scatter(found, rows.row, rows.best)
         return found, shrinking_batches.scatter(margins, rows.row, rows.best_margin)
@@ -119,14 +89,15 @@ class Run:
     def _begin(
         self, images: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor, seeds: tf.Tensor
     ) -> _Rows:
-        offset = geometry.boundary_noise(seeds, images.shape[1:], self.threat.norm)
-        start = self.threat.project(images + self.threat.epsilon * offset, images)
+        threat = self.problem.threat
+        offset = geometry.boundary_noise(seeds, images.shape[1:], threat.norm)
+        start = threat.project(images + threat.epsilon * offset, images)
         loss, margin, gradient = self._evaluate(start, labels, targets)
         count = tf.shape(labels)[0]
         return _Rows(
             row=tf.range(count), clean=images, labels=labels, targets=targets,
             current=start, previous=start, gradient=gradient, loss=loss, margin=margin,
-            step=tf.fill([count], 2.0 * self.threat.epsilon),
+            step=tf.fill([count], 2.0 * threat.epsilon),
             best=start, best_gradient=gradient, best_loss=loss, best_margin=margin,
             rises=tf.zeros([count], tf.int32), checked_loss=loss, halved=tf.fill([count], True),
         )  # fmt: skip
@@ -136,13 +107,15 @@ class Run:
 
         def sample():
             return gradients.slope(
-                self.model_fn, images, lambda x, logits: self._loss(x, logits, labels, targets)
+                self.problem.model_fn,
+                images,
+                lambda x, logits: self._objective(x, logits, labels, targets),
             )
 
         def add(i, *totals):
             return i + 1, *_added(gradients.Slope(*totals), sample())
 
-        samples, total = self.attack.eot_samples, sample()
+        samples, total = self.eot_samples, sample()
         if samples > 1:
             _, *totals = tf.while_loop(
                 lambda i, *_: i < samples, add, (1, *total), parallel_iterations=1
@@ -151,20 +124,20 @@ class Run:
         margin = losses.margin(total.logits / samples, labels)
         return total.loss / samples, margin, total.gradient
 
-    def _loss(self, images, logits, labels, targets):
-        if self.objective is not None:
-            return self.objective(images, logits)
-        if self.attack.loss == "ce":
+    def _objective(self, images, logits, labels, targets):
+        if self.problem.objective is not None:
+            return self.problem.objective(images, logits)
+        if self.loss == "ce":
             return losses.cross_entropy(logits, labels)
-        if self.attack.loss == "margin":
+        if self.loss == "margin":
             return -losses.margin(logits, labels)
-        if self.attack.loss == "dlr":
+        if self.loss == "dlr":
             return losses.dlr(logits, labels)
         return losses.dlr_targeted(logits, labels, targets)
 
     def _move(self, rows: _Rows, momentum: tf.Tensor) -> _Rows:
-        project, x = self.threat.project, rows.current
-        ahead = geometry.steepest(rows.gradient, self.threat.norm)
+        threat, x = self.problem.threat, rows.current
+        project, ahead = threat.project, geometry.steepest(rows.gradient, threat.norm)
         ahead = project(x + geometry.spread(rows.step, x) * ahead, rows.clean)
         drift = (1 - momentum) * (x - rows.previous)
         moved = project(x + momentum * (ahead - x) + drift, rows.clean)
@@ -181,7 +154,7 @@ class Run:
         )  # fmt: skip
 
     def _checkpoint(self, rows: _Rows, window: tf.Tensor) -> _Rows:
-        limit = self.attack.rho * tf.cast(window, tf.float32)
+        limit = self.rho * tf.cast(window, tf.float32)
         oscillates = tf.cast(rows.rises, tf.float32) <= limit
         stuck = tf.logical_and(~rows.halved, rows.checked_loss >= rows.best_loss)
         halve = tf.logical_or(oscillates, stuck)
@@ -195,7 +168,7 @@ class Run:
 
     def _drop(self, found: tf.Tensor, margins: tf.Tensor, rows: _Rows):
         """Writes what fell in the last step to `found` and takes it out of the batch."""
-        if self.objective is not None:
+        if self.problem.objective is not None:
             return found, margins, rows
         fell = ~(rows.margin >= 0)
 

@@ -1,9 +1,8 @@
-"""AutoAttack: the parameter-free ensemble, run on what still stands."""
+"""AutoAttack: the parameter-free ensemble, each attack on the images that are not broken yet."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -11,17 +10,15 @@ from mtard_tf import losses
 from mtard_tf.attacks import apgd, shrinking_batches
 from mtard_tf.attacks import seeds as random
 from mtard_tf.attacks.apgd import APGDDLR, APGDCrossEntropy, APGDTargeted
+from mtard_tf.attacks.attack import Attack, Problem
 from mtard_tf.attacks.fab import FAB, FABTargeted
 from mtard_tf.attacks.square import Square
-from mtard_tf.threat import ThreatModel
-
-ModelFn = Callable[[tf.Tensor], tf.Tensor]
 
 VERSIONS = ("standard", "plus", "rand")
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoAttack:
+class AutoAttack(Attack):
     """AutoAttack (Croce and Hein, ICML 2020, arXiv 2003.01690), one attack after the other.
 
         standard: apgd_ce, apgd_t, fab_t, square
@@ -32,8 +29,8 @@ class AutoAttack:
     with 2 both become `apgd_margin`, APGD on the margin. That is no published AutoAttack, and an
     audit names it `autoattack_3_classes` or `autoattack_2_classes`.
 
-    Each attack starts from the clean images of those that stand. The model must give raw logits
-    and, but for `rand`, the same answer each time.
+    Each attack starts from the clean images of those that are not broken yet. The model must give
+    raw logits and, but for `rand`, the same answer each time.
 
     Attributes:
       version: "standard", "plus" or "rand".
@@ -43,6 +40,9 @@ class AutoAttack:
     Raises:
       ValueError: an unknown version.
     """
+
+    fixed_loss = "AutoAttack brings its own losses"
+    kind = "ensemble"
 
     version: str = "standard"
     num_steps: int = 100
@@ -55,7 +55,7 @@ class AutoAttack:
             )
 
     @property
-    def components(self) -> dict[str, Callable[..., tf.Tensor]]:
+    def components(self) -> dict[str, Attack]:
         """The attacks by name, in the order in which they run."""
         steps, square = self.num_steps, Square(self.num_queries)
         if self.version == "standard":
@@ -79,38 +79,22 @@ class AutoAttack:
             "apgd_dlr": APGDDLR(steps, eot_samples=20),
         }
 
-    def for_classes(self, classes: int) -> dict[str, Callable[..., tf.Tensor]]:
-        """The attacks for a net of so many classes, by name: `components`, from 4 classes on."""
-        chosen: dict[str, Callable[..., tf.Tensor]] = {}
+    def for_classes(self, classes: int) -> dict[str, Attack]:
+        """The attacks for a net of this many classes, by name: `components`, from 4 classes on."""
+        chosen: dict[str, Attack] = {}
         for name, attack in self.components.items():
             if isinstance(attack, apgd.APGD):
                 name, attack = apgd.stand_in(name, attack, classes)
             chosen.setdefault(name, attack)
         return chosen
 
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        objective: object = None,
-    ) -> tf.Tensor:
-        """Perturbed images, float32, shaped like `images`; see the package docstring.
-
-        Raises:
-          ValueError: an objective is given; the ensemble brings its own.
-        """
-        shrinking_batches.refuse("AutoAttack brings its own losses", objective)
+    def run(self, problem: Problem) -> tf.Tensor:
+        model_fn, images, labels, _, seeds, _ = problem
         best, logits = images, model_fn(images)
         for i, attack in enumerate(self.for_classes(logits.shape[-1]).values()):
             logits = model_fn(best)
             rows = shrinking_batches.rows_where(losses.margin(logits, labels) >= 0)
-            clean, own_labels, own_seeds = shrinking_batches.take((images, labels, seeds), rows)
-            perturbed = attack(
-                model_fn, clean, own_labels, threat=threat, seeds=random.fold(own_seeds, 100 + i)
-            )
-            best = shrinking_batches.scatter(best, rows, perturbed)
+            clean, own, own_seeds = shrinking_batches.take((images, labels, seeds), rows)
+            left = problem._replace(images=clean, labels=own, seeds=random.fold(own_seeds, 100 + i))
+            best = shrinking_batches.scatter(best, rows, left.solved_by(attack))
         return best

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from mtard_tf import losses
 from mtard_tf.attacks import geometry, gradients, shrinking_batches
+from mtard_tf.attacks.attack import MinimalAttack, ModelFn, require_above_zero
 from mtard_tf.attacks.spsa import adam
 from mtard_tf.threat import ThreatModel
-
-ModelFn = Callable[[tf.Tensor], tf.Tensor]
 
 _NO_UPPER = 1e10
 # tanh reaches the ends of the box only at infinity.
@@ -21,7 +19,7 @@ _SQUEEZE = 0.999999
 
 
 @dataclasses.dataclass(frozen=True)
-class CWL2:
+class CWL2(MinimalAttack):
     """Carlini and Wagner (IEEE S&P 2017, arXiv 1608.04644), section VI.A.
 
         minimise |x' - x|_2^2 + c max(m(x') + confidence, 0),   x' = box(tanh(w))
@@ -41,8 +39,10 @@ class CWL2:
       abort_early: stop where the loss fell by less than 0.01 % over a tenth of the steps.
 
     Raises:
-      ValueError: a number that means nothing.
+      ValueError: a confidence below 0, or another number that is not above 0.
     """
+
+    fixed_loss = "CWL2 brings its own loss"
 
     num_steps: int = 1000
     search_steps: int = 9
@@ -53,31 +53,9 @@ class CWL2:
     abort_early: bool = True
 
     def __post_init__(self) -> None:
-        for field in ("num_steps", "search_steps", "learning_rate", "initial_constant"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"CWL2.{field} is {getattr(self, field)}; give a number above 0.")
+        require_above_zero(self, "num_steps", "search_steps", "learning_rate", "initial_constant")
         if not self.confidence >= 0:
             raise ValueError(f"CWL2.confidence is {self.confidence}; give a number >= 0.")
-
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        objective: object = None,
-    ) -> tf.Tensor:
-        """Perturbed images, float32, shaped like `images`; see the package docstring.
-
-        Raises:
-          ValueError: an objective is given; this attack has none to replace.
-        """
-        shrinking_batches.refuse("CWL2 brings its own loss", objective)
-        return geometry.only_inside(
-            self.minimal(model_fn, images, labels, threat=threat), images, threat
-        )
 
     def minimal(
         self,
@@ -110,25 +88,16 @@ class CWL2:
             lower = tf.where(hit, lower, tf.maximum(lower, constant))
             bounded = upper < _NO_UPPER
             constant = tf.where(bounded, (lower + upper) / 2, constant * 10)
-            return i + 1, constant, lower, upper, best, distance
+            return constant, lower, upper, best, distance
 
-        *_, best, _ = tf.while_loop(
-            lambda i, *_: tf.logical_and(i < self.search_steps, count > 0),
+        lower, upper = tf.zeros([count]), tf.fill([count], _NO_UPPER)
+        *_, best, _ = shrinking_batches.loop(
+            self.search_steps,
             step,
-            (
-                0,
-                constants,
-                tf.zeros([count]),
-                tf.fill([count], _NO_UPPER),
-                clean,
-                tf.fill([count], float("inf")),
-            ),
-            shape_invariants=(
-                tf.TensorShape([]), *[tf.TensorShape([None])] * 3, clean.shape, own.shape
-            ),
-            parallel_iterations=1,
-        )  # fmt: skip
-        return tf.stop_gradient(shrinking_batches.scatter(images, rows, best))
+            (constants, lower, upper, clean, tf.fill([count], float("inf"))),
+            going=lambda *_: count > 0,
+        )
+        return shrinking_batches.scatter(images, rows, best)
 
     def _shortfall(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """What is missing to success with `confidence`; 0 or less once there."""
@@ -177,7 +146,6 @@ class _Search:
             hit = shrinking_batches.scatter(hit, hits, tf.fill([tf.size(hits)], True))
             rows = self._leave(tf.equal((i + 1) % every, 0), rows, loss)
             return (
-                i + 1,
                 shrinking_batches.scatter(best, row, new),
                 shrinking_batches.scatter(distance, row, new_squared),
                 hit,
@@ -185,18 +153,12 @@ class _Search:
             )
 
         hit = tf.fill([count], False)
-        _, best, distance, hit, _ = tf.while_loop(
-            lambda i, best, distance, hit, rows: tf.logical_and(
-                i < self.attack.num_steps, tf.size(rows.row) > 0
-            ),
+        best, distance, hit, _ = shrinking_batches.loop(
+            self.attack.num_steps,
             step,
-            (0, best, distance, hit, rows),
-            shape_invariants=(
-                tf.TensorShape([]), best.shape, distance.shape, tf.TensorShape([None]),
-                shrinking_batches.any_batch(rows),
-            ),
-            parallel_iterations=1,
-        )  # fmt: skip
+            (best, distance, hit, rows),
+            going=lambda *state: tf.size(state[-1].row) > 0,
+        )
         return best, distance, hit
 
     def _descend(self, i, rows: _Rows):

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import tensorflow as tf
 
 from mtard_tf import losses
 from mtard_tf.attacks import geometry, jacobian, shrinking_batches
+from mtard_tf.attacks.attack import MinimalAttack, ModelFn, require_at_least_one
 from mtard_tf.threat import ThreatModel
-
-ModelFn = Callable[[tf.Tensor], tf.Tensor]
 
 # How far two ways to compute one logit may lie apart, relative to the largest.
 _ROUNDING, _FLOAT32 = {tf.float16: 8e-3, tf.bfloat16: 6e-2}, 3e-5
 
 
 @dataclasses.dataclass(frozen=True)
-class DeepFool:
+class DeepFool(MinimalAttack):
     """DeepFool (Moosavi-Dezfooli et al., CVPR 2016, arXiv 1511.04599, algorithm 2).
 
         r_i = (|f_k| + m) / |w_k|_2^2 w_k              (Linf: / |w_k|_1 sign(w_k))
@@ -41,41 +39,19 @@ class DeepFool:
       ValueError: a number below 1.
     """
 
+    fixed_loss = "DeepFool follows the decision boundary"
+
     num_steps: int = 50
     overshoot: float = 0.02
     candidates: int = 9
 
     def __post_init__(self) -> None:
-        for field in ("num_steps", "candidates"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"DeepFool.{field} is {getattr(self, field)}; give at least 1.")
-
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        objective: object = None,
-    ) -> tf.Tensor:
-        """Perturbed images, float32, shaped like `images`; see the package docstring.
-
-        Raises:
-          ValueError: an objective is given; this attack has none to replace.
-        """
-        shrinking_batches.refuse("DeepFool follows the decision boundary", objective)
-        return geometry.only_inside(
-            self.minimal(model_fn, images, labels, threat=threat), images, threat
-        )
+        require_at_least_one(self, "num_steps", "candidates")
 
     def minimal(
         self, model_fn: ModelFn, images: tf.Tensor, labels: tf.Tensor, *, threat: ThreatModel
     ) -> tf.Tensor:
-        """The same without the ball: of `threat`, only the norm and the box are used."""
-
-        def step(i, perturbed, total, margins):
+        def step(_, perturbed, total, margins):
             rows = shrinking_batches.rows_where(margins >= stop)
             x, clean, so_far, own, behind = shrinking_batches.take(
                 (perturbed, images, total, labels, beyond), rows
@@ -88,7 +64,6 @@ class DeepFool:
             moved = tf.clip_by_value(moved, threat.minimum, threat.maximum)
             reached = losses.margin(model_fn(moved), own)
             return (
-                i + 1,
                 shrinking_batches.scatter(perturbed, rows, moved),
                 shrinking_batches.scatter(total, rows, so_far),
                 shrinking_batches.scatter(margins, rows, reached),
@@ -101,16 +76,13 @@ class DeepFool:
         )
         # What is wrong when clean stays as it is.
         stop, margins = -beyond / 2, tf.where(margins < 0, -float("inf"), margins)
-        _, perturbed, _, _ = tf.while_loop(
-            lambda i, _, __, margins: tf.logical_and(
-                i < self.num_steps, tf.reduce_any(margins >= stop)
-            ),
+        perturbed, *_ = shrinking_batches.loop(
+            self.num_steps,
             step,
-            (0, images, tf.zeros_like(images), margins),
-            shape_invariants=(tf.TensorShape([]), images.shape, images.shape, margins.shape),
-            parallel_iterations=1,
+            (images, tf.zeros_like(images), margins),
+            going=lambda *state: tf.reduce_any(state[-1] >= stop),
         )
-        return tf.stop_gradient(perturbed)
+        return perturbed
 
 
 def _shortest(way: tf.Tensor, normal: tf.Tensor, norm: str) -> tf.Tensor:

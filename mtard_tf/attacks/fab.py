@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from mtard_tf import losses
 from mtard_tf.attacks import geometry, gradients, jacobian, shrinking_batches
-from mtard_tf.threat import ThreatModel
-
-ModelFn = Callable[[tf.Tensor], tf.Tensor]
+from mtard_tf.attacks.attack import Attack, Problem, require_at_least_one
 
 
 @dataclasses.dataclass(frozen=True)
-class FAB:
+class FAB(Attack):
     """Fast adaptive boundary attack (Croce and Hein, ICML 2020, arXiv 1907.02044).
 
         d, d0 = steps from x_k and from the clean x to the boundary of the linearised model
@@ -41,6 +38,8 @@ class FAB:
       ValueError: a number below 1.
     """
 
+    fixed_loss = "FAB follows the decision boundary"
+
     targeted: bool = False
     num_steps: int = 100
     restarts: int = 1
@@ -50,47 +49,20 @@ class FAB:
     beta: float = 0.9
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        for field in ("num_steps", "restarts", "num_targets"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{name}.{field} is {getattr(self, field)}; give at least 1.")
+        require_at_least_one(self, "num_steps", "restarts", "num_targets")
 
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        objective: object = None,
-    ) -> tf.Tensor:
-        """Perturbed images, float32, shaped like `images`; see the package docstring.
-
-        Raises:
-          ValueError: an objective is given; this attack has none to replace.
-        """
-        shrinking_batches.refuse("FAB follows the decision boundary", objective)
-        logits = model_fn(images)
-        likely = shrinking_batches.wrong_classes(logits, labels)
-        targets = (
-            shrinking_batches.count_targets(self.num_targets, likely.shape[1] + 1)
-            if self.targeted
-            else 1
-        )
+    def run(self, problem: Problem) -> tf.Tensor:
+        logits = problem.model_fn(problem.images)
+        likely, targets = shrinking_batches.wrong_classes(logits, problem.labels), 1
+        if self.targeted:
+            targets = shrinking_batches.count_targets(self.num_targets, logits.shape[-1])
+        run = _Run(self, problem)
 
         def single(i, images, labels, seeds, ranking):
-            run = _Run(self, model_fn, threat, ranking.shape[1] + 1)
             return run(images, labels, ranking[:, i % targets], seeds, i >= targets)
 
-        return shrinking_batches.attack_standing(
-            single,
-            logits,
-            images,
-            labels,
-            seeds,
-            rounds=self.restarts * targets,
-            extra=likely,
+        return shrinking_batches.run_rounds(
+            single, problem, logits, rounds=self.restarts * targets, extra=likely
         )
 
 
@@ -116,9 +88,8 @@ class _Rows(NamedTuple):
 class _Run:
     """One round of FAB on one (compacted) batch."""
 
-    def __init__(self, attack: FAB, model_fn: ModelFn, threat: ThreatModel, classes: int) -> None:
-        self.attack, self.model_fn, self.threat = attack, model_fn, threat
-        self.classes = classes
+    def __init__(self, attack: FAB, problem: Problem) -> None:
+        self.attack, self.model_fn, self.threat = attack, problem.model_fn, problem.threat
 
     def __call__(
         self,
@@ -128,7 +99,7 @@ class _Run:
         seeds: tf.Tensor,
         random_start: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The images, or what broke them within epsilon; margin -1 for what fell, 0 else."""
+        """The images, or what broke them within epsilon; margin -1 of broken images, 0 else."""
         count = tf.shape(labels)[0]
         rows = _Rows(
             row=tf.range(count), clean=images, labels=labels, targets=targets,
@@ -136,20 +107,15 @@ class _Run:
             best=images, distance=tf.fill([count], float("inf")),
         )  # fmt: skip
 
-        def step(i, found, margins, rows):
-            return (i + 1, *self._drop(found, margins, self._pull_back(self._approach(rows))))
+        def step(_, found, margins, rows):
+            return self._drop(found, margins, self._pull_back(self._approach(rows)))
 
-        _, found, margins, _ = tf.while_loop(
-            lambda i, found, margins, rows: tf.logical_and(
-                i < self.attack.num_steps, tf.size(rows.row) > 0
-            ),
+        found, margins, _ = shrinking_batches.loop(
+            self.attack.num_steps,
             step,
-            (0, images, tf.zeros([count]), rows),
-            shape_invariants=(
-                tf.TensorShape([]), images.shape, labels.shape, shrinking_batches.any_batch(rows)
-            ),
-            parallel_iterations=1,
-        )  # fmt: skip
+            (images, tf.zeros([count]), rows),
+            going=lambda *state: tf.size(state[-1].row) > 0,
+        )
         return found, margins
 
     def _noisy(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:

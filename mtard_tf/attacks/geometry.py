@@ -86,12 +86,18 @@ def to_hyperplane(
     room = tf.where(direction > 0, threat.maximum - points, points - threat.minimum)
     room = tf.maximum(room, 0.0)
     rate = tf.ones_like(weight) if threat.norm == "linf" else weight
-    wall = tf.where(weight > 0, weight * room, 0.0)
-    slope = weight * rate
-    missing = tf.abs(missing)
+    time = _time_to_cover(tf.abs(missing), weight, rate, room)
+    return direction * tf.minimum(spread(time, points) * rate, room)
+
+
+def _time_to_cover(
+    missing: tf.Tensor, weight: tf.Tensor, rate: tf.Tensor, room: tf.Tensor
+) -> tf.Tensor:
+    """The t of `to_hyperplane`, `[batch]`: f(t) = missing, or as far as the box allows."""
+    wall, slope = tf.where(weight > 0, weight * room, 0.0), weight * rate
 
     def newton(_, time):
-        at_wall = spread(time, points) * rate >= room
+        at_wall = spread(time, room) * rate >= room
         covered = per_image_sum(tf.where(at_wall, wall, 0.0))
         free = per_image_sum(tf.where(at_wall, 0.0, slope))
         ahead = tf.math.divide_no_nan(missing - covered, free)
@@ -106,7 +112,7 @@ def to_hyperplane(
         maximum_iterations=64,
         parallel_iterations=1,
     )
-    return direction * tf.minimum(spread(time, points) * rate, room)
+    return time
 
 
 _FAR = 1e30

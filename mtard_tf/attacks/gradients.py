@@ -1,7 +1,7 @@
 """Input gradients that half precision does not round to 0, and the nets that have none.
 
 The gradient of a loss at the logits of a sure net, p - y of the cross-entropy, is far below what
-float16 holds (6e-8): sent back as it is, it is 0 at every pixel and the attack stands still. Each
+float16 holds (6e-8): unscaled, it is 0 at every pixel and the attack does not move. Each
 image's loss is therefore scaled by a power of two that makes its largest gradient at the logits 1
 to 2. A power of two changes no digit, and no direction.
 """
@@ -73,7 +73,7 @@ def slope(model_fn: ModelFn, images: tf.Tensor, objective: Objective) -> Slope:
 
 
 def mixes_images(model_fn: ModelFn) -> bool:
-    """Whether the answer to one image depends on the others of its batch, as it says itself."""
+    """Whether the model declares that its answer to an image depends on the rest of the batch."""
     return getattr(model_fn, "mixes_images", False)
 
 

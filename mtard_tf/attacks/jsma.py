@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry, gradients, shrinking_batches
+from mtard_tf.attacks import gradients, shrinking_batches
+from mtard_tf.attacks.attack import MinimalAttack, ModelFn
 from mtard_tf.threat import ThreatModel
-
-ModelFn = Callable[[tf.Tensor], tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class JSMA:
+class JSMA(MinimalAttack):
     """Papernot et al. (EuroS&P 2016, arXiv 1511.07528), algorithm 3, on pairs of pixels.
 
         (p, q) = argmax -a b,   a = sum over p, q of dZ_target/dx > 0,
@@ -35,8 +33,10 @@ class JSMA:
         temperature) instead: the fix that breaks defensive distillation at its own temperature.
 
     Raises:
-      ValueError: a number that means nothing.
+      ValueError: theta outside [-1, 1] or 0, a share outside (0, 1], a temperature not above 0.
     """
+
+    fixed_loss = "JSMA follows its saliency map"
 
     theta: float = 1.0
     max_fraction: float = 0.145
@@ -53,30 +53,9 @@ class JSMA:
                 f"JSMA.temperature is {self.temperature}; give a number above 0 or None."
             )
 
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        objective: object = None,
-    ) -> tf.Tensor:
-        """Perturbed images, float32, shaped like `images`; see the package docstring.
-
-        Raises:
-          ValueError: an objective is given; this attack has none to replace.
-        """
-        shrinking_batches.refuse("JSMA follows its saliency map", objective)
-        return geometry.only_inside(
-            self.minimal(model_fn, images, labels, threat=threat), images, threat
-        )
-
     def minimal(
         self, model_fn: ModelFn, images: tf.Tensor, labels: tf.Tensor, *, threat: ThreatModel
     ) -> tf.Tensor:
-        """The same without the ball: of `threat`, only the box is used."""
         logits = model_fn(images)
         targets = labels if self.targeted else shrinking_batches.wrong_classes(logits, labels)[:, 0]
         targets = tf.cast(targets, tf.int32)
@@ -86,27 +65,23 @@ class JSMA:
             margin = losses.margin(logits, own)
             return -margin if self.targeted else margin
 
-        def step(i, perturbed, domain, left):
+        def step(_, perturbed, domain, left):
             rows = shrinking_batches.rows_where(left >= 0)
             x, free, own, aims = shrinking_batches.take((perturbed, domain, labels, targets), rows)
             x, free, moved = self._move_pair(model_fn, x, free, aims, threat)
             # Without a pair that helps, the search is over for this image.
             reached = tf.where(moved, scores(model_fn(x), own), -1.0)
             before, after = (perturbed, domain, left), (x, free, reached)
-            return i + 1, *(
+            return tuple(
                 shrinking_batches.scatter(b, rows, a) for b, a in zip(before, after, strict=True)
             )
 
         domain = images < threat.maximum if self.theta > 0 else images > threat.minimum
         left = scores(logits, labels)
-        _, perturbed, *_ = tf.while_loop(
-            lambda i, _, __, left: tf.logical_and(i < steps, tf.reduce_any(left >= 0)),
-            step,
-            (0, images, domain, left),
-            shape_invariants=(tf.TensorShape([]), images.shape, images.shape, left.shape),
-            parallel_iterations=1,
+        perturbed, *_ = shrinking_batches.loop(
+            steps, step, (images, domain, left), going=lambda *state: tf.reduce_any(state[-1] >= 0)
         )
-        return tf.stop_gradient(perturbed)
+        return perturbed
 
     def _move_pair(self, model_fn, x, domain, targets, threat):
         """Images with their best pair moved, the pixels still free, and whether there was one."""

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import tensorflow as tf
 
 from mtard_tf import losses
-from mtard_tf.attacks import geometry, gradients, pgd
-from mtard_tf.threat import ThreatModel
-
-ModelFn = Callable[[tf.Tensor], tf.Tensor]
-Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+from mtard_tf.attacks import geometry, gradients, pgd, shrinking_batches
+from mtard_tf.attacks.attack import Attack, Problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,27 +27,13 @@ class CWInf(pgd.PGD):
     start: str = "none"
     confidence: float = 50.0
 
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        objective: Objective | None = None,
-    ) -> tf.Tensor:
-        """Perturbed images, float32, shaped like `images`; see the package docstring."""
-        objective = objective or (
-            lambda _, logits: losses.cw_margin(logits, labels, confidence=self.confidence)
-        )
-        return super().__call__(
-            model_fn, images, labels, threat=threat, seeds=seeds, objective=objective
-        )
+    def loss(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """The margin hinge, `[batch]`."""
+        return losses.cw_margin(logits, labels, confidence=self.confidence)
 
 
 @dataclasses.dataclass(frozen=True)
-class MIM:
+class MIM(Attack):
     """Momentum iterative method (Dong et al., CVPR 2018, arXiv 1710.06081).
 
         g <- decay * g + grad / mean |grad|
@@ -64,7 +46,7 @@ class MIM:
       targeted: the labels are classes to reach, not to leave.
 
     Raises:
-      ValueError: a number of steps or a step size that means nothing.
+      ValueError: fewer than 1 step, or a step size that is not above 0.
     """
 
     num_steps: int = 10
@@ -73,42 +55,22 @@ class MIM:
     targeted: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise ValueError(f"MIM.num_steps is {self.num_steps}; give at least 1.")
-        if not self.relative_step_size > 0:
-            raise ValueError(
-                f"MIM.relative_step_size is {self.relative_step_size}; give a fraction of epsilon "
-                "above 0."
-            )
+        pgd.require_steps(self)
 
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        objective: Objective | None = None,
-    ) -> tf.Tensor:
-        """Perturbed images, float32, shaped like `images`; see the package docstring."""
+    def run(self, problem: Problem) -> tf.Tensor:
+        images, threat = problem.images, problem.threat
         sign = -1.0 if self.targeted else 1.0
-        objective = objective or (lambda _, logits: sign * losses.cross_entropy(logits, labels))
+        objective = problem.objective or (
+            lambda _, logits: sign * losses.cross_entropy(logits, problem.labels)
+        )
         step_size = self.relative_step_size * threat.epsilon
         axes = list(range(1, images.shape.rank))
 
-        def step(i, perturbed, momentum):
-            gradient = gradients.slope(model_fn, perturbed, objective).gradient
+        def step(_, perturbed, momentum):
+            gradient = gradients.slope(problem.model_fn, perturbed, objective).gradient
             size = tf.reduce_mean(tf.abs(gradient), axis=axes, keepdims=True)
             momentum = self.decay * momentum + gradient / tf.maximum(size, 1e-12)
             moved = perturbed + step_size * geometry.steepest(momentum, threat.norm)
-            return i + 1, threat.project(moved, images), momentum
+            return threat.project(moved, images), momentum
 
-        _, perturbed, _ = tf.while_loop(
-            lambda i, *_: i < self.num_steps,
-            step,
-            (0, images, tf.zeros_like(images)),
-            shape_invariants=(tf.TensorShape([]), images.shape, images.shape),
-            parallel_iterations=1,
-        )
-        return tf.stop_gradient(perturbed)
+        return shrinking_batches.loop(self.num_steps, step, (images, tf.zeros_like(images)))[0]

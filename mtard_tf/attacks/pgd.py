@@ -8,24 +8,21 @@ number of steps, any start point and any objective.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import tensorflow as tf
 from cleverhans.tf2.utils import optimize_linear
 
 from mtard_tf import losses
-from mtard_tf.attacks import gradients
+from mtard_tf.attacks import gradients, shrinking_batches
 from mtard_tf.attacks import seeds as random
+from mtard_tf.attacks.attack import Attack, ModelFn, Objective, Problem, require_at_least_one
 from mtard_tf.threat import ThreatModel
-
-ModelFn = Callable[[tf.Tensor], tf.Tensor]
-Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 STARTS = ("none", "uniform", "gaussian")
 
 
 @dataclasses.dataclass(frozen=True)
-class PGD:
+class PGD(Attack):
     """Projected gradient descent (Madry et al. 2018, arXiv 1706.06083).
 
         x <- project(x + relative_step_size * epsilon * direction(grad objective(x)))
@@ -41,7 +38,7 @@ class PGD:
       gaussian_scale: standard deviation of the Gaussian start in [0, 1] pixel units.
 
     Raises:
-      ValueError: a start, a number of steps or a step size that means nothing.
+      ValueError: an unknown start, fewer than 1 step, or a step size that is not above 0.
     """
 
     num_steps: int = 10
@@ -50,49 +47,38 @@ class PGD:
     gaussian_scale: float = 0.001
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
         if self.start not in STARTS:
-            raise ValueError(f"{name}.start is {self.start!r}; use one of {', '.join(STARTS)}.")
-        if self.num_steps < 1:
-            raise ValueError(f"{name}.num_steps is {self.num_steps}; give at least 1.")
-        if not self.relative_step_size > 0:
             raise ValueError(
-                f"{name}.relative_step_size is {self.relative_step_size}; give a fraction of "
-                "epsilon above 0 (0.25 is 2/255 at 8/255)."
+                f"{type(self).__name__}.start is {self.start!r}; use one of {', '.join(STARTS)}."
             )
+        require_steps(self)
 
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        objective: Objective | None = None,
-    ) -> tf.Tensor:
-        """Perturbed images, float32, shaped like `images`; see the package docstring."""
-        objective = objective or (lambda _, logits: losses.cross_entropy(logits, labels))
+    @property
+    def kind(self) -> str:
+        """A PGD of one step is "single_step", any other "gradient"."""
+        return "single_step" if self.num_steps == 1 else "gradient"
+
+    def loss(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """What is maximised without an objective, `[batch]`: the cross-entropy."""
+        return losses.cross_entropy(logits, labels)
+
+    def run(self, problem: Problem) -> tf.Tensor:
+        images, threat = problem.images, problem.threat
+        objective = problem.objective or (lambda _, logits: self.loss(logits, problem.labels))
         step_size = self.relative_step_size * threat.epsilon
 
-        def step(i, perturbed):
-            direction = gradients.slope(model_fn, perturbed, objective).gradient
+        def step(_, perturbed):
+            direction = gradients.slope(problem.model_fn, perturbed, objective).gradient
             moved = perturbed + optimize_linear(direction, step_size, threat.order)
             if threat.norm == "l2":  # CleverHans clips to the box before the ball, too
                 moved = tf.clip_by_value(moved, threat.minimum, threat.maximum)
-            return i + 1, threat.project(moved, images)
+            return (threat.project(moved, images),)
 
-        start = tf.stop_gradient(self._start(images, threat, seeds))
-        _, perturbed = tf.while_loop(
-            lambda i, _: i < self.num_steps,
-            step,
-            (0, start),
-            shape_invariants=(tf.TensorShape([]), images.shape),
-            parallel_iterations=1,
-        )
-        return tf.stop_gradient(perturbed)
+        start = tf.stop_gradient(self._start(problem))
+        return shrinking_batches.loop(self.num_steps, step, (start,))[0]
 
-    def _start(self, images: tf.Tensor, threat: ThreatModel, seeds: tf.Tensor) -> tf.Tensor:
+    def _start(self, problem: Problem) -> tf.Tensor:
+        images, threat, seeds = problem.images, problem.threat, problem.seeds
         if self.start == "none":
             return images
         shape = images.shape[1:]
@@ -109,6 +95,17 @@ class FGSM(PGD):
 
     def __init__(self, start: str = "none") -> None:
         super().__init__(num_steps=1, relative_step_size=1.0, start=start)
+
+
+def require_steps(attack: Attack) -> None:
+    """Refuses a number of steps below 1, or a step size that is not above 0."""
+    require_at_least_one(attack, "num_steps")
+    size = attack.relative_step_size  # type: ignore[attr-defined]
+    if not size > 0:
+        raise ValueError(
+            f"{type(attack).__name__}.relative_step_size is {size}; give a fraction of epsilon "
+            "above 0 (0.25 is 2/255 at 8/255)."
+        )
 
 
 def input_gradient(model_fn: ModelFn, images: tf.Tensor, objective: Objective) -> tf.Tensor:

@@ -1,18 +1,19 @@
-"""Work only on what still stands: rounds of an attack on ever smaller batches.
+"""Loops and rounds of an attack, on ever smaller batches of the images that are not broken yet.
 
 A round (a restart, or a target class) runs on the images that no earlier round has broken; they
-are gathered into a smaller batch and scattered back, so cost follows what is still standing.
+are gathered into a smaller batch and scattered back, so cost follows the number of these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from mtard_tf import losses
 from mtard_tf.attacks import seeds as random
+from mtard_tf.attacks.attack import Problem
 
 # (round, images, labels, seeds, extra) -> (perturbed images, their margins)
 Round = Callable[..., tuple[tf.Tensor, tf.Tensor]]
@@ -38,55 +39,82 @@ def any_batch(state: Any) -> Any:
     return tf.nest.map_structure(lambda t: tf.TensorShape([None]).concatenate(t.shape[1:]), state)
 
 
-def attack_standing(
+def loop(
+    steps: int,
+    step: Callable[..., Sequence],
+    state: Sequence,
+    going: Callable[..., tf.Tensor] | None = None,
+) -> list:
+    """A `tf.while_loop` of `state = step(i, *state)`, for i from 0 to `steps` - 1.
+
+    Args:
+      steps: at most this many.
+      step: (i, *state) -> the next state.
+      state: tensors, which keep their shape, and tuples of batched tensors, whose batch may change.
+      going: *state -> bool scalar; the loop ends early where it is False.
+
+    Returns:
+      The last state.
+    """
+
+    def proceeds(i, *state):
+        return i < steps if going is None else tf.logical_and(i < steps, going(*state))
+
+    parts = [part if isinstance(part, tuple) else tf.convert_to_tensor(part) for part in state]
+    shapes = [any_batch(part) if isinstance(part, tuple) else part.shape for part in parts]
+    _, *parts = tf.while_loop(
+        proceeds,
+        lambda i, *state: (i + 1, *step(i, *state)),
+        (0, *parts),
+        shape_invariants=(tf.TensorShape([]), *shapes),
+        parallel_iterations=1,
+    )
+    return parts
+
+
+def run_rounds(
     single: Round,
+    problem: Problem,
     logits: tf.Tensor,
-    images: tf.Tensor,
-    labels: tf.Tensor,
-    seeds: tf.Tensor,
     *,
     rounds: int,
     extra: tf.Tensor | None = None,
-    drop: bool = True,
 ) -> tf.Tensor:
-    """Runs `single` for `rounds` rounds, each on the images that are still classified right.
+    """Runs `single` for `rounds` rounds, each on the images that are still classified correctly.
+
+    With an objective, which may be bound to the batch, each round runs on all images.
 
     Args:
-      single: one round; its margins (z_label - best other logit) are below 0 for what fell.
+      single: one round; its margins (z_label - best other logit) are below 0 for broken images.
+      problem: of the attack.
       logits: of the clean images, `[batch, classes]`.
-      images: float32 `[batch, height, width, channels]`.
-      labels: integer class ids, `[batch]`.
-      seeds: int32 `[batch, 2]`; each round gets its own stream.
-      rounds: how many.
+      rounds: at most this many; each gets random numbers of its own.
       extra: one more tensor by image for `single`, `[batch, ...]`; nothing if None.
-      drop: False keeps every image in every round (an objective that is bound to the batch).
 
     Returns:
       The perturbed image with the lowest margin over the rounds. Images that the model gets wrong
-      to begin with come back as they are.
+      when clean come back unchanged.
     """
-    margins = losses.margin(logits, labels)
+    more = () if extra is None else (extra,)
 
-    def standing(margins):
-        return margins >= 0 if drop else tf.ones_like(margins, tf.bool)
+    def unbroken(margins):
+        return margins >= 0 if problem.objective is None else tf.ones_like(margins, tf.bool)
 
-    def body(i, best, margins):
-        rows = rows_where(standing(margins))
-        more = () if extra is None else (extra,)
-        picked = take((images, labels, random.fold(seeds, i), *more), rows)
-        perturbed, reached = single(i, *picked)
+    def one_round(i, best, margins):
+        rows = rows_where(unbroken(margins))
+        seeds = random.fold(problem.seeds, i)
+        perturbed, reached = single(i, *take((problem.images, problem.labels, seeds, *more), rows))
         better = tf.logical_or(reached < tf.gather(margins, rows), tf.equal(i, 0))
         rows, perturbed, reached = take((rows, perturbed, reached), rows_where(better))
-        return i + 1, scatter(best, rows, perturbed), scatter(margins, rows, reached)
+        return scatter(best, rows, perturbed), scatter(margins, rows, reached)
 
-    _, best, _ = tf.while_loop(
-        lambda i, _, margins: tf.logical_and(i < rounds, tf.reduce_any(standing(margins))),
-        body,
-        (0, images, margins),
-        shape_invariants=(tf.TensorShape([]), images.shape, margins.shape),
-        parallel_iterations=1,
+    best, _ = loop(
+        rounds,
+        one_round,
+        (problem.images, losses.margin(logits, problem.labels)),
+        going=lambda _, margins: tf.reduce_any(unbroken(margins)),
     )
-    return tf.stop_gradient(best)
+    return best
 
 
 def wrong_classes(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -99,9 +127,3 @@ def wrong_classes(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 def count_targets(wanted: int, classes: int) -> int:
     """How many target classes to try: `wanted`, or all wrong ones if there are fewer."""
     return min(wanted, classes - 1)
-
-
-def refuse(why: str, objective: object) -> None:
-    """Raises `ValueError` if the caller gave an objective to an attack that has none to replace."""
-    if objective is not None:
-        raise ValueError(f"{why}; give no objective (PGD and APGD take one).")

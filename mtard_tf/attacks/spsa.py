@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import ClassVar
 
 import tensorflow as tf
 
 from mtard_tf import losses
 from mtard_tf.attacks import seeds as random
 from mtard_tf.attacks import shrinking_batches
-from mtard_tf.threat import ThreatModel
-
-ModelFn = Callable[[tf.Tensor], tf.Tensor]
+from mtard_tf.attacks.attack import Attack, Problem, require_above_zero
 
 
 @dataclasses.dataclass(frozen=True)
-class SPSA:
+class SPSA(Attack):
     """Simultaneous perturbation stochastic approximation (Uesato et al., ICML 2018, 1802.05666).
 
         g = mean_v (m(x + delta v) - m(x - delta v)) / (2 delta) v,   v uniform in {-1, 1}^pixels
@@ -38,7 +34,8 @@ class SPSA:
       ValueError: a number that is not above 0.
     """
 
-    kind: ClassVar[str] = "black_box"
+    fixed_loss = "SPSA descends the margin"
+    kind = "black_box"
 
     num_steps: int = 100
     num_samples: int = 128
@@ -48,26 +45,10 @@ class SPSA:
     targeted: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("num_steps", "num_samples", "delta", "learning_rate", "chunk"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"SPSA.{field} is {getattr(self, field)}; give a number above 0.")
+        require_above_zero(self, "num_steps", "num_samples", "delta", "learning_rate", "chunk")
 
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        objective: object = None,
-    ) -> tf.Tensor:
-        """Perturbed images, float32, shaped like `images`; see the package docstring.
-
-        Raises:
-          ValueError: an objective is given; this attack has none to replace.
-        """
-        shrinking_batches.refuse("SPSA descends the margin", objective)
+    def run(self, problem: Problem) -> tf.Tensor:
+        model_fn, images, labels, threat, seeds, _ = problem
         sign = -1.0 if self.targeted else 1.0
 
         def score(x, own):  # below 0 where the attack has succeeded
@@ -86,18 +67,17 @@ class SPSA:
             after = (
                 shrinking_batches.scatter(b, rows, u) for b, u in zip(before, updates, strict=True)
             )
-            return i + 1, *after
+            return tuple(after)
 
         zeros = tf.zeros_like(images)
         scores = score(images, labels)
-        _, perturbed, *_ = tf.while_loop(
-            lambda i, *state: tf.logical_and(i < self.num_steps, tf.reduce_any(state[-1] >= 0)),
+        perturbed, *_ = shrinking_batches.loop(
+            self.num_steps,
             step,
-            (0, images, zeros, zeros, scores),
-            shape_invariants=(tf.TensorShape([]), *[images.shape] * 3, scores.shape),
-            parallel_iterations=1,
+            (images, zeros, zeros, scores),
+            going=lambda *state: tf.reduce_any(state[-1] >= 0),
         )
-        return tf.stop_gradient(perturbed)
+        return perturbed
 
     def _estimate(self, score, x, labels, seeds):
         """Mean over the random directions, chunk by chunk."""
@@ -115,12 +95,9 @@ class SPSA:
             values = tf.reshape(score(around, tf.repeat(labels, 2 * chunk)), [-1, 2, chunk])
             slope = (values[:, 0] - values[:, 1]) / (2 * self.delta) * use
             slope = tf.reshape(slope, [-1, chunk] + [1] * (x.shape.rank - 1))
-            return k + 1, total + tf.reduce_sum(slope * directions, axis=1)
+            return (total + tf.reduce_sum(slope * directions, axis=1),)
 
-        _, total = tf.while_loop(
-            lambda k, _: k < chunks, add, (0, tf.zeros_like(x)), parallel_iterations=1
-        )
-        return total / self.num_samples
+        return shrinking_batches.loop(chunks, add, (tf.zeros_like(x),))[0] / self.num_samples
 
 
 def adam(

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import ClassVar
 
 import tensorflow as tf
 
 from mtard_tf import losses
 from mtard_tf.attacks import seeds as random
 from mtard_tf.attacks import shrinking_batches, square_l2, windows
+from mtard_tf.attacks.attack import Attack, Problem, require_at_least_one
 from mtard_tf.threat import ThreatModel
-
-ModelFn = Callable[[tf.Tensor], tf.Tensor]
 
 # Queries (of a budget of 10,000) after which the patch is halved in area again.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -21,7 +18,7 @@ _BUDGET = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Square:
+class Square(Attack):
     """Square attack (Andriushchenko et al., ECCV 2020, arXiv 1912.00049).
 
     Starts from vertical stripes of +-epsilon. Each query moves one square patch to an edge of the
@@ -32,7 +29,7 @@ class Square:
     Attributes:
       num_queries: model queries for each image and restart.
       initial_share: share of the image that the first patches cover.
-      restarts: each on what still stands.
+      restarts: each on the images that are not broken yet.
       rescale_schedule: stretch the schedule of patch sizes, made for 10,000 queries, to
         `num_queries`. AutoAttack does not; do it for budgets far from 5,000.
       shared_window: one patch and one sign for the whole batch in each query, and the last row
@@ -42,7 +39,8 @@ class Square:
       ValueError: a number below 1 or a share outside (0, 1].
     """
 
-    kind: ClassVar[str] = "black_box"
+    fixed_loss = "Square searches on the margin"
+    kind = "black_box"
 
     num_queries: int = 5000
     initial_share: float = 0.8
@@ -51,37 +49,19 @@ class Square:
     shared_window: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("num_queries", "restarts"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"Square.{field} is {getattr(self, field)}; give at least 1.")
+        require_at_least_one(self, "num_queries", "restarts")
         if not 0 < self.initial_share <= 1:
             raise ValueError(
                 f"Square.initial_share is {self.initial_share}; give a share in (0, 1]."
             )
 
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        objective: object = None,
-    ) -> tf.Tensor:
-        """Perturbed images, float32, shaped like `images`; see the package docstring.
+    def run(self, problem: Problem) -> tf.Tensor:
+        def single(_, images, labels, seeds):
+            left = problem._replace(images=images, labels=labels, seeds=seeds)
+            return self._search(left)
 
-        Raises:
-          ValueError: an objective is given; this attack has none to replace.
-        """
-        shrinking_batches.refuse("Square searches on the margin", objective)
-
-        def single(i, images, labels, seeds):
-            return self._search(model_fn, images, labels, seeds, threat)
-
-        return shrinking_batches.attack_standing(
-            single, model_fn(images), images, labels, seeds, rounds=self.restarts
-        )
+        logits = problem.model_fn(problem.images)
+        return shrinking_batches.run_rounds(single, problem, logits, rounds=self.restarts)
 
     def side(self, query: tf.Tensor, height: int, width: int) -> tf.Tensor:
         """Side of the patch of query 0, 1, ..., in pixels, int32."""
@@ -94,7 +74,9 @@ class Square:
         sides = [max(round((area / 2**k) ** 0.5), 1) for k in range(len(HALVINGS) + 1)]
         return tf.gather(tf.constant(sides), halvings)
 
-    def _search(self, model_fn, images, labels, seeds, threat):
+    def _search(self, problem: Problem) -> tuple[tf.Tensor, tf.Tensor]:
+        """Best images of one restart, and their margins."""
+        model_fn, images, labels, threat, seeds, _ = problem
         proposal = _Patches if threat.norm == "linf" else square_l2.Patches
         draw_seeds = random.fold(seeds, 0)
         if self.shared_window:
@@ -117,16 +99,16 @@ class Square:
             kept = shrinking_batches.rows_where(~(reached >= tf.gather(margins, rows)))
             rows, candidates, reached = shrinking_batches.take((rows, candidates, reached), kept)
             best = shrinking_batches.scatter(best, rows, candidates)
-            return i + 1, best, shrinking_batches.scatter(margins, rows, reached)
+            return best, shrinking_batches.scatter(margins, rows, reached)
 
-        _, best, margins = tf.while_loop(
-            lambda i, _, margins: tf.logical_and(i < self.num_queries, tf.reduce_any(margins >= 0)),
-            query,
-            (0, best, margins),
-            shape_invariants=(tf.TensorShape([]), images.shape, margins.shape),
-            parallel_iterations=1,
+        return tuple(
+            shrinking_batches.loop(
+                self.num_queries,
+                query,
+                (best, margins),
+                going=lambda _, margins: tf.reduce_any(margins >= 0),
+            )
         )
-        return best, margins
 
 
 class _Patches:

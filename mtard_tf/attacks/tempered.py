@@ -8,15 +8,12 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from mtard_tf.attacks import gradients
+from mtard_tf.attacks.attack import Attack, Problem
 from mtard_tf.attacks.pgd import PGD
-from mtard_tf.threat import ThreatModel
-
-ModelFn = Callable[[tf.Tensor], tf.Tensor]
-Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class AtTemperature:
+class AtTemperature(Attack):
     """An attack that sees logits / temperature, which leaves every prediction as it is.
 
     A net that was trained at a temperature T has logits about T times larger; its softmax at 1 is
@@ -41,29 +38,12 @@ class AtTemperature:
                 "for the training's."
             )
 
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        objective: Objective | None = None,
-    ) -> tf.Tensor:
-        """Perturbed images, as the attack returns them; see the package docstring."""
+    def run(self, problem: Problem) -> tf.Tensor:
         temperature = 1.0 if self.temperature is None else self.temperature
 
         def softened(x: tf.Tensor) -> tf.Tensor:
-            return tf.cast(model_fn(x), tf.float32) / temperature
+            return tf.cast(problem.model_fn(x), tf.float32) / temperature
 
-        softened.mixes_images = gradients.mixes_images(model_fn)  # type: ignore[attr-defined]
-
-        return self.attack(
-            softened,
-            images,
-            labels,
-            threat=threat,
-            seeds=seeds,
-            objective=objective,
-        )
+        mixes = gradients.mixes_images(problem.model_fn)
+        softened.mixes_images = mixes  # type: ignore[attr-defined]
+        return problem._replace(model_fn=softened).solved_by(self.attack)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar
 
 import tensorflow as tf
 
+from mtard_tf.attacks.attack import Attack, ModelFn, Problem
 from mtard_tf.attacks.pgd import PGD
-from mtard_tf.threat import ThreatModel
-
-ModelFn = Callable[[tf.Tensor], tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class Transfer:
+class Transfer(Attack):
     """Runs an attack on another model than the one under test.
 
     Attributes:
@@ -27,7 +24,7 @@ class Transfer:
       ValueError: the surrogate cannot be called.
     """
 
-    kind: ClassVar[str] = "black_box"
+    kind = "black_box"
 
     surrogate: ModelFn
     attack: Callable[..., tf.Tensor] = dataclasses.field(
@@ -41,17 +38,6 @@ class Transfer:
                 "raw logits."
             )
 
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        objective: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
-    ) -> tf.Tensor:
-        """Perturbed images for the caller to try on `model_fn`, which is not called here."""
-        return self.attack(
-            self.surrogate, images, labels, threat=threat, seeds=seeds, objective=objective
-        )
+    def run(self, problem: Problem) -> tf.Tensor:
+        """Perturbed images for the caller to try on `problem.model_fn`, which is not called."""
+        return problem._replace(model_fn=self.surrogate).solved_by(self.attack)

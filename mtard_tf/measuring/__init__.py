@@ -1,4 +1,4 @@
-"""Measures: real numbers of each image, beside the outcomes of attacks. Each is a small frozen
+"""Measures: real numbers of each image, beside whether attacks break it. Each is a small frozen
 object with its settings as fields, called as
 
     measure(model_fn, images, labels, *, threat, seeds, temperature) -> {column: values}
@@ -7,11 +7,11 @@ object with its settings as fields, called as
 * of `threat`, measures of distance use the box; they look for the smallest change, whatever
   epsilon is;
 * `temperature` is a number: the one at which the model was trained, 1 for most;
-* each `values` is float32 `[batch]`, NaN where the measure means nothing for an image.
+* each `values` is float32 `[batch]`, NaN where the measure is undefined for an image.
 
-Two attributes of the class say what comes back: `columns`, name -> definition in one line, and
-`logarithmic`, the names of those columns that are a log10. The column "value" is reported under the
-measure's own name. The field `examples` bounds how many images it runs on; None for all.
+`measure.Measure` has this call; a measure derives from it and computes its columns in `run`. Any
+other callable with this call is a measure as well, and may have the attributes of `Measure`:
+`columns`, `logarithmic` and `examples`.
 """
 
 from __future__ import annotations

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import ClassVar
 
 import tensorflow as tf
 
 from mtard_tf import losses
 from mtard_tf.attacks import geometry, gradients
+from mtard_tf.attacks.attack import ModelFn, Problem
 from mtard_tf.attacks.carlini_wagner import CWL2
 from mtard_tf.attacks.deepfool import DeepFool
 from mtard_tf.attacks.jsma import JSMA, changed_fraction
-from mtard_tf.threat import ThreatModel
-
-ModelFn = Callable[[tf.Tensor], tf.Tensor]
+from mtard_tf.measuring.measure import Measure
 
 _REACHED = "share of the targets that were reached"
 
@@ -52,7 +50,7 @@ def smallest_constants(model_fn: ModelFn, images: tf.Tensor, targets: tf.Tensor)
 
 
 @dataclasses.dataclass(frozen=True)
-class CWDistortion:
+class CWDistortion(Measure):
     """Targeted C&W-L2 distance, mean over the wrong classes: "robustness" of arXiv 2305.08076.
 
         mean over t != label of |x_t - x|_2,   x_t the nearest image of class t that CWL2 finds
@@ -67,7 +65,6 @@ class CWDistortion:
     Departures: none by default but a success that is checked on the final image.
 
     Attributes:
-      examples: first so many images; all if None.
       num_steps: of CWL2.
       search_steps: of CWL2.
       learning_rate: of CWL2, in tanh space: the steps times it is how far a pixel can go, and from
@@ -76,7 +73,6 @@ class CWDistortion:
         so that a few search steps are enough at any scale of the logits.
     """
 
-    examples: int | None = None
     num_steps: int = 1000
     search_steps: int = 9
     learning_rate: float = 0.01
@@ -87,7 +83,7 @@ class CWDistortion:
     }
 
     def __post_init__(self) -> None:
-        self.attack()  # so that CWL2 refuses what means nothing
+        self.attack()  # CWL2 checks its fields
 
     def attack(self) -> CWL2:
         """The attack with which each target is sought."""
@@ -99,17 +95,8 @@ class CWDistortion:
             targeted=True,
         )
 
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        temperature: float,
-    ) -> dict[str, tf.Tensor]:
-        """See the package docstring."""
+    def run(self, problem: Problem, temperature: float) -> dict[str, tf.Tensor]:
+        model_fn, images, labels, threat, *_ = problem
         classes = model_fn(images).shape[-1]
         tiled, targets = every_target(images, labels, classes)
         constants = None
@@ -121,7 +108,7 @@ class CWDistortion:
 
 
 @dataclasses.dataclass(frozen=True)
-class JSMAFeatures:
+class JSMAFeatures(Measure):
     """Papernot's robustness: the share of the pixels that targeted JSMA changes, mean over targets.
 
     Every image counts, and the targets are all classes but the true one, as in `CWDistortion`. One
@@ -132,12 +119,10 @@ class JSMAFeatures:
     gradients of the logits, with at most 112 of 784 pixels (14.3 %).
 
     Attributes:
-      examples: first so many images; all if None.
       theta: change of each chosen pixel; of JSMA.
       max_fraction: greatest share of the pixels that may change; of JSMA.
     """
 
-    examples: int | None = None
     theta: float = 1.0
     max_fraction: float = 0.145
     columns: ClassVar[dict[str, str]] = {
@@ -147,23 +132,14 @@ class JSMAFeatures:
     }
 
     def __post_init__(self) -> None:
-        self.attack()  # so that JSMA refuses what means nothing
+        self.attack()  # JSMA checks its fields
 
     def attack(self) -> JSMA:
         """The attack with which each target is sought."""
         return JSMA(self.theta, self.max_fraction, targeted=True)
 
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        temperature: float,
-    ) -> dict[str, tf.Tensor]:
-        """See the package docstring."""
+    def run(self, problem: Problem, temperature: float) -> dict[str, tf.Tensor]:
+        model_fn, images, labels, threat, *_ = problem
         classes = model_fn(images).shape[-1]
         tiled, targets = every_target(images, labels, classes)
         found = self.attack().minimal(model_fn, tiled, targets, threat=threat)
@@ -177,7 +153,7 @@ class JSMAFeatures:
 
 
 @dataclasses.dataclass(frozen=True)
-class DeepFoolRobustness:
+class DeepFoolRobustness(Measure):
     """Empirical robustness rho_adv: the L2 size of DeepFool's change, relative to the image's.
 
         rho_adv = mean over x of |r(x)|_2 / |x|_2
@@ -188,12 +164,10 @@ class DeepFoolRobustness:
     whole change, with the overshoot and cut to the box.
 
     Attributes:
-      examples: first so many images; all if None.
       num_steps: of DeepFool.
       overshoot: of DeepFool.
     """
 
-    examples: int | None = None
     num_steps: int = 50
     overshoot: float = 0.02
     columns: ClassVar[dict[str, str]] = {
@@ -202,23 +176,14 @@ class DeepFoolRobustness:
     }
 
     def __post_init__(self) -> None:
-        self.attack()  # so that DeepFool refuses what means nothing
+        self.attack()  # DeepFool checks its fields
 
     def attack(self) -> DeepFool:
         """The attack with which the change is sought."""
         return DeepFool(self.num_steps, self.overshoot)
 
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        temperature: float,
-    ) -> dict[str, tf.Tensor]:
-        """See the package docstring."""
+    def run(self, problem: Problem, temperature: float) -> dict[str, tf.Tensor]:
+        model_fn, images, labels, threat, *_ = problem
         right = _predicted(model_fn, images, labels)
         threat = dataclasses.replace(threat, norm="l2")
         found = self.attack().minimal(model_fn, images, labels, threat=threat)

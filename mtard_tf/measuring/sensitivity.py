@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import ClassVar
 
 import tensorflow as tf
 
 from mtard_tf.attacks import gradients, jacobian
-from mtard_tf.threat import ThreatModel
-
-ModelFn = Callable[[tf.Tensor], tf.Tensor]
+from mtard_tf.attacks.attack import ModelFn, Problem
+from mtard_tf.measuring.measure import Measure
 
 
 def sum_of_logits_gradient(model_fn: ModelFn, images: tf.Tensor) -> tf.Tensor:
@@ -94,84 +92,39 @@ def log10_softmax_jacobian_norm(
 
 
 @dataclasses.dataclass(frozen=True)
-class SumOfLogitsGradient:
-    """`sum_of_logits_gradient` as a measure: the "sensitivity" of arXiv 2305.08076's code.
+class SumOfLogitsGradient(Measure):
+    """`sum_of_logits_gradient` as a measure: the "sensitivity" of arXiv 2305.08076's code."""
 
-    Attributes:
-      examples: first so many images; all if None.
-    """
-
-    examples: int | None = None
     columns: ClassVar[dict[str, str]] = {
         "value": "mean over pixels of abs(d(sum of logits)/dx); classes cancel"
     }
 
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        temperature: float,
-    ) -> dict[str, tf.Tensor]:
-        """See the package docstring."""
-        return {"value": sum_of_logits_gradient(model_fn, images)}
+    def run(self, problem: Problem, temperature: float) -> dict[str, tf.Tensor]:
+        return {"value": sum_of_logits_gradient(problem.model_fn, problem.images)}
 
 
 @dataclasses.dataclass(frozen=True)
-class LogitJacobian:
-    """`logit_jacobian_norm` as a measure.
+class LogitJacobian(Measure):
+    """`logit_jacobian_norm` as a measure."""
 
-    Attributes:
-      examples: first so many images; all if None.
-    """
-
-    examples: int | None = None
     columns: ClassVar[dict[str, str]] = {"value": "Frobenius norm of the Jacobian of the logits"}
 
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        temperature: float,
-    ) -> dict[str, tf.Tensor]:
-        """See the package docstring."""
-        return {"value": logit_jacobian_norm(model_fn, images)}
+    def run(self, problem: Problem, temperature: float) -> dict[str, tf.Tensor]:
+        return {"value": logit_jacobian_norm(problem.model_fn, problem.images)}
 
 
 @dataclasses.dataclass(frozen=True)
-class SoftmaxJacobian:
-    """`log10_softmax_jacobian_norm` as a measure, at temperature 1 and at the training's.
+class SoftmaxJacobian(Measure):
+    """`log10_softmax_jacobian_norm` as a measure, at temperature 1 and at the training's."""
 
-    Attributes:
-      examples: first so many images; all if None.
-    """
-
-    examples: int | None = None
     columns: ClassVar[dict[str, str]] = {
         "value": "log10 of the Frobenius norm of the Jacobian of softmax(z)",
         "at_training_temperature": "the same of softmax(z / T), T the temperature of the training",
     }
     logarithmic: ClassVar[tuple[str, ...]] = ("value", "at_training_temperature")
 
-    def __call__(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        seeds: tf.Tensor,
-        temperature: float,
-    ) -> dict[str, tf.Tensor]:
-        """See the package docstring."""
-        logits, rows = _flat_jacobian(model_fn, images)
+    def run(self, problem: Problem, temperature: float) -> dict[str, tf.Tensor]:
+        logits, rows = _flat_jacobian(problem.model_fn, problem.images)
         return {
             "value": log10_softmax_jacobian_norm(logits, rows),
             "at_training_temperature": log10_softmax_jacobian_norm(logits, rows, temperature),
