@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mtard_tf.attacks.pgd import FGSM, PGD
-from mtard_tf.auditing import probes
+from mtard_tf.auditing import evidence
 from mtard_tf.auditing.audit import Audit
 from mtard_tf.auditing.suite import Suite
 from mtard_tf.data.image_data import ImageData, Split
@@ -89,4 +89,4 @@ def test_a_single_logit_has_no_gap() -> None:
             def logits(images):
                 return np.full((len(images), 1), 2.0)
 
-    assert probes._look(Runner, 4) == (1, 0.0, 0.0)  # type: ignore[arg-type]
+    assert evidence._look(Runner, 4) == (1, 0.0, 0.0)  # type: ignore[arg-type]

@@ -11,13 +11,13 @@ import tensorflow as tf
 
 from mtard_tf import registry
 from mtard_tf.attacks.apgd import APGDTargeted
+from mtard_tf.attacks.attack import kind_of
 from mtard_tf.attacks.autoattack import AutoAttack
 from mtard_tf.attacks.margin import CWInf
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.square import Square
 from mtard_tf.attacks.tempered import AtTemperature
 from mtard_tf.auditing.evaluator import Evaluator
-from mtard_tf.auditing.suite import kind
 from mtard_tf.commands import datasets, eval
 from mtard_tf.commands.eval import Request
 from mtard_tf.config import gin_files
@@ -67,7 +67,7 @@ def test_the_suite_for_distilled_nets_has_the_measures_and_what_does_not_need_th
 
 
 def test_kinds_of_attacks() -> None:
-    kinds = {name: kind(attack) for name, attack in gin_files.suite("paper").attacks.items()}
+    kinds = {name: kind_of(attack) for name, attack in gin_files.suite("paper").attacks.items()}
     assert kinds == {
         "fgsm": "single_step",
         "pgd_sat": "gradient",
@@ -76,7 +76,7 @@ def test_kinds_of_attacks() -> None:
         "square_100": "black_box",
         "autoattack": "ensemble",
     }
-    assert kind(APGDTargeted()) == "gradient"
+    assert kind_of(APGDTargeted()) == "gradient"
 
 
 def test_a_suite_of_one_s_own(tmp_path) -> None:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf.attacks.apgd import APGDTargeted
+from mtard_tf.attacks.apgd import APGDDLR, APGDTargeted
 from mtard_tf.attacks.autoattack import AutoAttack
 from mtard_tf.attacks.pgd import FGSM, PGD
 from mtard_tf.attacks.square import Square
-from mtard_tf.auditing import diagnostics, probes, text
+from mtard_tf.auditing import diagnostics, evidence, text
 from mtard_tf.auditing.audit import Audit
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.auditing.suite import Suite
@@ -187,26 +187,26 @@ def _predictions(clean, attacked=None, labels=None, classes=4):
     labels = np.arange(100) % 4 if labels is None else labels
     attacked = clean if attacked is None else attacked
     names = ("ant", "bee", "cat", "dog")
-    return probes.Predictions(np.asarray(clean), np.asarray(attacked), labels, names, classes)
+    return evidence.Predictions(np.asarray(clean), np.asarray(attacked), labels, names, classes)
 
 
-def _probes(**changes):
+def _evidence(**changes):
     bits = np.ones(100, bool)
     base = {
         "clean": bits,
         "gradients": np.ones(100),
         "single_step": bits,
         "iterated": bits,
-        "beside": bits,
+        "gaussian_start": bits,
         "tempered": bits,
         "temperature": 1.0,
         "black_box": bits,
-        "saturated": ~bits,
+        "half_box": ~bits,
         "curve": {0.0: bits, 0.1: bits},
         "jitter": 0.0,
         "predictions": _predictions(np.arange(100) % 4),
     }
-    return diagnostics.Probes(**(base | changes))
+    return evidence.Evidence(**(base | changes))
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def _probes(**changes):
         ("tempered_logits_stronger", {"tempered": np.arange(100) < 90}),
         ("single_step_stronger", {"single_step": np.arange(100) < 90}),
         ("black_box_stronger", {"black_box": np.arange(100) < 90}),
-        ("stands_at_any_epsilon", {"saturated": np.arange(100) < 6}),
+        ("stands_at_any_epsilon", {"half_box": np.arange(100) < 6}),
         ("randomised_outputs", {"jitter": 0.01}),
         (
             "non_monotone_curve",
@@ -226,16 +226,16 @@ def _probes(**changes):
 )
 def test_each_check_is_triggered_by_its_evidence_alone(name, changes) -> None:
     outcomes = {"clean": np.ones(100, bool)}
-    found = diagnostics.findings(_probes(**changes), outcomes, {})
+    found = diagnostics.findings(_evidence(**changes), outcomes, {})
     assert [finding.name for finding in found if finding.severity == "masked"] == [name]
     assert found[0].name == name  # the gravest comes first
-    calm = diagnostics.findings(_probes(), outcomes, {})
+    calm = diagnostics.findings(_evidence(), outcomes, {})
     assert {finding.severity for finding in calm} == {"none"}
 
 
 def _first(predictions) -> tuple[str, str, str]:
     bits = np.ones(100, bool)
-    looked = _probes(predictions=predictions, saturated=bits)  # a constant stands anywhere
+    looked = _evidence(predictions=predictions, half_box=bits)  # a constant survives anything
     found = diagnostics.findings(looked, {"clean": bits}, {})
     return found[0].name, found[0].severity, found[0].evidence
 
@@ -248,7 +248,7 @@ def test_one_class_for_all_is_no_masked_gradient() -> None:
         "than that; under the iterated attack 'cat' is 100.0% of the predictions.",
     )
     found = diagnostics.findings(
-        _probes(predictions=_predictions(np.full(100, 2)), saturated=np.ones(100, bool)),
+        _evidence(predictions=_predictions(np.full(100, 2)), half_box=np.ones(100, bool)),
         {"clean": np.ones(100, bool)},
         {},
     )
@@ -292,6 +292,17 @@ def test_chance_is_the_share_of_the_largest_class() -> None:
             "70.0%, above the 55.0% of always saying 'dog'",
         ),
         (np.full(100, 1), "note", "25.0%, not above the 100.0% of always saying 'bee'"),
+        (
+            # sqrt(0.25 * 0.75 / 100) = 4.33 %, so that up to 33.66 % is chance.
+            np.where(np.arange(100) < 32, answers, np.roll(answers, 1)),
+            "void",
+            "32.0%, within two standard errors of the 25.0% of always saying 'ant'",
+        ),
+        (
+            np.where(np.arange(100) < 36, answers, np.roll(answers, 1)),
+            "none",
+            "36.0%, above the 25.0% of always saying 'ant'",
+        ),
     ):
         found = diagnostics._at_chance(_predictions(answers, labels=labels))
         assert (found.severity, found.evidence) == (
@@ -339,14 +350,14 @@ def test_a_start_is_noted_where_it_clearly_matters_and_was_moved() -> None:
     outcomes = {"clean": np.ones(100, bool)}
     for standing, beside, severity in ((90, 100, "note"), (96, 100, "none"), (90, None, "none")):
         bits = None if beside is None else np.arange(100) < beside
-        probes = _probes(iterated=np.arange(100) < standing, beside=bits)
-        found = {f.name: f.severity for f in diagnostics.findings(probes, outcomes, {})}
+        moved = _evidence(iterated=np.arange(100) < standing, gaussian_start=bits)
+        found = {f.name: f.severity for f in diagnostics.findings(moved, outcomes, {})}
         assert found["start_matters"] == severity
 
 
 def test_a_small_difference_is_a_note() -> None:
     black_box = {"black_box": np.arange(100) < 98}
-    found = diagnostics.findings(_probes(**black_box), {"clean": np.ones(100, bool)}, {})
+    found = diagnostics.findings(_evidence(**black_box), {"clean": np.ones(100, bool)}, {})
     assert (found[0].name, found[0].severity) == ("black_box_stronger", "note")
     assert found[0].evidence == (
         "Square (100 queries) leaves 98.0%, the iterated attack 100.0% (of 100)."
@@ -359,7 +370,7 @@ def test_the_suite_s_own_attacks_count_as_evidence() -> None:
         "pgd": np.arange(100) < 80,
         "square": np.arange(100) < 60,
     }
-    found = diagnostics.findings(_probes(), outcomes, {"pgd": PGD(), "square": Square()})
+    found = diagnostics.findings(_evidence(), outcomes, {"pgd": PGD(), "square": Square()})
     assert (found[0].name, found[0].severity) == ("black_box_stronger", "masked")
     assert found[0].values == {"square": 0.6, "pgd": 0.8}
 
@@ -399,9 +410,8 @@ def test_transfer_and_ensembles(tmp_path) -> None:
     np.testing.assert_array_equal(outcomes["both"], outcomes["fgsm"] & outcomes["pgd"])
     without = audit(linear(), "model", tmp_path / "without")
     assert without["left_out"] == ["transfer_pgd"] and without["crafted_on"] == {}
-    assert (
-        "for want of a surrogate: transfer_pgd" in (tmp_path / "without" / "report.md").read_text()
-    )
+    text = (tmp_path / "without" / "report.md").read_text()
+    assert "Left out without a surrogate: transfer_pgd" in text
 
 
 def test_an_audit_cut_off_while_it_writes_leaves_no_report_of_other_outcomes(
@@ -478,12 +488,35 @@ def test_few_classes_get_the_losses_they_have_under_their_names(tmp_path, classe
     assert f"loss='{taken.removeprefix('apgd_')}'" in report["suite"][taken]
     text = (tmp_path / "report.md").read_text()
     assert (
-        f"Not as the suite has it: apgd_t, whose loss {classes} classes do not have, is {taken}; "
+        f"Changed for this model: apgd_t, whose loss {classes} classes do not have, is {taken}; "
         f"autoattack runs apgd_ce, {taken}, fab_t, square in place of apgd_ce, apgd_t, fab_t, "
         "square." in text
     )
     again = Audit(data, suite, THREAT)(linear(classes=classes), "few", tmp_path)
     assert again == report
+
+
+def test_a_replaced_attack_does_not_hide_one_of_the_suite() -> None:
+    """With 3 classes `apgd_t` is run as APGD on the DLR, which the suite may have as well."""
+    own = APGDDLR(num_steps=5)
+    for attacks in (
+        {"apgd_t": APGDTargeted(num_steps=2), "apgd_dlr": own},
+        {"apgd_dlr": own, "apgd_t": APGDTargeted(num_steps=2)},
+    ):
+        suite, notes = Suite(attacks, ensembles={"both": tuple(attacks)}).fitted(3, blind=False)
+        replaced = APGDDLR(num_steps=2)
+        assert dict(suite.attacks) == {"apgd_dlr": own, "apgd_dlr_for_apgd_t": replaced}
+        assert set(suite.ensembles["both_3_classes"]) == set(suite.attacks)
+        assert notes == [
+            "apgd_t, whose loss 3 classes do not have, is apgd_dlr_for_apgd_t",
+        ]
+    equal = {"apgd_t": APGDTargeted(num_steps=5), "apgd_dlr": own}
+    assert dict(Suite(equal).fitted(3, blind=False)[0].attacks) == {"apgd_dlr": own}
+    two, _ = Suite({"apgd_dlr": own, "apgd_t": APGDTargeted(num_steps=2)}).fitted(2, blind=False)
+    assert {name: attack.num_steps for name, attack in two.attacks.items()} == {
+        "apgd_margin": 5,
+        "apgd_margin_for_apgd_t": 2,
+    }
 
 
 def test_a_net_without_gradients_is_a_finding_and_is_attacked_without_them(tmp_path) -> None:

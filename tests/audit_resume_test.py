@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf.auditing import probes
+from mtard_tf.auditing import evidence
 from mtard_tf.auditing.audit import Audit
-from mtard_tf.auditing.batch_results import Record
+from mtard_tf.auditing.batch_results import ResultsFile
 from mtard_tf.auditing.suite import Suite
 from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.files import digest
@@ -45,17 +45,17 @@ class Counting:
 
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch) -> None:
-    """No probes, which have attacks of their own that cost seconds to trace, and no figure."""
+    """No evidence, whose own attacks cost seconds to trace, and no figure."""
 
-    def gather(runner, suite, outcomes, names, blind):
-        clean, labels = outcomes["clean"], runner.split.labels
-        said = probes.Predictions(labels, labels, labels, names, len(names))
-        return probes.Probes(
+    def gather(runner, suite, correct, names, blind):
+        clean, labels = correct["clean"], runner.split.labels
+        said = evidence.Predictions(labels, labels, labels, names, len(names))
+        return evidence.Evidence(
             *(clean, np.ones(len(clean)), clean, clean, clean, clean),
             *(1.0, clean, ~clean, {0.0: clean}, 0.0, said),
         )
 
-    monkeypatch.setattr(probes, "gather", gather)
+    monkeypatch.setattr(evidence, "gather", gather)
     monkeypatch.setattr(plots, "epsilon_curve", lambda *args: None)
 
 
@@ -183,30 +183,30 @@ def test_a_finished_audit_is_not_repeated(tmp_path, capsys) -> None:
 
 def test_a_line_that_was_cut_short_is_dropped(tmp_path) -> None:
     path = tmp_path / "progress.jsonl"
-    record = Record(path, {"model": "m"}, print)
+    record = ResultsFile(path, {"model": "m"}, print)
     record.put("clean", "s", 0, np.array([True, False]))
     record.put("clean", "s", 1, np.array([True, True]))
-    record.close(remove=False)
+    record.close()
     text = path.read_text()
     path.write_text(text[:-9])
     said: list[str] = []
-    record = Record(path, {"model": "m"}, said.append)
+    record = ResultsFile(path, {"model": "m"}, said.append)
     np.testing.assert_array_equal(record.get("clean", "s", 0), [True, False])
     assert record.get("clean", "s", 1) is None
     assert said == ["goes on where it was cut off; batches that are there: clean 1."]
-    record.close(remove=False)
+    record.close()
     assert [json.loads(line) for line in path.read_text().splitlines()][0] == {"model": "m"}
 
 
 def test_floats_survive_to_the_last_bit(tmp_path) -> None:
     values = np.array([1e-13, 1 / 3, 0.0], np.float32)
-    record = Record(tmp_path / "progress.jsonl", {"model": "m"}, print)
+    record = ResultsFile(tmp_path / "progress.jsonl", {"model": "m"}, print)
     record.put("gradients", "s", 0, values)
-    record.close(remove=False)
-    record = Record(tmp_path / "progress.jsonl", {"model": "m"}, lambda line: None)
+    record.close()
+    record = ResultsFile(tmp_path / "progress.jsonl", {"model": "m"}, lambda line: None)
     read = record.get("gradients", "s", 0)
     np.testing.assert_array_equal(read.astype(np.float32), values)
-    record.close(remove=True)
+    record.close()
 
 
 def test_digests_tell_arrays_apart() -> None:

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from mtard_tf import files
-from mtard_tf.auditing import measurements, probes
+from mtard_tf.auditing import evidence, measurements
 from mtard_tf.auditing.audit import Audit
 from mtard_tf.auditing.suite import Suite
 from mtard_tf.data.image_data import ImageData, Split
@@ -54,17 +54,17 @@ class Sizes:
 
 @pytest.fixture
 def cheap(monkeypatch) -> None:
-    """No probes, which have attacks of their own that cost seconds to trace, and no figure."""
+    """No evidence, whose own attacks cost seconds to trace, and no figure."""
 
-    def gather(runner, suite, outcomes, names, blind):
-        clean, labels = outcomes["clean"], runner.split.labels
-        said = probes.Predictions(labels, labels, labels, names, len(names))
-        return probes.Probes(
+    def gather(runner, suite, correct, names, blind):
+        clean, labels = correct["clean"], runner.split.labels
+        said = evidence.Predictions(labels, labels, labels, names, len(names))
+        return evidence.Evidence(
             *(clean, np.ones(len(clean)), clean, clean, clean, clean),
             *(1.0, clean, ~clean, {0.0: clean}, 0.0, said),
         )
 
-    monkeypatch.setattr(probes, "gather", gather)
+    monkeypatch.setattr(evidence, "gather", gather)
     monkeypatch.setattr(plots, "epsilon_curve", lambda *args: None)
 
 

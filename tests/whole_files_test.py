@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mtard_tf import files
-from mtard_tf.auditing.batch_results import Record
+from mtard_tf.auditing.batch_results import ResultsFile
 from mtard_tf.exporting import saved_model
 from mtard_tf.running.recorder import Recorder
 
@@ -101,9 +101,9 @@ def test_a_version_taken_between_the_look_and_the_rename(tmp_path, monkeypatch) 
     assert (tmp_path / "1" / "variables").exists()
 
 
-def _record(path: pathlib.Path, **inputs: str) -> tuple[Record, list[str]]:
+def _record(path: pathlib.Path, **inputs: str) -> tuple[ResultsFile, list[str]]:
     said: list[str] = []
-    return Record(path, inputs or {"model": "m"}, said.append), said
+    return ResultsFile(path, inputs or {"model": "m"}, said.append), said
 
 
 def test_an_audit_that_resumes_never_takes_back_what_is_on_disk(tmp_path, monkeypatch) -> None:
@@ -111,7 +111,7 @@ def test_an_audit_that_resumes_never_takes_back_what_is_on_disk(tmp_path, monkey
     record, _ = _record(path)
     for batch in range(3):
         record.put("clean", "s", batch, np.array([True]))
-    record.close(remove=False)
+    record.close()
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"key": "clean", "sett')
     opened = []
@@ -125,11 +125,11 @@ def test_an_audit_that_resumes_never_takes_back_what_is_on_disk(tmp_path, monkey
     assert not [mode for mode in opened if "w" in mode]
     assert path.read_bytes() == whole  # at this moment a kill loses nothing
     record.put("clean", "s", 3, np.array([False]))
-    record.close(remove=False)
+    record.close()
     assert path.read_bytes().startswith(whole)
     assert said == ["goes on where it was cut off; batches that are there: clean 3."]
     record, said = _record(path)
-    record.close(remove=True)
+    record.close()
     assert said == ["goes on where it was cut off; batches that are there: clean 4."]
 
 
@@ -138,11 +138,11 @@ def test_what_is_no_line_of_a_batch_is_cut_off(tmp_path, tail) -> None:
     path = tmp_path / "progress.jsonl"
     record, _ = _record(path)
     record.put("clean", "s", 0, np.array([True]))
-    record.close(remove=False)
+    record.close()
     whole = path.read_bytes()
     path.write_bytes(whole + tail)
     record, said = _record(path)
-    record.close(remove=False)
+    record.close()
     assert path.read_bytes() == whole and said[0].endswith("clean 1.")
 
 
@@ -150,11 +150,11 @@ def test_an_input_that_there_is_no_more_is_a_change(tmp_path) -> None:
     path = tmp_path / "progress.jsonl"
     record, _ = _record(path, model="m", temperature="20")
     record.put("clean", "s", 0, np.array([True]))
-    record.close(remove=False)
+    record.close()
     record, said = _record(path, model="m")
     assert said == ["changed since the last run: temperature; its results are not used."]
     assert record.get("clean", "s", 0) is None
-    record.close(remove=False)
+    record.close()
     assert path.read_text() == '{"model": "m"}\n'
 
 

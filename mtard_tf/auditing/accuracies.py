@@ -1,4 +1,4 @@
-"""What an audit's outcomes amount to: accuracies, their trade-offs, their uncertainty."""
+"""Accuracies from per-image results: their trade-offs, their uncertainty."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 DRAWS = 2_000
 _TAIL = 2.5  # percent on either side of a 95 % interval
 
-Outcomes = Mapping[str, np.ndarray]
+# "clean" and each attack -> which images are classified correctly, bool `[images]`.
+Correct = Mapping[str, np.ndarray]
 
 
 def w_robust(clean: Any, robust: Any) -> Any:
@@ -24,34 +25,33 @@ def nrr(clean: Any, robust: Any) -> Any:
     return 2 * clean * robust / np.where(total > 0, total, 1)
 
 
-def worst_case(outcomes: Outcomes) -> np.ndarray:
-    """Which examples stand under every attack, bool `[examples]`; those right when clean if none.
+def worst_case(correct: Correct) -> np.ndarray:
+    """Which images are correct when clean and survive every attack, bool `[images]`.
 
     Args:
-      outcomes: "clean" and each attack -> which examples are classified rightly, bool
-        `[examples]`.
+      correct: "clean" and each attack -> which images are classified correctly, bool `[images]`.
     """
-    return np.logical_and.reduce(list(outcomes.values()))
+    return np.logical_and.reduce(list(correct.values()))
 
 
-def summarise(outcomes: Outcomes, seed: int = 0) -> dict:
+def summarise(correct: Correct, seed: int = 0) -> dict:
     """The numbers of a report: `clean`, one entry by attack, and the worst case over them.
 
-    Each accuracy, W-Robust and NRR has a 95 % bootstrap interval, paired over examples: every
-    draw takes the same examples for all attacks, so that W-Robust's interval is right.
+    Each accuracy, W-Robust and NRR has a 95 % bootstrap interval, paired over images: every
+    draw takes the same images for all attacks, so that W-Robust's interval is right.
 
     Args:
-      outcomes: "clean" and each attack -> bool `[examples]`.
+      correct: "clean" and each attack -> which images are classified correctly, bool `[images]`.
       seed: of the draws.
     """
-    outcomes = {**outcomes, "worst_case": worst_case(outcomes)}
-    draws = _bootstrap(outcomes, seed)
-    clean = float(outcomes["clean"].mean())
+    correct = {**correct, "worst_case": worst_case(correct)}
+    draws = _bootstrap(correct, seed)
+    clean = float(correct["clean"].mean())
     entries = {}
-    for name, outcome in outcomes.items():
+    for name, survived in correct.items():
         if name == "clean":
             continue
-        robust = float(outcome.mean())
+        robust = float(survived.mean())
         entries[name] = {
             "robust_accuracy": robust,
             "robust_accuracy_interval": interval(draws[name]),
@@ -62,7 +62,7 @@ def summarise(outcomes: Outcomes, seed: int = 0) -> dict:
         }
     worst = entries.pop("worst_case")
     return {
-        "examples": len(outcomes["clean"]),
+        "examples": len(correct["clean"]),
         "clean": clean,
         "clean_interval": interval(draws["clean"]),
         "attacks": entries,
@@ -70,23 +70,23 @@ def summarise(outcomes: Outcomes, seed: int = 0) -> dict:
     }
 
 
-def by_class(outcomes: Outcomes, labels: np.ndarray, label_names: Sequence[str]) -> dict:
-    """`per_class` accuracies, of the classes that have examples, and the `worst_class` by column.
+def by_class(correct: Correct, labels: np.ndarray, label_names: Sequence[str]) -> dict:
+    """`per_class` accuracies, of the classes that have images, and the `worst_class` by column.
 
     Args:
-      outcomes: "clean" and each attack -> bool `[examples]`.
-      labels: class ids, integer `[examples]`.
+      correct: "clean" and each attack -> which images are classified correctly, bool `[images]`.
+      labels: class ids, integer `[images]`.
       label_names: by class id.
     """
-    outcomes = {**outcomes, "worst_case": worst_case(outcomes)}
+    correct = {**correct, "worst_case": worst_case(correct)}
     per_class: dict[str, dict] = {}
     for label, name in enumerate(label_names):
         chosen = labels == label
         if chosen.any():
-            accuracies = {key: float(outcome[chosen].mean()) for key, outcome in outcomes.items()}
+            accuracies = {key: float(right[chosen].mean()) for key, right in correct.items()}
             per_class[str(name)] = {"examples": int(chosen.sum()), **accuracies}
     worst = {}
-    for key in outcomes:
+    for key in correct:
         lowest = min(per_class, key=lambda name: per_class[name][key])
         worst[key] = {"class": lowest, "accuracy": per_class[lowest][key]}
     return {"per_class": per_class, "worst_class": worst}
@@ -97,14 +97,14 @@ def interval(draws: np.ndarray) -> list[float]:
     return [float(value) for value in np.percentile(draws, (_TAIL, 100 - _TAIL))]
 
 
-def _bootstrap(outcomes: Outcomes, seed: int) -> dict[str, np.ndarray]:
-    """Means of resampled examples, `[DRAWS]` for each column.
+def _bootstrap(correct: Correct, seed: int) -> dict[str, np.ndarray]:
+    """Means of resampled images, `[DRAWS]` for each column.
 
-    Drawing examples with replacement is drawing how often each distinct row of outcomes comes up,
+    Drawing images with replacement is drawing how often each distinct row of results comes up,
     and there are few distinct rows.
     """
-    table = np.stack(list(outcomes.values()), axis=1)
+    table = np.stack(list(correct.values()), axis=1)
     rows, counts = np.unique(table, axis=0, return_counts=True)
     # RandomState, not default_rng: only its stream is promised never to change with NumPy.
     drawn = np.random.RandomState(seed).multinomial(len(table), counts / len(table), DRAWS)
-    return dict(zip(outcomes, (drawn @ rows / len(table)).T, strict=True))
+    return dict(zip(correct, (drawn @ rows / len(table)).T, strict=True))

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from mtard_tf import files
-from mtard_tf.auditing import accuracies, diagnostics, measurements, probes
-from mtard_tf.auditing.batch_results import BatchRunner, Record
+from mtard_tf.auditing import accuracies, evidence, measurements
+from mtard_tf.auditing.batch_results import BatchRunner, ResultsFile
 from mtard_tf.auditing.evaluator import Evaluator
+from mtard_tf.auditing.report import compose, write
 from mtard_tf.auditing.suite import Suite
-from mtard_tf.auditing.text import markdown, verdict
 from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.files import digest
 from mtard_tf.models import model_files
 from mtard_tf.models.model_files import EvaluationError
 from mtard_tf.processes.locking import locked
-from mtard_tf.reporting import plots
 from mtard_tf.reporting.run_files import sound_report
 from mtard_tf.threat import ThreatModel
 
@@ -39,10 +39,10 @@ class Audit:
       suite: attacks.
       threat: ball and box.
       split: "test", "validation" or "train".
-      examples: first so many of the split; None, or more than there are, for all.
+      examples: audits only the first N images of the split; None, or more than there are: all.
       batch_size: images at a time.
       seed: of the attacks and of the bootstrap.
-      share: (i, n) attacks every n-th batch, from the i-th on, and writes no report: an audit of
+      share: (i, n) attacks every n-th batch, from the i-th on, and writes no report; an audit of
         the whole (the default) then takes the results of all shares that it finds, and computes
         the rest.
       temperature: at which the model was trained, see `at_temperature`; `tempered` attacks and
@@ -87,8 +87,8 @@ class Audit:
     ) -> dict:
         """Audits a model; writes `report.json`, `report.md`, `examples.npz` and figures to `out`.
 
-        An audit that was cut off goes on at the batch it was cut off in; one that was finished on
-        the same inputs is not repeated.
+        A preempted audit resumes at the batch where it stopped; one that was finished on the same
+        inputs is not repeated.
 
         Args:
           model: from float32 images in [0, 1] to logits.
@@ -103,11 +103,11 @@ class Audit:
         Raises:
           LockedError: another process is at the same audit.
         """
-        split = self.chosen
-        model_files.check(model, split, self.data.label_names)
-        before = self.before(model, out, surrogate)
+        model_files.check(model, self.chosen, self.data.label_names)
+        inputs = self._inputs(model, surrogate)
+        before = self._finished(out, inputs)
         if before is not None:
-            _say(f"{name}: audited before on the same inputs; {out / 'report.json'} stands.")
+            _say(f"{name}: audited before on the same inputs; {out / 'report.json'} is kept.")
             report = {**before, **(origin or {})}  # the same net may lie in another file by now
             if report != before:
                 files.write_json(out / "report.json", report)
@@ -115,7 +115,17 @@ class Audit:
         path = out / (PROGRESS if self.whole else SHARE.format(*self.share))
         out.mkdir(parents=True, exist_ok=True)
         with locked(out, f".{path.stem}.lock"):
-            return self._run(model, name, path, surrogate, origin)
+            return self._run(model, name, path, surrogate, inputs, origin or {})
+
+    def before(self, model: Any, out: pathlib.Path, surrogate: Any = None) -> dict | None:
+        """The report of a finished audit on the same inputs; None if there is none in `out`."""
+        return self._finished(out, self._inputs(model, surrogate))
+
+    def _finished(self, out: pathlib.Path, inputs: Mapping[str, str]) -> dict | None:
+        if not (out / "report.json").exists() or not (out / "examples.npz").exists():
+            return None
+        found = sound_report(out / "report.json", _say)
+        return found if found.get("fingerprint") == self._fingerprint(inputs) else None
 
     def _run(
         self,
@@ -123,46 +133,36 @@ class Audit:
         name: str,
         path: pathlib.Path,
         surrogate: Any,
-        origin: Mapping[str, str] | None,
+        inputs: Mapping[str, str],
+        origin: Mapping[str, str],
     ) -> dict:
         split, out = self.chosen, path.parent
-        inputs = self._inputs(model, split, surrogate)
         evaluator = Evaluator(model, self.threat, batch_size=self.batch_size, seed=self.seed)
         shares = sorted(out.glob(SHARE.format("*", "*"))) if self.whole else []
-        record = Record(path, inputs, lambda line: _say(f"{name}: {line}"), shares)
-        finished = False
-        try:
-            runner = BatchRunner(evaluator, split, len(split), record, name, self.share)
+        stored = ResultsFile(path, inputs, lambda line: _say(f"{name}: {line}"), shares)
+        with contextlib.closing(stored):
+            runner = BatchRunner(evaluator, split, stored, name, self.share)
             blind = evaluator.blind(split)
-            suite, notes = self.suite.fitted(model.output_shape[-1], blind)
-            fitted = dataclasses.replace(self, suite=suite)
-            outcomes = fitted._attack(runner, surrogate)
+            suite, changed = self.suite.fitted(model.output_shape[-1], blind)
+            attacks = suite.all_attacks(surrogate)
+            crafted_on = None if surrogate is None else inputs["surrogate"]
+            correct = _attacked(runner, suite, attacks, crafted_on)
             measured = measurements.gather(runner, suite.measures, self.temperature)
             if not self.whole:
                 return {
                     "model": name,
                     "verdict": "this share is done; once all are, run the same without --share.",
                 }
-            looked = probes.gather(runner, suite, outcomes, self.data.label_names, blind)
-            report = fitted._report(name, model, outcomes, looked, split, surrogate)
-            report |= {"changed": notes} if notes else {}
-            report |= measurements.entries(measured, outcomes, suite.measures, self.temperature)
-            report |= {**(origin or {}), "fingerprint": self._fingerprint(inputs)}
-            self._write(report, {**outcomes, **measured}, looked, out)
-            finished = True
-        finally:
-            record.close(remove=finished)
-        for share in shares:
-            share.unlink(missing_ok=True)
+            found = evidence.gather(runner, suite, correct, self.data.label_names, blind)
+        about = {"model": name, **self._conditions(model, suite, crafted_on)}
+        report = compose(about, correct, split.labels, self.data.label_names, found, attacks)
+        report |= {"changed": changed} if changed else {}
+        report |= measurements.entries(measured, correct, suite.measures, self.temperature)
+        report |= {**origin, "fingerprint": self._fingerprint(inputs)}
+        write(report, {**correct, **measured}, found.examples, out)
+        for used in (path, *shares):
+            used.unlink(missing_ok=True)
         return report
-
-    def before(self, model: Any, out: pathlib.Path, surrogate: Any = None) -> dict | None:
-        """The report of a finished audit on the same inputs; None if there is none in `out`."""
-        if not (out / "report.json").exists() or not (out / "examples.npz").exists():
-            return None
-        report = sound_report(out / "report.json", _say)
-        known = self._fingerprint(self._inputs(model, self.chosen, surrogate))
-        return report if report.get("fingerprint") == known else None
 
     def at_temperature(self, temperature: float) -> Audit:
         """The audit of a model that was trained at a temperature, given as above 0.
@@ -180,8 +180,9 @@ class Audit:
         measured = [self.suite.measures] if self.suite.measures else []
         return digest(dict(inputs), self.suite, *measured)
 
-    def _inputs(self, model: Any, split: Split, surrogate: Any) -> dict[str, str]:
-        temperature = self.temperature
+    def _inputs(self, model: Any, surrogate: Any) -> dict[str, str]:
+        """What every result depends on, by fingerprint."""
+        split, temperature = self.chosen, self.temperature
         inputs = {
             "model": model_files.fingerprint(model),
             "surrogate": model_files.fingerprint(surrogate) if surrogate is not None else "none",
@@ -192,71 +193,36 @@ class Audit:
         }
         return inputs if temperature == 1 else inputs | {"temperature": digest(temperature)}
 
-    def _attack(self, runner: BatchRunner, surrogate: Any) -> dict[str, np.ndarray]:
-        outcomes = {"clean": runner.clean()}
-        known = model_files.fingerprint(surrogate) if surrogate is not None else ""
-        for name, attack in self.suite.all_attacks(surrogate).items():
-            # A surrogate prints as an address; its weights say what it is.
-            settings = f"{self.suite.transfer.get(name)!r} {known}"
-            label = digest(settings) if name in self.suite.transfer else None
-            try:
-                outcomes[name] = runner.attacked(name, attack, label=label)
-            except EvaluationError as error:
-                raise EvaluationError(
-                    f"The attack {name} failed: {error} Leave it out with --skip={name}."
-                ) from error
-        for name, members in self.suite.ensembles.items():
-            outcomes[name] = accuracies.worst_case({key: outcomes[key] for key in members})
-        return outcomes
-
-    def _report(
-        self,
-        name: str,
-        model: Any,
-        outcomes: Mapping[str, np.ndarray],
-        looked: probes.Probes,
-        split: Split,
-        surrogate: Any,
-    ) -> dict:
-        attacks = self.suite.all_attacks(surrogate)
-        found = diagnostics.findings(looked, outcomes, attacks)
-        numbers = accuracies.summarise(outcomes, self.seed)
-        report = {
-            "verdict": verdict(found, numbers, self.threat.epsilon, attacks=len(attacks)),
-            "model": name,
+    def _conditions(self, model: Any, suite: Suite, crafted_on: str | None) -> dict:
+        return {
             "dataset": self.data.name,
             "split": self.split,
             "parameters": model_files.parameters(model),
             "threat": {"norm": self.threat.norm, "epsilon": float(self.threat.epsilon)},
             "seed": self.seed,
-            "suite": self.suite.settings(),
-            "left_out": [] if surrogate is not None else list(self.suite.transfer),
-            "crafted_on": dict.fromkeys(self.suite.transfer, model_files.fingerprint(surrogate))
-            if surrogate is not None
-            else {},
-            **numbers,
-            "findings": [dataclasses.asdict(finding) for finding in found],
-            "epsilon_curve": looked.points(),
+            "suite": suite.settings(),
+            "left_out": list(suite.transfer) if crafted_on is None else [],
+            "crafted_on": {} if crafted_on is None else dict.fromkeys(suite.transfer, crafted_on),
         }
-        return report | accuracies.by_class(outcomes, split.labels, self.data.label_names)
 
-    def _write(
-        self,
-        report: dict,
-        outcomes: Mapping[str, np.ndarray],
-        looked: probes.Probes,
-        out: pathlib.Path,
-    ) -> None:
-        # No report beside outcomes that are not its own, wherever this is cut off.
-        for name in ("report.json", "report.md"):
-            (out / name).unlink(missing_ok=True)
-        with files.replacing(out / "examples.npz") as temporary:
-            np.savez_compressed(temporary, **outcomes)  # type: ignore[arg-type]
-        plots.epsilon_curve(
-            report["epsilon_curve"], report["threat"], looked.examples, out / "epsilon_curve.png"
-        )
-        files.write_text(out / "report.md", markdown(report))
-        files.write_json(out / "report.json", report)  # last: it marks the audit as finished
+
+def _attacked(
+    runner: BatchRunner, suite: Suite, attacks: Mapping[str, Callable], crafted_on: str | None
+) -> dict[str, np.ndarray]:
+    """Which images are correct, "clean" and after each attack and ensemble; bool `[examples]`."""
+    correct = {"clean": runner.clean()}
+    for name, attack in attacks.items():
+        # A surrogate prints as an address; its weights say what it is.
+        crafted = f"{suite.transfer[name]!r} {crafted_on}" if name in suite.transfer else None
+        try:
+            correct[name] = runner.attacked(name, attack, label=crafted and digest(crafted))
+        except EvaluationError as error:
+            raise EvaluationError(
+                f"The attack {name} failed: {error} Leave it out with --skip={name}."
+            ) from error
+    for name, members in suite.ensembles.items():
+        correct[name] = accuracies.worst_case({key: correct[key] for key in members})
+    return correct
 
 
 def _say(line: str) -> None:

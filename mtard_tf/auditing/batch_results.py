@@ -20,7 +20,7 @@ from mtard_tf.reporting.progress import ProgressLine
 _BATCH = {"key", "settings", "batch", "values"}  # what the line of a batch has
 
 
-class Record:
+class ResultsFile:
     """An append-only file of batch results, bound to the inputs that they came from.
 
     The first line holds the inputs' fingerprints, each further one the result of one batch. Lines
@@ -41,7 +41,6 @@ class Record:
         say: Callable[[str], None],
         others: Iterable[pathlib.Path] = (),
     ) -> None:
-        self._path = path
         self._results: dict[tuple[str, str, int], list] = {}
         head, lines, size = _read(path)
         names = dict.fromkeys((*inputs, *head))
@@ -74,21 +73,18 @@ class Record:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def close(self, remove: bool) -> None:
-        """Closes the file; removes it once the report that it served is written."""
+    def close(self) -> None:
+        """Closes the file."""
         self._file.close()
-        if remove:
-            self._path.unlink(missing_ok=True)
 
 
 class BatchRunner:
-    """Goes through a split batch by batch, and computes what the record does not hold.
+    """Goes through a split batch by batch, and computes the results that are not stored yet.
 
     Args:
       evaluator: of the model.
       split: what is attacked.
-      examples: first so many.
-      record: of this audit.
+      stored: results of this audit's earlier runs, and where new ones go.
       name: of the model, for the progress lines.
       share: (i, n) computes every n-th batch, from the i-th on; the others' results are False.
     """
@@ -97,21 +93,20 @@ class BatchRunner:
         self,
         evaluator: Evaluator,
         split: Split,
-        examples: int,
-        record: Record,
+        stored: ResultsFile,
         name: str,
         share: tuple[int, int] = (0, 1),
     ) -> None:
         self.evaluator = evaluator
         self.split = split
-        self.examples = examples
-        self._record = record
+        self.examples = len(split)
+        self._stored = stored
         self._name = name
         self._share = share
         self._predictions: np.ndarray | None = None
 
     def predictions(self) -> np.ndarray:
-        """The classes that the clean images are taken for, int64 `[examples]`."""
+        """The classes predicted on the clean images, int64 `[examples]`."""
         if self._predictions is None:
             self._predictions = self.run(
                 "clean", "predictions", lambda images, *_: self.evaluator.predictions(images)
@@ -119,8 +114,8 @@ class BatchRunner:
         return self._predictions
 
     def clean(self) -> np.ndarray:
-        """Which images are classified rightly, bool `[examples]`."""
-        return self.predictions() == self.split.labels[: self.examples]
+        """Which images are classified correctly, bool `[examples]`."""
+        return self.predictions() == self.split.labels
 
     def attacked(
         self,
@@ -130,19 +125,23 @@ class BatchRunner:
         epsilon: float | None = None,
         label: str | None = None,
     ) -> np.ndarray:
-        """Which images stand after `attack`, bool `[examples]`.
+        """Which images are still classified correctly after `attack`, bool `[examples]`.
 
         Args:
           key: name of the result.
           attack: see `mtard_tf.attacks`.
-          examples: first so many, if not all.
+          examples: only the first N images; all of them if None.
           epsilon: if not the threat model's.
           label: what the result depends on, if not the attack's `repr`.
         """
-        clean = self.clean()
+        clean = self.predictions()
 
         def compute(images, labels, ids):
-            return self.evaluator.standing(attack, images, labels, ids, clean[ids.numpy()], epsilon)
+            before = clean[ids.numpy()]
+            found = self.evaluator.attacked_predictions(
+                attack, images, labels, ids, before, epsilon
+            )
+            return found == labels.numpy()
 
         return self.run(key, digest(label or repr(attack), epsilon), compute, examples)
 
@@ -154,7 +153,7 @@ class BatchRunner:
         examples: int | None = None,
         shape: tuple[int, ...] = (),
     ) -> np.ndarray:
-        """`compute(images, labels, ids)` over the split, from the record where it can.
+        """`compute(images, labels, ids)` over the split, where it is not stored yet.
 
         Bool results are shown as a running accuracy. `shape` is that of one image's result.
         """
@@ -162,7 +161,7 @@ class BatchRunner:
         size = self.evaluator.batch_size
         settings = digest(settings, examples)
         count = steps_per_epoch(examples, size)
-        stored = {i: self._record.get(key, settings, i) for i in range(count)}
+        stored = {i: self._stored.get(key, settings, i) for i in range(count)}
         known = [values for values in stored.values() if values is not None]
         if len(known) == count:
             return np.concatenate(known)
@@ -175,7 +174,7 @@ class BatchRunner:
                 values = np.zeros((len(batch[2]), *shape), bool)  # another process'
             elif values is None:
                 values = np.asarray(compute(*batch))
-                self._record.put(key, settings, i, values)
+                self._stored.put(key, settings, i, values)
                 computed += len(values)
             results.append(values)
             done += len(values)

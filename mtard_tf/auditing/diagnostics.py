@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from mtard_tf.auditing import suite
-from mtard_tf.auditing.chance import commonest, largest_share
-from mtard_tf.auditing.probes import Predictions, Probes
+from mtard_tf.attacks.attack import kind_of
+from mtard_tf.auditing.chance import at_chance, commonest, largest_share
+from mtard_tf.auditing.evidence import Evidence, Predictions
 
 VOID, MASKED, NOTE, NONE = "void", "masked", "note", "none"
 # From this share on, predictions are of one class.
@@ -22,7 +22,7 @@ CLEAR_ERRORS = 2.0
 # Two calls of one model may differ by rounding on some devices.
 REPEATABLE = 1e-4
 
-Outcomes = Mapping[str, np.ndarray]
+Correct = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,41 +43,44 @@ class Finding:
     values: Mapping[str, float]
 
 
-def findings(probes: Probes, outcomes: Outcomes, attacks: Mapping[str, Callable]) -> list[Finding]:
+def findings(
+    evidence: Evidence, correct: Correct, attacks: Mapping[str, Callable]
+) -> list[Finding]:
     """All checks, those of gravest severity first.
 
     Args:
-      probes: from `probes.gather`.
-      outcomes: "clean" and each attack of the suite -> bool `[examples]`.
+      evidence: from `evidence.gather`.
+      correct: "clean" and each attack of the suite -> which images are classified correctly, bool
+        `[images]`.
       attacks: the same attacks, by name.
     """
 
     def of_kind(*kinds: str) -> dict[str, np.ndarray]:
-        return {n: outcomes[n] for n, a in attacks.items() if suite.kind(a) in kinds}
+        return {n: correct[n] for n, a in attacks.items() if kind_of(a) in kinds}
 
-    iterated = {"the iterated attack": probes.iterated}
+    iterated = {"the iterated attack": evidence.iterated}
     found = [
-        _constant(probes.predictions),
-        _at_chance(probes.predictions),
-        *([_no_gradient(probes)] if probes.blind else []),
-        _vanishing_gradients(probes),
-        _tempered(probes),
-        _beside(probes),
+        _constant(evidence.predictions),
+        _at_chance(evidence.predictions),
+        *([_no_gradient(evidence)] if evidence.blind else []),
+        _vanishing_gradients(evidence),
+        _tempered(evidence),
+        _start_matters(evidence),
         _weaker_stronger(
             "single_step_stronger",
-            ({"FGSM": probes.single_step}, iterated),
+            ({"FGSM": evidence.single_step}, iterated),
             (of_kind("single_step"), of_kind("gradient")),
         ),
         _weaker_stronger(
             "black_box_stronger",
-            ({"Square (100 queries)": probes.black_box}, iterated),
+            ({"Square (100 queries)": evidence.black_box}, iterated),
             (of_kind("black_box"), of_kind("gradient", "ensemble")),
         ),
-        _unbounded(probes),
-        _randomised(probes),
-        _monotone(probes),
+        _unbounded(evidence),
+        _randomised(evidence),
+        _monotone(evidence),
     ]
-    if found[0].severity == VOID:  # what says one thing stands anywhere, and has no slope
+    if found[0].severity == VOID:  # a constant answer survives any attack and has no gradient
         found = [
             dataclasses.replace(finding, severity=NOTE) if finding.severity == MASKED else finding
             for finding in found
@@ -113,14 +116,16 @@ def _constant(predictions: Predictions) -> Finding:
 def _at_chance(predictions: Predictions) -> Finding:
     labels = predictions.labels
     largest, share = commonest(labels)
-    accuracy = float(np.mean(predictions.clean == labels))
-    # Images of one class say nothing of the model, good or bad.
-    severity = NONE if accuracy > share else NOTE if share == 1 else VOID
-    above = "above" if accuracy > share else "not above"
+    right = int(np.sum(predictions.clean == labels))
+    accuracy, severity, than = right / len(labels), NONE, "above"
+    if at_chance(right, len(labels), share):
+        # Images of one class say nothing of the model, good or bad.
+        severity = NOTE if share == 1 else VOID
+        than = "within two standard errors of" if accuracy > share else "not above"
     return Finding(
         "at_chance",
         severity,
-        f"Clean accuracy is {accuracy:.1%}, {above} the {share:.1%} of always saying "
+        f"Clean accuracy is {accuracy:.1%}, {than} the {share:.1%} of always saying "
         f"{_name(largest, predictions)}, the largest class of the audited images.",
         {"clean": accuracy, "largest_class": share},
     )
@@ -139,51 +144,51 @@ def _severity(difference: float, clear: bool) -> str:
     return MASKED if clear else NOTE if difference > 0 else NONE
 
 
-def _no_gradient(probes: Probes) -> Finding:
+def _no_gradient(evidence: Evidence) -> Finding:
     return Finding(
         "no_gradient",
         MASKED,
         "No gradient of the logits reaches the images (rounding, a cast to integers or "
-        "stop_gradient in the net): attacks that follow one stand still, and only Square, SPSA and "
+        "stop_gradient in the net): gradient attacks cannot move them, and only Square, SPSA and "
         "transfer (--surrogate=FILE) count.",
-        {"examples": probes.examples},
+        {"examples": evidence.examples},
     )
 
 
-def _vanishing_gradients(probes: Probes) -> Finding:
-    correct = probes.clean
-    vanishing = correct & (probes.gradients < VANISHING)
-    zero, small = int((correct & (probes.gradients == 0)).sum()), int(vanishing.sum())
-    standing = int((vanishing & probes.iterated).sum())
+def _vanishing_gradients(evidence: Evidence) -> Finding:
+    correct = evidence.clean
+    vanishing = correct & (evidence.gradients < VANISHING)
+    zero, small = int((correct & (evidence.gradients == 0)).sum()), int(vanishing.sum())
+    survive = int((vanishing & evidence.iterated).sum())
     total = max(int(correct.sum()), 1)
-    masked = standing / total >= CLEAR
+    masked = survive / total >= CLEAR
     return Finding(
         "vanishing_gradients",
         MASKED if masked else NOTE if small else NONE,
         f"The cross-entropy's input gradient is exactly 0 on {zero} and below {VANISHING:g} on "
-        f"{small} of {correct.sum()} rightly classified images; {standing} of these stand under "
+        f"{small} of {correct.sum()} correctly classified images; {survive} of these survive "
         "the iterated attack.",
-        {"zero": zero, "vanishing": small, "standing": standing, "of": int(correct.sum())},
+        {"zero": zero, "vanishing": small, "standing": survive, "of": int(correct.sum())},
     )
 
 
-def _tempered(probes: Probes) -> Finding:
-    difference, clear = _difference(probes.tempered, probes.iterated)
-    plain, soft = float(probes.iterated.mean()), float(probes.tempered.mean())
+def _tempered(evidence: Evidence) -> Finding:
+    difference, clear = _difference(evidence.tempered, evidence.iterated)
+    plain, soft = float(evidence.iterated.mean()), float(evidence.tempered.mean())
     return Finding(
         "tempered_logits_stronger",
         _severity(difference, clear),
         f"The iterated attack leaves {plain:.1%} on the logits and {soft:.1%} on logits / "
-        f"{probes.temperature:.3g}.",
-        {"logits": plain, "tempered": soft, "temperature": probes.temperature},
+        f"{evidence.temperature:.3g}.",
+        {"logits": plain, "tempered": soft, "temperature": evidence.temperature},
     )
 
 
-def _beside(probes: Probes) -> Finding:
-    if probes.beside is None:
+def _start_matters(evidence: Evidence) -> Finding:
+    if evidence.gaussian_start is None:
         return Finding("start_matters", NONE, "The suite's probe has no uniform start to move.", {})
-    difference, clear = _difference(probes.iterated, probes.beside)
-    ball, beside = float(probes.iterated.mean()), float(probes.beside.mean())
+    difference, clear = _difference(evidence.iterated, evidence.gaussian_start)
+    ball, beside = float(evidence.iterated.mean()), float(evidence.gaussian_start.mean())
     # A start is a draw: a small difference says nothing. A clear one misleads only who begins
     # there, which the attacks of no suite do.
     return Finding(
@@ -195,12 +200,12 @@ def _beside(probes: Probes) -> Finding:
     )
 
 
-def _weaker_stronger(name: str, *pairs: tuple[Outcomes, Outcomes]) -> Finding:
+def _weaker_stronger(name: str, *pairs: tuple[Correct, Correct]) -> Finding:
     """Whether what should be the weaker attack is the stronger one, in any of the pairs."""
     cases = []
     for weaker, stronger in pairs:
         if weaker and stronger:
-            weak, strong = _strongest(weaker), _strongest(stronger)
+            weak, strong = (min(g, key=lambda n: g[n].mean()) for g in (weaker, stronger))
             difference, clear = _difference(weaker[weak], stronger[strong])
             left, other = float(weaker[weak].mean()), float(stronger[strong].mean())
             text = f"{weak} leaves {left:.1%}, {strong} {other:.1%} (of {len(weaker[weak])})."
@@ -209,40 +214,36 @@ def _weaker_stronger(name: str, *pairs: tuple[Outcomes, Outcomes]) -> Finding:
     return Finding(name, _severity(difference, clear), text, values)
 
 
-def _strongest(outcomes: Outcomes) -> str:
-    return min(outcomes, key=lambda name: outcomes[name].mean())
-
-
-def _unbounded(probes: Probes) -> Finding:
-    left = float(probes.saturated.mean())
+def _unbounded(evidence: Evidence) -> Finding:
+    left = float(evidence.half_box.mean())
     return Finding(
         "stands_at_any_epsilon",
         MASKED if left > CLEAR else NOTE if left > 0 else NONE,
-        f"At half the box, where every image can be made mid-grey, {left:.1%} still stand.",
+        f"At half the box, where every image can be made mid-grey, {left:.1%} survive.",
         {"robust_accuracy": left},
     )
 
 
-def _randomised(probes: Probes) -> Finding:
-    random = probes.jitter > REPEATABLE
+def _randomised(evidence: Evidence) -> Finding:
+    random = evidence.jitter > REPEATABLE
     return Finding(
         "randomised_outputs",
         MASKED if random else NONE,
-        f"Two calls on the same images differ by {probes.jitter:.2g} of the largest logit"
+        f"Two calls on the same images differ by {evidence.jitter:.2g} of the largest logit"
         + ("; use AutoAttack's version 'rand'." if random else "."),
-        {"difference": probes.jitter},
+        {"difference": evidence.jitter},
     )
 
 
-def _monotone(probes: Probes) -> Finding:
+def _monotone(evidence: Evidence) -> Finding:
     worst, clear, places = 0.0, False, (0.0, 0.0)
-    radii = sorted(probes.curve)
+    radii = sorted(evidence.curve)
     for low, high in zip(radii, radii[1:], strict=False):
-        rise, is_clear = _difference(probes.curve[low], probes.curve[high])
+        rise, is_clear = _difference(evidence.curve[low], evidence.curve[high])
         if (is_clear, rise) > (clear, worst):
             worst, clear, places = rise, is_clear, (low, high)
     text = "Robust accuracy never rises with epsilon."
     if worst > 0:
-        low, high = places
-        text = f"Robust accuracy rises by {worst:.1%} from epsilon {low:.4g} to {high:.4g}."
+        between = f"from epsilon {places[0]:.4g} to {places[1]:.4g}"
+        text = f"Robust accuracy rises by {worst:.1%} {between}."
     return Finding("non_monotone_curve", _severity(worst, clear), text, {"rise": worst})

@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.auditing.batch_results import BatchRunner
-from mtard_tf.auditing.evaluator import last_line
+from mtard_tf.auditing.compiled import last_line
 from mtard_tf.files import digest
-from mtard_tf.models.empty_batches import never_empty
 from mtard_tf.models.model_files import EvaluationError
 
 Measured = Mapping[str, np.ndarray]
@@ -34,8 +32,6 @@ def gather(
       EvaluationError: a measure failed, or did not return its columns; the message names it.
     """
     found: dict[str, np.ndarray] = {}
-    if not measures:
-        return found
     for name, measure in measures.items():
         columns = list(_columns(measure))
         values = runner.run(
@@ -45,7 +41,7 @@ def gather(
             getattr(measure, "examples", None),
             shape=(len(columns),),
         )
-        # float32 also where the record gave them back.
+        # float32 also where they were stored as text.
         for column, row in zip(columns, values.astype(np.float32).T, strict=True):
             found[_key(name, column)] = row
     return found
@@ -53,7 +49,7 @@ def gather(
 
 def entries(
     measured: Measured,
-    outcomes: Mapping[str, np.ndarray],
+    correct: Mapping[str, np.ndarray],
     measures: Mapping[str, Callable],
     temperature: float,
 ) -> dict:
@@ -61,16 +57,16 @@ def entries(
 
     Args:
       measured: from `gather`.
-      outcomes: "clean" and each attack -> bool `[examples]`.
-      measures: the same as of `gather`.
-      temperature: the same.
+      correct: "clean" and each attack -> which images are classified correctly, bool `[examples]`.
+      measures: as for `gather`.
+      temperature: as for `gather`.
     """
     if not measures:
         return {}
     return {
         "temperature": float(temperature),
         "measures": summarise(measured, measures),
-        "success_rates": success_rates(outcomes),
+        "success_rates": success_rates(correct),
     }
 
 
@@ -101,12 +97,12 @@ def summarise(measured: Measured, measures: Mapping[str, Callable]) -> dict[str,
     return entries
 
 
-def success_rates(outcomes: Mapping[str, np.ndarray]) -> dict[str, float | None]:
-    """Attack -> share of the images that are right when clean and broken by it; None of none."""
-    clean = outcomes["clean"]
+def success_rates(correct: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+    """Attack -> share of the images that it breaks, of those correct when clean; None of none."""
+    clean = correct["clean"]
     return {
-        name: float(np.mean(~outcome[clean])) if clean.any() else None
-        for name, outcome in outcomes.items()
+        name: float(np.mean(~after[clean])) if clean.any() else None
+        for name, after in correct.items()
         if name != "clean"
     }
 
@@ -134,7 +130,7 @@ def markdown(report: Mapping) -> list[str]:
 
 
 def _columns(measure: Callable) -> Mapping[str, str]:
-    """Column -> definition; of a measure that does not say, its one value and its docstring."""
+    """Column -> definition; of a measure without `columns`, its one value and its docstring."""
     text = (type(measure).__doc__ or type(measure).__name__).strip().splitlines()[0]
     return getattr(measure, "columns", {"value": text})
 
@@ -145,17 +141,12 @@ def _key(name: str, column: str) -> str:
 
 def _compute(runner: BatchRunner, name: str, measure: Callable, temperature: float) -> Callable:
     """`(images, labels, ids) -> [batch, columns]`, compiled at the first batch."""
-    evaluator = runner.evaluator
+    compiled = runner.evaluator.compiled
     columns = list(_columns(measure))
 
-    def run(images, labels, ids):
+    def run(model_fn, images, labels, seeds):
         values = measure(
-            never_empty(evaluator.inference()),
-            images,
-            labels,
-            threat=evaluator.threat,
-            seeds=image_seeds(evaluator.seed, ids),
-            temperature=temperature,
+            model_fn, images, labels, threat=compiled.threat, seeds=seeds, temperature=temperature
         )
         values = values if isinstance(values, Mapping) else {"value": values}
         if set(values) != set(columns):
@@ -163,16 +154,9 @@ def _compute(runner: BatchRunner, name: str, measure: Callable, temperature: flo
         rows = [tf.cast(values[column], tf.float32) for column in columns]
         return tf.stack([tf.ensure_shape(row, [None]) for row in rows], axis=1)
 
-    signature = [
-        tf.TensorSpec((None, *runner.split.images.shape[1:]), tf.float32),
-        tf.TensorSpec([None], tf.int32),
-        tf.TensorSpec([None], tf.int64),
-    ]
-    compiled = tf.function(run, input_signature=signature, autograph=False)
-
     def compute(images, labels, ids):
         try:
-            return compiled(images, labels, ids).numpy()
+            return compiled.run((measure, temperature), run, images, labels, ids).numpy()
         except (ValueError, tf.errors.OpError) as error:
             raise EvaluationError(
                 f"The measure {name} failed: {last_line(error)} Leave it out with --skip={name}."

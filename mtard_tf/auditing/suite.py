@@ -25,15 +25,15 @@ class Suite:
     """The attacks of one audit, and what its diagnostics use.
 
     Attributes:
-      attacks: name -> attack, in the order in which they run; each goes at every image that the
-        model gets right, so that each has its own robust accuracy.
+      attacks: name -> attack, in the order in which they run; each attacks every image that
+        the model classifies correctly, so that each has its own robust accuracy.
       transfer: name -> attack that is crafted on a surrogate, where one is given.
       ensembles: name -> names of attacks; reported as the worst case over these, at no cost.
       probe: iterated gradient attack of the epsilon sweep and the diagnostics.
-      probe_examples: first so many examples serve the sweep and the diagnostics.
+      probe_examples: the sweep and the diagnostics use the first N images.
       factors: of epsilon, for the sweep.
-      measures: name -> measure, see `mtard_tf.measuring`. Not part of the `repr`, so that what was
-        audited without any is still known as the same.
+      measures: name -> measure, see `mtard_tf.measuring`. Not part of the `repr`, so that an
+        audit without any keeps its fingerprint.
 
     Raises:
       ValueError: no attacks, a name that is reserved or used twice, an ensemble of unknown attacks.
@@ -77,7 +77,7 @@ class Suite:
             raise ValueError(f"Suite.probe_examples is {self.probe_examples}; give at least 1.")
 
     def without(self, names: Sequence[str]) -> Suite:
-        """The suite less some attacks or measures, and less the ensembles that need them.
+        """The suite without some attacks or measures, and without the ensembles that need them.
 
         Raises:
           ValueError: a name that the suite does not have.
@@ -97,29 +97,14 @@ class Suite:
         )
 
     def fitted(self, classes: int, blind: bool) -> tuple[Suite, list[str]]:
-        """The suite for one net, and a sentence for each thing that is not as the suite has it.
+        """The suite for one net, and a sentence for each attack that was replaced or added.
 
         Args:
-          classes: of the net; of too few, APGD on DLR has a stand-in, see `apgd.stand_in`, and an
-            ensemble with one in it has the number of classes in its name.
+          classes: of the net; with too few, APGD on DLR is replaced, see `apgd.stand_in`, and an
+            ensemble of which one was replaced has the number of classes in its name.
           blind: no gradient reaches the net's images; Square and SPSA are added.
         """
-        names: dict[str, str] = {}
-        attacks: dict[str, Attack] = {}
-        notes: list[str] = []
-        for name, attack in self.attacks.items():
-            names[name] = name
-            if isinstance(attack, APGD):
-                taken, attack = stand_in(name, attack, classes)
-                names[name] = taken
-                if taken != name:
-                    notes.append(f"{name}, whose loss {classes} classes do not have, is {taken}")
-            elif isinstance(attack, AutoAttack):
-                run, own = attack.for_classes(classes), attack.components
-                if list(run) != list(own):
-                    names[name] = f"{name}_{classes}_classes"
-                    notes.append(f"{name} runs {', '.join(run)} in place of {', '.join(own)}")
-            attacks.setdefault(names[name], attack)
+        attacks, names, notes = self._for_classes(classes)
         ensembles = {}
         for name, members in self.ensembles.items():
             parts = tuple(dict.fromkeys(names[member] for member in members))
@@ -133,6 +118,29 @@ class Suite:
             attacks |= added
             notes.append(f"no gradient reaches the images: {', '.join(added)} were added")
         return dataclasses.replace(self, attacks=attacks, ensembles=ensembles), notes
+
+    def _for_classes(self, classes: int) -> tuple[dict[str, Attack], dict[str, str], list[str]]:
+        """Attacks whose losses this many classes have, old name -> new name, and notes."""
+        attacks: dict[str, Attack] = {}
+        names: dict[str, str] = {}
+        notes: list[str] = []
+        for name, attack in self.attacks.items():
+            taken = name
+            if isinstance(attack, APGD):
+                taken, attack = stand_in(name, attack, classes)
+                other = attacks.get(taken, self.attacks.get(taken, attack))
+                if taken != name and other != attack:
+                    taken = f"{taken}_for_{name}"
+                if taken != name:
+                    notes.append(f"{name}, whose loss {classes} classes do not have, is {taken}")
+            elif isinstance(attack, AutoAttack):
+                run, own = attack.for_classes(classes), attack.components
+                if list(run) != list(own):
+                    taken = f"{name}_{classes}_classes"
+                    notes.append(f"{name} runs {', '.join(run)} in place of {', '.join(own)}")
+            names[name] = taken
+            attacks.setdefault(taken, attack)
+        return attacks, names, notes
 
     def names_for(self, classes: int) -> list[str]:
         """Attacks and ensembles that an audit with the suite may name, also of a blind net."""
@@ -166,15 +174,3 @@ class Suite:
             return dict(self.attacks)
         crafted = {name: Transfer(surrogate, attack) for name, attack in self.transfer.items()}
         return {**self.attacks, **crafted}
-
-
-def kind(attack: Attack) -> str:
-    """What an attack uses: "single_step", "gradient", "black_box", or "ensemble" of several.
-
-    An attack of one's own may say so in an attribute `kind`; without one it counts as "gradient".
-    """
-    if isinstance(attack, AutoAttack):
-        return "ensemble"
-    if isinstance(attack, PGD) and attack.num_steps == 1:
-        return "single_step"
-    return getattr(attack, "kind", "gradient")

@@ -17,7 +17,7 @@ def verdict(findings: Sequence[Finding], numbers: Mapping, epsilon: float, attac
       findings: all checks.
       numbers: from `accuracies.summarise`.
       epsilon: of the threat model.
-      attacks: how many were run; an ensemble of them is none of its own.
+      attacks: how many were run, ensembles not counted.
     """
     low, high = numbers["worst_case"]["robust_accuracy_interval"]
     worst = (
@@ -63,12 +63,12 @@ def markdown(report: Mapping) -> str:
         *_accuracies(report),
         "",
         "W-Robust is (clean + robust) / 2, NRR their harmonic mean. The worst case counts an image "
-        "as robust only if it stands under every attack.",
+        "as robust only if it survives every attack.",
     ]
     if report["left_out"]:
-        lines += ["", f"Left out, for want of a surrogate: {', '.join(report['left_out'])}."]
+        lines += ["", f"Left out without a surrogate: {', '.join(report['left_out'])}."]
     if "changed" in report:
-        lines += ["", f"Not as the suite has it: {'; '.join(report['changed'])}."]
+        lines += ["", f"Changed for this model: {'; '.join(report['changed'])}."]
     if "measures" in report:
         lines += measurements.markdown(report)
     lines += ["", "## Findings", "", "| check | severity | evidence |", "|---|---|---|"]

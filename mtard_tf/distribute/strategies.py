@@ -2,7 +2,7 @@
 
 Training is synchronous: every replica sees its rows of one global batch. A parameter server, whose
 workers run at their own pace, has no global batch to take entropies and losses over, so the balance
-of several teachers would mean nothing there; it is not offered.
+of several teachers is undefined there; it is not offered.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NAMES = ("one_device", "mirrored", "multi_worker", "tpu")
 
 
 class StrategyError(ValueError):
-    """A strategy that cannot be had here. The message is one line."""
+    """A strategy that is not available here. The message is one line."""
 
 
 def create(
@@ -33,7 +33,7 @@ def create(
     Args:
       name: "one_device" (TensorFlow's own choice of device), "mirrored" (all GPUs of this machine),
         "multi_worker" (all GPUs of all machines, one process a machine) or "tpu".
-      devices: how many GPUs of this machine; where there is none, so many logical CPU devices.
+      devices: how many GPUs of this machine; without GPUs, this many logical CPU devices.
         None for all GPUs.
       workers: host:port of each worker, the same list in each process; default `TF_CONFIG`.
       index: which of them this process is.

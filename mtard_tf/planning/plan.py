@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from mtard_tf.attacks.seeds import image_seeds
-from mtard_tf.auditing.evaluator import Evaluator
+from mtard_tf.auditing.evaluator import BATCH_SIZE
 from mtard_tf.data.batches import steps_per_epoch
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.distiller.distiller import Distiller
@@ -180,8 +180,7 @@ def _validation(
     stage: Stage, student: keras.Model, data: ImageData, threat: ThreatModel, examples: int
 ) -> tuple[Cost, int]:
     """Cost of one batch of `callbacks.Validation`, and its number of images."""
-    evaluator = Evaluator(student, threat)
-    at_a_time = min(evaluator.batch_size, examples)
+    at_a_time = min(BATCH_SIZE, examples)
     fold = FoldedInference(student)
 
     def validate(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> Any:
@@ -189,7 +188,7 @@ def _validation(
         if stage.validation_attack is None:
             return logits
         # Three accuracies: clean, clean again to select the images to attack, and attacked.
-        seeds = image_seeds(evaluator.seed, ids)
+        seeds = image_seeds(0, ids)
         perturbed = stage.validation_attack(fold(), images, labels, threat=threat, seeds=seeds)
         return logits, student(images, training=False), student(perturbed, training=False)
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from mtard_tf import registry
 from mtard_tf.attacks.seeds import image_seeds
-from mtard_tf.auditing.evaluator import last_line
+from mtard_tf.auditing.compiled import last_line
 from mtard_tf.data.extra import Extra
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.experiment.stage import Stage

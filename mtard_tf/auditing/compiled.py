@@ -1,0 +1,170 @@
+"""A model and attacks on it as compiled functions, each compiled once."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mtard_tf import losses
+from mtard_tf.attacks.gradients import none_reaches
+from mtard_tf.attacks.pgd import input_gradient
+from mtard_tf.attacks.seeds import image_seeds
+from mtard_tf.models.empty_batches import never_empty
+from mtard_tf.models.folding import FoldedInference
+from mtard_tf.models.model_files import EvaluationError
+from mtard_tf.threat import ThreatModel
+
+# Batches to attack are filled up to a multiple of this, with copies of their last image.
+_SIZES = 16
+
+
+class CompiledModel:
+    """One model's logits, gradients, attacks and measures, from several threads if need be.
+
+    Each function is compiled once and reads the model's weights at each call, so that one object
+    serves a student through its training.
+
+    Args:
+      model: from images to logits.
+      threat: ball and box.
+      seed: of the attacks' random numbers; per image, so batching does not change a result.
+    """
+
+    def __init__(self, model: keras.Model, threat: ThreatModel, seed: int = 0) -> None:
+        self.model = model
+        self.threat = threat
+        self.seed = seed
+        self.inference = FoldedInference(model)
+        self._lock = threading.Lock()
+        self._ready = False
+        self._compiled: dict[tuple[int, object], tuple[object, Callable]] = {}
+
+    def logits(self, images: tf.Tensor) -> np.ndarray:
+        """The model's logits on a batch of float32 images, `[batch, classes]`."""
+        self._prepare(images)
+        return self._predict(images).numpy()
+
+    def gradients(self, images: tf.Tensor, labels: tf.Tensor) -> np.ndarray:
+        """Largest absolute input gradient of the cross-entropy for each image, `[batch]`."""
+        self._prepare(images)
+        return self._gradient(images, labels).numpy()
+
+    def blind(self, images: tf.Tensor) -> bool:
+        """Whether no gradient reaches these images, so that attacks along it cannot move them."""
+        return none_reaches(self._answer, images)
+
+    def attacked(
+        self,
+        attack: Callable,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        ids: tf.Tensor,
+        epsilon: float | None = None,
+    ) -> tuple[tf.Tensor, np.ndarray]:
+        """What `attack` makes of a batch, and how far each image leaves ball and box, `[batch]`.
+
+        Args:
+          attack: see `mtard_tf.attacks`.
+          images: float32 in the box, `[batch, height, width, channels]`.
+          labels: int32 `[batch]`.
+          ids: int64 `[batch]`, which fix each image's random numbers.
+          epsilon: another radius than the threat model's (sweeps); compiled for all of them.
+
+        Raises:
+          EvaluationError: the attack failed.
+        """
+        swept = epsilon is not None
+
+        def run(model_fn, images, labels, seeds, epsilon):
+            # A Python number where it is fixed: attacks then round their step size only once.
+            threat = dataclasses.replace(self.threat, epsilon=epsilon) if swept else self.threat
+            perturbed = attack(model_fn, images, labels, threat=threat, seeds=seeds)
+            return perturbed, threat.violation(perturbed, images)
+
+        # Kernels are made and kept for each size of batch; few sizes keep time and memory down.
+        count = len(labels)
+        rows = np.minimum(np.arange(-(-count // _SIZES) * _SIZES), count - 1)
+        padded = (tf.gather(tensor, rows) for tensor in (images, labels, ids))
+        radius = tf.constant(epsilon if swept else self.threat.epsilon, tf.float32)
+        try:
+            perturbed, violation = self.run((attack, swept), run, *padded, radius)
+            return perturbed[:count], violation[:count].numpy()
+        except (ValueError, tf.errors.OpError) as error:
+            raise EvaluationError(f"{attack!r}: {last_line(error)}") from error
+
+    def run(
+        self,
+        key: tuple[object, object],
+        compute: Callable,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        ids: tf.Tensor,
+        *rest: tf.Tensor,
+    ) -> Any:
+        """What `compute(model_fn, images, labels, seeds, *rest)` returns, as one graph.
+
+        Args:
+          key: an object by identity and a variant of it; each is compiled once.
+          compute: called once for each key, while it is traced.
+          images: float32 `[batch, height, width, channels]`.
+          labels: int32 `[batch]`.
+          ids: int64 `[batch]`, which fix each image's random numbers.
+          rest: tensors of fixed shapes.
+        """
+        self._prepare(images)
+
+        def traced(images, labels, ids, *rest):
+            model_fn = never_empty(self.inference())
+            return compute(model_fn, images, labels, image_seeds(self.seed, ids), *rest)
+
+        owner, variant = key
+        with self._lock:  # several devices ask at once
+            if (id(owner), variant) not in self._compiled:
+                further = [tf.TensorSpec(given.shape, given.dtype) for given in rest]
+                signature = [*self._specs, tf.TensorSpec([None], tf.int64), *further]
+                function = tf.function(traced, input_signature=signature, autograph=False)
+                # The object is kept, so that no other can come to have its id.
+                self._compiled[id(owner), variant] = owner, function
+            function = self._compiled[id(owner), variant][1]
+        return function(images, labels, ids, *rest)
+
+    def _prepare(self, images: tf.Tensor) -> None:
+        """At the first batch: the images' size, which a model may leave open, and the folding."""
+        with self._lock:  # several devices ask at once
+            if self._ready:
+                return
+            self.inference.prove(images)
+            self._specs = (
+                tf.TensorSpec([None, *images.shape[1:]]),
+                tf.TensorSpec([None], tf.int32),
+            )
+            self._predict = tf.function(
+                self._answer, input_signature=self._specs[:1], autograph=False
+            )
+            self._gradient = tf.function(
+                self._largest_gradient, input_signature=self._specs, autograph=False
+            )
+            self._ready = True
+
+    def _answer(self, images: tf.Tensor) -> tf.Tensor:
+        return self.model(images, training=False)
+
+    def _largest_gradient(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        gradient = input_gradient(
+            self.inference(), images, lambda _, logits: losses.cross_entropy(logits, labels)
+        )
+        return tf.reduce_max(tf.abs(gradient), axis=list(range(1, images.shape.rank)))
+
+
+def last_line(error: Exception) -> str:
+    """The message itself, of an error that a trace has wrapped into the lines of its stack."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("[[")]  # names of a graph's nodes
+    last = lines[-1] if lines else type(error).__name__
+    return last.removeprefix(f"{type(error).__name__}: ")

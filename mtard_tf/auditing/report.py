@@ -1,0 +1,70 @@
+"""The report of an audit: accuracies, checks and conditions, written to a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mtard_tf import files
+from mtard_tf.auditing import accuracies, diagnostics
+from mtard_tf.auditing.evidence import Evidence
+from mtard_tf.auditing.text import markdown, verdict
+from mtard_tf.reporting import plots
+
+
+def compose(
+    about: Mapping[str, Any],
+    correct: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    label_names: Sequence[str],
+    evidence: Evidence,
+    attacks: Mapping[str, Callable],
+) -> dict:
+    """The content of `report.json`, but for measures.
+
+    Args:
+      about: the model and how it was audited; with `threat` and `seed`.
+      correct: "clean" and each attack and ensemble -> which images are classified correctly, bool
+        `[images]`.
+      labels: class ids, integer `[images]`.
+      label_names: by class id.
+      evidence: for the checks.
+      attacks: those that were run, by name.
+    """
+    checks = diagnostics.findings(evidence, correct, attacks)
+    numbers = accuracies.summarise(correct, about["seed"])
+    return {
+        "verdict": verdict(checks, numbers, about["threat"]["epsilon"], attacks=len(attacks)),
+        **about,
+        **numbers,
+        "findings": [dataclasses.asdict(check) for check in checks],
+        "epsilon_curve": evidence.points(),
+        **accuracies.by_class(correct, labels, label_names),
+    }
+
+
+def write(
+    report: Mapping, per_image: Mapping[str, np.ndarray], curve_examples: int, out: pathlib.Path
+) -> None:
+    """Writes `examples.npz`, the epsilon curve, `report.md` and, last, `report.json` to `out`.
+
+    Args:
+      report: all of it.
+      per_image: results and measures of each image, by name.
+      curve_examples: how many images the epsilon curve has.
+      out: a folder.
+    """
+    # No report beside results that are not its own, wherever this is cut off.
+    for name in ("report.json", "report.md"):
+        (out / name).unlink(missing_ok=True)
+    with files.replacing(out / "examples.npz") as temporary:
+        np.savez_compressed(temporary, **per_image)  # type: ignore[arg-type]
+    plots.epsilon_curve(
+        report["epsilon_curve"], report["threat"], curve_examples, out / "epsilon_curve.png"
+    )
+    files.write_text(out / "report.md", markdown(report))
+    files.write_json(out / "report.json", report)  # last: it marks the audit as finished
