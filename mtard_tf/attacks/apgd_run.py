@@ -83,8 +83,8 @@ class Run:
             (window, window, found, margins, rows),
             going=lambda *state: tf.size(state[-1].row) > 0,
         )
-        found = shrinking_batches.scatter(found, rows.row, rows.best)
-        return found, shrinking_batches.scatter(margins, rows.row, rows.best_margin)
+        left = rows.best, rows.best_margin
+        return shrinking_batches.scatter((found, margins), rows.row, left)
 
     def _begin(
         self, images: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor, seeds: tf.Tensor
@@ -167,23 +167,12 @@ class Run:
         )  # fmt: skip
 
     def _drop(self, found: tf.Tensor, margins: tf.Tensor, rows: _Rows):
-        """Writes what fell in the last step to `found` and takes it out of the batch."""
+        """Keeps what the last step broke in `found` and takes it out of the batch."""
         if self.problem.objective is not None:
             return found, margins, rows
-        fell = ~(rows.margin >= 0)
-
-        def drop():
-            gone, left = shrinking_batches.rows_where(fell), shrinking_batches.rows_where(~fell)
-            row, current, margin = shrinking_batches.take(
-                (rows.row, rows.current, rows.margin), gone
-            )
-            return (
-                shrinking_batches.scatter(found, row, current),
-                shrinking_batches.scatter(margins, row, margin),
-                shrinking_batches.take(rows, left),
-            )
-
-        return tf.cond(tf.reduce_any(fell), drop, lambda: (found, margins, rows))
+        broken = ~(rows.margin >= 0)
+        values = rows.current, rows.margin
+        return shrinking_batches.drop(broken, (found, margins), values, rows)
 
 
 def _added(one: gradients.Slope, other: gradients.Slope) -> gradients.Slope:

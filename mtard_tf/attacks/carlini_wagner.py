@@ -145,12 +145,8 @@ class _Search:
             hits = tf.gather(rows.row, shrinking_batches.rows_where(won))
             hit = shrinking_batches.scatter(hit, hits, tf.fill([tf.size(hits)], True))
             rows = self._leave(tf.equal((i + 1) % every, 0), rows, loss)
-            return (
-                shrinking_batches.scatter(best, row, new),
-                shrinking_batches.scatter(distance, row, new_squared),
-                hit,
-                rows,
-            )
+            better = shrinking_batches.scatter((best, distance), row, (new, new_squared))
+            return (*better, hit, rows)
 
         hit = tf.fill([count], False)
         best, distance, hit, _ = shrinking_batches.loop(

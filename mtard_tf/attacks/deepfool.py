@@ -63,11 +63,8 @@ class DeepFool(MinimalAttack):
             moved = clean + (1 + self.overshoot) * so_far
             moved = tf.clip_by_value(moved, threat.minimum, threat.maximum)
             reached = losses.margin(model_fn(moved), own)
-            return (
-                shrinking_batches.scatter(perturbed, rows, moved),
-                shrinking_batches.scatter(total, rows, so_far),
-                shrinking_batches.scatter(margins, rows, reached),
-            )
+            before, after = (perturbed, total, margins), (moved, so_far, reached)
+            return shrinking_batches.scatter(before, rows, after)
 
         logits = model_fn(images)
         margins = losses.margin(logits, labels)

@@ -169,16 +169,7 @@ class _Run:
         )
 
     def _drop(self, found: tf.Tensor, margins: tf.Tensor, rows: _Rows):
-        """Writes what is broken within epsilon to `found` and takes it out of the batch."""
-        fell = rows.distance <= self.threat.epsilon
-
-        def drop():
-            gone, left = shrinking_batches.rows_where(fell), shrinking_batches.rows_where(~fell)
-            row, best = shrinking_batches.take((rows.row, rows.best), gone)
-            return (
-                shrinking_batches.scatter(found, row, best),
-                shrinking_batches.scatter(margins, row, tf.fill([tf.size(row)], -1.0)),
-                shrinking_batches.take(rows, left),
-            )
-
-        return tf.cond(tf.reduce_any(fell), drop, lambda: (found, margins, rows))
+        """Keeps what is broken within epsilon in `found` and takes it out of the batch."""
+        broken = rows.distance <= self.threat.epsilon
+        values = rows.best, -tf.ones_like(rows.distance)
+        return shrinking_batches.drop(broken, (found, margins), values, rows)

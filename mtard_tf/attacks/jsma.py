@@ -72,9 +72,7 @@ class JSMA(MinimalAttack):
             # Without a pair that helps, the search is over for this image.
             reached = tf.where(moved, scores(model_fn(x), own), -1.0)
             before, after = (perturbed, domain, left), (x, free, reached)
-            return tuple(
-                shrinking_batches.scatter(b, rows, a) for b, a in zip(before, after, strict=True)
-            )
+            return shrinking_batches.scatter(before, rows, after)
 
         domain = images < threat.maximum if self.theta > 0 else images > threat.minimum
         left = scores(logits, labels)

@@ -19,9 +19,11 @@ from mtard_tf.attacks.attack import Problem
 Round = Callable[..., tuple[tf.Tensor, tf.Tensor]]
 
 
-def scatter(base: tf.Tensor, rows: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """`base` with `base[rows[i]] = values[i]`."""
-    return tf.tensor_scatter_nd_update(base, rows[:, tf.newaxis], values)
+def scatter(base: Any, rows: tf.Tensor, values: Any) -> Any:
+    """`base` with `base[rows[i]] = values[i]`, for every tensor in a nest of batched tensors."""
+    return tf.nest.map_structure(
+        lambda b, v: tf.tensor_scatter_nd_update(b, rows[:, tf.newaxis], v), base, values
+    )
 
 
 def rows_where(mask: tf.Tensor) -> tf.Tensor:
@@ -37,6 +39,26 @@ def take(state: Any, rows: tf.Tensor) -> Any:
 def any_batch(state: Any) -> Any:
     """Shape invariants that leave the batch of every tensor in a nest free."""
     return tf.nest.map_structure(lambda t: tf.TensorShape([None]).concatenate(t.shape[1:]), state)
+
+
+def drop(leaving: tf.Tensor, found: tuple, values: tuple, rows: Any) -> tuple:
+    """Takes images out of a batch, and keeps what was found of them.
+
+    Args:
+      leaving: bool `[rows]`, which images leave.
+      found: tensors of the whole batch.
+      values: what becomes of each of `found` for the images that leave, `[rows, ...]`.
+      rows: a named tuple of the batch's state, whose `row` are places in the whole batch.
+
+    Returns:
+      The new `found`, and the rows that stay.
+    """
+
+    def split():
+        row, leave = take((rows.row, values), rows_where(leaving))
+        return (*scatter(found, row, leave), take(rows, rows_where(~leaving)))
+
+    return tf.cond(tf.reduce_any(leaving), split, lambda: (*found, rows))
 
 
 def loop(
@@ -106,7 +128,7 @@ def run_rounds(
         perturbed, reached = single(i, *take((problem.images, problem.labels, seeds, *more), rows))
         better = tf.logical_or(reached < tf.gather(margins, rows), tf.equal(i, 0))
         rows, perturbed, reached = take((rows, perturbed, reached), rows_where(better))
-        return scatter(best, rows, perturbed), scatter(margins, rows, reached)
+        return scatter((best, margins), rows, (perturbed, reached))
 
     best, _ = loop(
         rounds,

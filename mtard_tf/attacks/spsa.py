@@ -62,12 +62,8 @@ class SPSA(Attack):
             gradient = self._estimate(score, x, own, own_seeds)
             moved, m, v = adam(gradient, m, v, i, self.learning_rate)
             x = threat.project(x - moved, clean)
-            updates = (x, m, v, score(x, own))
-            before = (perturbed, first, second, scores)
-            after = (
-                shrinking_batches.scatter(b, rows, u) for b, u in zip(before, updates, strict=True)
-            )
-            return tuple(after)
+            before, after = (perturbed, first, second, scores), (x, m, v, score(x, own))
+            return shrinking_batches.scatter(before, rows, after)
 
         zeros = tf.zeros_like(images)
         scores = score(images, labels)

@@ -98,8 +98,7 @@ class Square(Attack):
             reached = losses.margin(model_fn(candidates), tf.gather(labels, rows))
             kept = shrinking_batches.rows_where(~(reached >= tf.gather(margins, rows)))
             rows, candidates, reached = shrinking_batches.take((rows, candidates, reached), kept)
-            best = shrinking_batches.scatter(best, rows, candidates)
-            return best, shrinking_batches.scatter(margins, rows, reached)
+            return shrinking_batches.scatter((best, margins), rows, (candidates, reached))
 
         return tuple(
             shrinking_batches.loop(

@@ -61,18 +61,16 @@ class Suite:
                     f"Suite.ensembles[{name!r}] is {tuple(members)}; name attacks of the suite: "
                     f"{', '.join(self.attacks)}."
                 )
-        for name, attack in {**self.attacks, **self.transfer}.items():
-            if not callable(attack) or isinstance(attack, type) or registry.selector(attack):
-                raise ValueError(
-                    f"Suite.attacks[{name!r}] is {attack!r}; give an attack, such as "
-                    "@attacks.pgd() with its brackets."
-                )
-        for name, measure in self.measures.items():
-            if not callable(measure) or isinstance(measure, type) or registry.selector(measure):
-                raise ValueError(
-                    f"Suite.measures[{name!r}] is {measure!r}; give a measure, such as "
-                    "@measures.logit_jacobian() with its brackets."
-                )
+        attacks = {**self.attacks, **self.transfer}
+        for field, named, example in (
+            ("attacks", attacks, "an attack, such as @attacks.pgd()"),
+            ("measures", self.measures, "a measure, such as @measures.logit_jacobian()"),
+        ):
+            for name, given in named.items():
+                if not callable(given) or isinstance(given, type) or registry.selector(given):
+                    raise ValueError(
+                        f"Suite.{field}[{name!r}] is {given!r}; give {example} with its brackets."
+                    )
         if self.probe_examples < 1:
             raise ValueError(f"Suite.probe_examples is {self.probe_examples}; give at least 1.")
 
