@@ -38,7 +38,7 @@ def over_batches(
     devices = local_devices(strategy)
     result = np.zeros(examples, np.int32)
 
-    def one(numbered) -> None:
+    def one(numbered: tuple[int, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]) -> None:
         place, (images, labels, ids) = numbered
         with tf.device(devices[place // workers % len(devices)]):
             result[ids.numpy()] = compute(images, labels, ids)
