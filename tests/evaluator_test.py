@@ -156,7 +156,7 @@ def test_counts_of_four_images_by_hand() -> None:
         evaluator = Evaluator(_net(), THREAT, batch_size=batch_size)
         np.testing.assert_array_equal(evaluator.clean(split), [True, True, True, False])
         np.testing.assert_array_equal(evaluator.clean(split, 2), [True, True])
-        for attack in (FGSM(), PGD(3)):
+        for attack in (FGSM(), PGD(10)):
             survived = evaluator.attacked(attack, split)
             np.testing.assert_array_equal(survived, [True, False, False, False])
     unattacked = Evaluator(_net(), ThreatModel("linf", 0.0))

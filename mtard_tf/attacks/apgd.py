@@ -64,7 +64,9 @@ class APGD(Attack):
                 targets = shrinking_batches.count_targets(self.num_targets, logits.shape[-1])
         run = apgd_run.Run(problem, self.loss, self.num_steps, self.rho, self.eot_samples)
 
-        def single(i, images, labels, seeds, ranking):
+        def single(
+            i: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, ranking: tf.Tensor
+        ) -> tuple:
             return run(images, labels, ranking[:, i % targets], seeds)
 
         return shrinking_batches.run_rounds(

@@ -69,7 +69,14 @@ class Run:
         rows = self._begin(images, labels, targets, seeds)
         found, margins, rows = self._drop(rows.best, rows.best_margin, rows)
 
-        def step(i, at, window, found, margins, rows):
+        def step(
+            i: tf.Tensor,
+            at: tf.Tensor,
+            window: tf.Tensor,
+            found: tf.Tensor,
+            margins: tf.Tensor,
+            rows: _Rows,
+        ) -> tuple:
             rows = self._move(rows, tf.where(i > 0, 0.75, 1.0))
             check = tf.equal(i + 1, at)
             rows = tf.cond(check, lambda: self._checkpoint(rows, window), lambda: rows)
@@ -102,17 +109,19 @@ class Run:
             rises=tf.zeros([count], tf.int32), checked_loss=loss, halved=tf.fill([count], True),
         )  # fmt: skip
 
-    def _evaluate(self, images, labels, targets):
+    def _evaluate(
+        self, images: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Loss, margin and direction of the gradient, averaged over `eot_samples` model calls."""
 
-        def sample():
+        def sample() -> gradients.Slope:
             return gradients.slope(
                 self.problem.model_fn,
                 images,
                 lambda x, logits: self._objective(x, logits, labels, targets),
             )
 
-        def add(i, *totals):
+        def add(i: tf.Tensor, *totals: tf.Tensor) -> tuple[tf.Tensor, ...]:
             return i + 1, *_added(gradients.Slope(*totals), sample())
 
         samples, total = self.eot_samples, sample()
@@ -124,7 +133,9 @@ class Run:
         margin = losses.margin(total.logits / samples, labels)
         return total.loss / samples, margin, total.gradient
 
-    def _objective(self, images, logits, labels, targets):
+    def _objective(
+        self, images: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor
+    ) -> tf.Tensor:
         if self.problem.objective is not None:
             return self.problem.objective(images, logits)
         if self.loss == "ce":
@@ -166,7 +177,9 @@ class Run:
             rises=tf.zeros_like(rows.rises), checked_loss=rows.best_loss, halved=halve,
         )  # fmt: skip
 
-    def _drop(self, found: tf.Tensor, margins: tf.Tensor, rows: _Rows):
+    def _drop(
+        self, found: tf.Tensor, margins: tf.Tensor, rows: _Rows
+    ) -> tuple[tf.Tensor, tf.Tensor, _Rows]:
         """Keeps what the last step broke in `found` and takes it out of the batch."""
         if self.problem.objective is not None:
             return found, margins, rows

@@ -140,7 +140,7 @@ def require_above_zero(settings: object, *fields: str) -> None:
     _require(settings, fields, lambda value: value > 0, "a number above 0")
 
 
-def _require(settings, fields: tuple[str, ...], holds: Callable, wanted: str) -> None:
+def _require(settings: object, fields: tuple[str, ...], holds: Callable, wanted: str) -> None:
     for field in fields:
         value = getattr(settings, field)
         if not holds(value):

@@ -79,7 +79,14 @@ class CWL2(MinimalAttack):
         count = tf.size(rows)
         search = _Search(self, model_fn, threat)
 
-        def step(i, constant, lower, upper, best, distance):
+        def step(
+            i: tf.Tensor,
+            constant: tf.Tensor,
+            lower: tf.Tensor,
+            upper: tf.Tensor,
+            best: tf.Tensor,
+            distance: tf.Tensor,
+        ) -> tuple:
             # A long search ends on the best constant that is known, as the authors' does.
             last = tf.logical_and(self.search_steps >= 10, tf.equal(i, self.search_steps - 1))
             constant = tf.where(tf.logical_and(last, upper < _NO_UPPER), upper, constant)
@@ -126,7 +133,14 @@ class _Search:
         self.middle = (threat.maximum + threat.minimum) / 2
         self.half = (threat.maximum - threat.minimum) / 2
 
-    def __call__(self, images, labels, constant, best, distance):
+    def __call__(
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        constant: tf.Tensor,
+        best: tf.Tensor,
+        distance: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Best images so far, their distances, and which images this constant broke."""
         w = tf.atanh((images - self.middle) / self.half * _SQUEEZE)
         count = tf.shape(labels)[0]
@@ -136,7 +150,9 @@ class _Search:
         )  # fmt: skip
         every = max(self.attack.num_steps // 10, 1)
 
-        def step(i, best, distance, hit, rows):
+        def step(
+            i: tf.Tensor, best: tf.Tensor, distance: tf.Tensor, hit: tf.Tensor, rows: _Rows
+        ) -> tuple:
             candidates, squared, won, loss, rows = self._descend(i, rows)
             better = tf.logical_and(won, squared < tf.gather(distance, rows.row))
             row, new, new_squared = shrinking_batches.take(
@@ -157,13 +173,15 @@ class _Search:
         )
         return best, distance, hit
 
-    def _descend(self, i, rows: _Rows):
+    def _descend(
+        self, i: tf.Tensor, rows: _Rows
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, _Rows]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(rows.w)
             candidates = self.middle + self.half * tf.tanh(rows.w)
         apart = candidates - rows.clean
 
-        def hinge(_, logits):
+        def hinge(_: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
             return rows.constant * tf.nn.relu(self.attack._shortfall(logits, rows.labels))
 
         slope = gradients.slope(self.model_fn, candidates, hinge)
@@ -178,12 +196,12 @@ class _Search:
         confident = shortfall <= 0 if self.attack.confidence else shortfall < 0
         return candidates, squared, confident, loss, rows
 
-    def _leave(self, check, rows: _Rows, loss):
+    def _leave(self, check: tf.Tensor, rows: _Rows, loss: tf.Tensor) -> _Rows:
         if not self.attack.abort_early:
             return rows
         falling = loss <= 0.9999 * rows.checked
 
-        def leave():
+        def leave() -> _Rows:
             return shrinking_batches.take(
                 rows._replace(checked=loss), shrinking_batches.rows_where(falling)
             )

@@ -51,7 +51,7 @@ class DeepFool(MinimalAttack):
     def minimal(
         self, model_fn: ModelFn, images: tf.Tensor, labels: tf.Tensor, *, threat: ThreatModel
     ) -> tf.Tensor:
-        def step(_, perturbed, total, margins):
+        def step(_: tf.Tensor, perturbed: tf.Tensor, total: tf.Tensor, margins: tf.Tensor) -> tuple:
             rows = shrinking_batches.rows_where(margins >= stop)
             x, clean, so_far, own, behind = shrinking_batches.take(
                 (perturbed, images, total, labels, beyond), rows

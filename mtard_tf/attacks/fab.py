@@ -58,7 +58,9 @@ class FAB(Attack):
             targets = shrinking_batches.count_targets(self.num_targets, logits.shape[-1])
         run = _Run(self, problem)
 
-        def single(i, images, labels, seeds, ranking):
+        def single(
+            i: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, ranking: tf.Tensor
+        ) -> tuple:
             return run(images, labels, ranking[:, i % targets], seeds, i >= targets)
 
         return shrinking_batches.run_rounds(
@@ -107,7 +109,7 @@ class _Run:
             best=images, distance=tf.fill([count], float("inf")),
         )  # fmt: skip
 
-        def step(_, found, margins, rows):
+        def step(_: tf.Tensor, found: tf.Tensor, margins: tf.Tensor, rows: _Rows) -> tuple:
             return self._drop(found, margins, self._pull_back(self._approach(rows)))
 
         found, margins, _ = shrinking_batches.loop(
@@ -143,7 +145,7 @@ class _Run:
         """z_other - z_label and its gradient, for the target or the nearest other class."""
         if self.attack.targeted:
 
-            def gap(_, logits):
+            def gap(_: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
                 target, own = (
                     tf.gather(logits, ids, batch_dims=1) for ids in (rows.targets, rows.labels)
                 )
@@ -168,7 +170,9 @@ class _Run:
             distance=tf.where(better, distance, rows.distance),
         )
 
-    def _drop(self, found: tf.Tensor, margins: tf.Tensor, rows: _Rows):
+    def _drop(
+        self, found: tf.Tensor, margins: tf.Tensor, rows: _Rows
+    ) -> tuple[tf.Tensor, tf.Tensor, _Rows]:
         """Keeps what is broken within epsilon in `found` and takes it out of the batch."""
         broken = rows.distance <= self.threat.epsilon
         values = rows.best, -tf.ones_like(rows.distance)

@@ -96,7 +96,7 @@ def _time_to_cover(
     """The t of `to_hyperplane`, `[batch]`: f(t) = missing, or as far as the box allows."""
     wall, slope = tf.where(weight > 0, weight * room, 0.0), weight * rate
 
-    def newton(_, time):
+    def newton(_: tf.Tensor, time: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         at_wall = spread(time, room) * rate >= room
         covered = per_image_sum(tf.where(at_wall, wall, 0.0))
         free = per_image_sum(tf.where(at_wall, 0.0, slope))

@@ -34,7 +34,7 @@ def logits_and_jacobian(
     if classes is None:
         classes = tf.tile(tf.range(total)[tf.newaxis], [tf.shape(logits)[0], 1])
 
-    def backward(k):
+    def backward(k: tf.Tensor) -> tf.Tensor:
         return tape.gradient(
             logits,
             images,

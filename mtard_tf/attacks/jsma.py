@@ -61,11 +61,11 @@ class JSMA(MinimalAttack):
         targets = tf.cast(targets, tf.int32)
         steps = int(self.max_fraction * images.shape[1:].num_elements() / 2)
 
-        def scores(logits, own):  # 0 or more while the attack has not succeeded
+        def scores(logits: tf.Tensor, own: tf.Tensor) -> tf.Tensor:  # < 0 once broken
             margin = losses.margin(logits, own)
             return -margin if self.targeted else margin
 
-        def step(_, perturbed, domain, left):
+        def step(_: tf.Tensor, perturbed: tf.Tensor, domain: tf.Tensor, left: tf.Tensor) -> tuple:
             rows = shrinking_batches.rows_where(left >= 0)
             x, free, own, aims = shrinking_batches.take((perturbed, domain, labels, targets), rows)
             x, free, moved = self._move_pair(model_fn, x, free, aims, threat)
@@ -81,7 +81,14 @@ class JSMA(MinimalAttack):
         )
         return perturbed
 
-    def _move_pair(self, model_fn, x, domain, targets, threat):
+    def _move_pair(
+        self,
+        model_fn: ModelFn,
+        x: tf.Tensor,
+        domain: tf.Tensor,
+        targets: tf.Tensor,
+        threat: ThreatModel,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Images with their best pair moved, the pixels still free, and whether there was one."""
         towards, away = self._saliency(model_fn, x, targets)
         if self.theta < 0:
@@ -102,10 +109,12 @@ class JSMA(MinimalAttack):
         free = x < threat.maximum if self.theta > 0 else x > threat.minimum
         return x, tf.logical_and(domain, free), found
 
-    def _saliency(self, model_fn, x, targets):
+    def _saliency(
+        self, model_fn: ModelFn, x: tf.Tensor, targets: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Gradients of the target's output and of the sum of the others, scaled alike."""
 
-        def outputs(logits):
+        def outputs(logits: tf.Tensor) -> tf.Tensor:
             return logits if self.temperature is None else tf.nn.softmax(logits / self.temperature)
 
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
@@ -121,7 +130,7 @@ class JSMA(MinimalAttack):
         return towards, away
 
 
-def _best_pair(saliency):
+def _best_pair(saliency: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
     """The pair of free pixels with the greatest -a b, and whether there is one."""
     towards, away, free = saliency
     count = tf.shape(towards)[0]

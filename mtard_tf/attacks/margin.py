@@ -66,7 +66,7 @@ class MIM(Attack):
         step_size = self.relative_step_size * threat.epsilon
         axes = list(range(1, images.shape.rank))
 
-        def step(_, perturbed, momentum):
+        def step(_: tf.Tensor, perturbed: tf.Tensor, momentum: tf.Tensor) -> tuple:
             gradient = gradients.slope(problem.model_fn, perturbed, objective).gradient
             size = tf.reduce_mean(tf.abs(gradient), axis=axes, keepdims=True)
             momentum = self.decay * momentum + gradient / tf.maximum(size, 1e-12)

@@ -67,7 +67,7 @@ class PGD(Attack):
         objective = problem.objective or (lambda _, logits: self.loss(logits, problem.labels))
         step_size = self.relative_step_size * threat.epsilon
 
-        def step(_, perturbed):
+        def step(_: tf.Tensor, perturbed: tf.Tensor) -> tuple:
             direction = gradients.slope(problem.model_fn, perturbed, objective).gradient
             moved = perturbed + optimize_linear(direction, step_size, threat.order)
             if threat.norm == "l2":  # CleverHans clips to the box before the ball, too

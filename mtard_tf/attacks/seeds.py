@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -31,7 +31,7 @@ def uniform(seeds: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
     return _per_image(tf.random.stateless_uniform, seeds, shape)
 
 
-def _per_image(draw, seeds: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
+def _per_image(draw: Callable[..., tf.Tensor], seeds: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
     # A map, not one draw for the batch: an image's noise must not depend on its neighbours.
     return tf.map_fn(
         lambda seed: draw(shape, seed=seed),

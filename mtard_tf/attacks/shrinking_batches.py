@@ -54,7 +54,7 @@ def drop(leaving: tf.Tensor, found: tuple, values: tuple, rows: Any) -> tuple:
       The new `found`, and the rows that stay.
     """
 
-    def split():
+    def split() -> tuple:
         row, leave = take((rows.row, values), rows_where(leaving))
         return (*scatter(found, row, leave), take(rows, rows_where(~leaving)))
 
@@ -79,7 +79,7 @@ def loop(
       The last state.
     """
 
-    def proceeds(i, *state):
+    def proceeds(i: tf.Tensor, *state: tf.Tensor) -> tf.Tensor:
         return i < steps if going is None else tf.logical_and(i < steps, going(*state))
 
     parts = [part if isinstance(part, tuple) else tf.convert_to_tensor(part) for part in state]
@@ -119,10 +119,10 @@ def run_rounds(
     """
     more = () if extra is None else (extra,)
 
-    def unbroken(margins):
+    def unbroken(margins: tf.Tensor) -> tf.Tensor:
         return margins >= 0 if problem.objective is None else tf.ones_like(margins, tf.bool)
 
-    def one_round(i, best, margins):
+    def one_round(i: tf.Tensor, best: tf.Tensor, margins: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         rows = rows_where(unbroken(margins))
         seeds = random.fold(problem.seeds, i)
         perturbed, reached = single(i, *take((problem.images, problem.labels, seeds, *more), rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -51,10 +52,16 @@ class SPSA(Attack):
         model_fn, images, labels, threat, seeds, _ = problem
         sign = -1.0 if self.targeted else 1.0
 
-        def score(x, own):  # below 0 where the attack has succeeded
+        def score(x: tf.Tensor, own: tf.Tensor) -> tf.Tensor:  # < 0 once broken
             return sign * losses.margin(model_fn(x), own)
 
-        def step(i, perturbed, first, second, scores):
+        def step(
+            i: tf.Tensor,
+            perturbed: tf.Tensor,
+            first: tf.Tensor,
+            second: tf.Tensor,
+            scores: tf.Tensor,
+        ) -> tuple:
             rows = shrinking_batches.rows_where(scores >= 0)
             x, clean, m, v, own, own_seeds = shrinking_batches.take(
                 (perturbed, images, first, second, labels, random.fold(seeds, i)), rows
@@ -75,13 +82,15 @@ class SPSA(Attack):
         )
         return perturbed
 
-    def _estimate(self, score, x, labels, seeds):
+    def _estimate(
+        self, score: Callable[..., tf.Tensor], x: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor
+    ) -> tf.Tensor:
         """Mean over the random directions, chunk by chunk."""
         chunk = min(self.chunk, self.num_samples)
         chunks = -(-self.num_samples // chunk)
         shape = [chunk, *x.shape[1:]]
 
-        def add(k, total):
+        def add(k: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor]:
             directions = tf.sign(random.uniform(random.fold(seeds, k), shape) - 0.5)
             # The rest of the last chunk does not count.
             left = tf.minimum(chunk, self.num_samples - k * chunk)

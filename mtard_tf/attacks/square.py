@@ -56,7 +56,7 @@ class Square(Attack):
             )
 
     def run(self, problem: Problem) -> tf.Tensor:
-        def single(_, images, labels, seeds):
+        def single(_: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor) -> tuple:
             left = problem._replace(images=images, labels=labels, seeds=seeds)
             return self._search(left)
 
@@ -86,7 +86,7 @@ class Square(Attack):
         best = patches.start(random.fold(seeds, 1))
         margins = losses.margin(model_fn(best), labels)
 
-        def query(i, best, margins):
+        def query(i: tf.Tensor, best: tf.Tensor, margins: tf.Tensor) -> tuple:
             rows = shrinking_batches.rows_where(margins >= 0)
             own = tf.zeros_like(rows) if self.shared_window else rows
             draw, now = tf.gather(draws[:, i], own), tf.gather(best, rows)
@@ -125,7 +125,9 @@ class _Patches:
         stripes = random.uniform(seeds, [1, *self.low.shape[2:]])
         return tf.where(stripes < 0.5, self.low, self.high)
 
-    def propose(self, now, rows, side, draw):
+    def propose(
+        self, now: tf.Tensor, rows: tf.Tensor, side: tf.Tensor, draw: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Candidates, and which of them differ from `now`."""
         height, width, channels = now.shape[1:]
         top = windows.corner(draw[:, 0], height, side, self.inclusive)

@@ -44,7 +44,9 @@ class Patches:
         scaled = self.threat.epsilon * geometry.unit(deltas, "l2")
         return self.threat.project(images + scaled, images)
 
-    def propose(self, now, rows, side, draw):
+    def propose(
+        self, now: tf.Tensor, rows: tf.Tensor, side: tf.Tensor, draw: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Candidates, and which of them differ from `now`."""
         images = tf.gather(self.images, rows)
         height, width, channels = now.shape[1:]
@@ -69,7 +71,9 @@ class Patches:
         candidates = self._onto_sphere(moved, images)
         return candidates, tf.reduce_any(candidates != now, axis=[1, 2, 3])
 
-    def _bump(self, draw, top, left, side, target):
+    def _bump(
+        self, draw: tf.Tensor, top: tf.Tensor, left: tf.Tensor, side: tf.Tensor, target: tf.Tensor
+    ) -> tf.Tensor:
         """A unit bump pair in the window, standing or lying, one sign by channel."""
         height, width = target.shape[1:3]
         down = tf.range(height)[None, :, None] - top[:, None, None]
@@ -92,11 +96,11 @@ def pair(first: tf.Tensor, second: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
     return tf.where(first < half, upper, -lower)
 
 
-def _pyramid(first, second, height, width):
+def _pyramid(first: tf.Tensor, second: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
     middle_row, middle_column = height // 2, width // 2
     levels = tf.maximum(middle_row, middle_column) + 1
 
-    def heights(rows, columns):
+    def heights(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
         distance = tf.maximum(tf.abs(rows - middle_row), tf.abs(columns - middle_column))
         return tf.maximum(total - tf.gather(below, tf.minimum(distance, levels)), 0.0)
 
@@ -107,6 +111,6 @@ def _pyramid(first, second, height, width):
     return heights(first, second) / tf.maximum(tf.norm(grid), 1e-12)
 
 
-def _window(height, width, top, left, side):
+def _window(height: int, width: int, top: tf.Tensor, left: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
     rows = windows.inside(height, top, side)[:, :, None, None]
     return tf.logical_and(rows, windows.inside(width, left, side)[:, None, :, None])

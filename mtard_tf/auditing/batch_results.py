@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
+import tensorflow as tf
 
 from mtard_tf import files
 from mtard_tf.auditing.evaluator import Evaluator
@@ -136,7 +137,7 @@ class BatchRunner:
         """
         clean = self.predictions()
 
-        def compute(images, labels, ids):
+        def compute(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> np.ndarray:
             before = clean[ids.numpy()]
             found = self.evaluator.attacked_predictions(
                 attack, images, labels, ids, before, epsilon

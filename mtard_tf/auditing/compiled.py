@@ -81,7 +81,13 @@ class CompiledModel:
         """
         swept = epsilon is not None
 
-        def run(model_fn, images, labels, seeds, epsilon):
+        def run(
+            model_fn: Callable,
+            images: tf.Tensor,
+            labels: tf.Tensor,
+            seeds: tf.Tensor,
+            epsilon: tf.Tensor,
+        ) -> tuple[tf.Tensor, tf.Tensor]:
             # A Python number where it is fixed: attacks then round their step size only once.
             threat = dataclasses.replace(self.threat, epsilon=epsilon) if swept else self.threat
             perturbed = attack(model_fn, images, labels, threat=threat, seeds=seeds)
@@ -119,7 +125,7 @@ class CompiledModel:
         """
         self._prepare(images)
 
-        def traced(images, labels, ids, *rest):
+        def traced(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor, *rest: tf.Tensor) -> Any:
             model_fn = never_empty(self.inference())
             return compute(model_fn, images, labels, image_seeds(self.seed, ids), *rest)
 

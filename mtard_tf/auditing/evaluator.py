@@ -77,7 +77,7 @@ class Evaluator:
           EvaluationError: the attack returned an image outside the ball or the box.
         """
 
-        def survives(images, labels, ids):
+        def survives(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> np.ndarray:
             known, clean = np.asarray(labels), self.predictions(images)
             return self.attacked_predictions(attack, images, labels, ids, clean) == known
 

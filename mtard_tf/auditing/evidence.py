@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from mtard_tf.attacks.pgd import FGSM, PGD
 from mtard_tf.attacks.square import Square
@@ -165,7 +166,7 @@ def _probe_predictions(runner: BatchRunner, suite: Suite, examples: int) -> np.n
     probe = next((a for a in suite.attacks.values() if a == suite.probe), suite.probe)
     clean, evaluator = runner.predictions(), runner.evaluator
 
-    def compute(images, labels, ids):
+    def compute(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> np.ndarray:
         return evaluator.attacked_predictions(probe, images, labels, ids, clean[ids.numpy()])
 
     return runner.run("probe iterated", digest(probe), compute, examples)

@@ -144,7 +144,9 @@ def _compute(runner: BatchRunner, name: str, measure: Callable, temperature: flo
     compiled = runner.evaluator.compiled
     columns = list(_columns(measure))
 
-    def run(model_fn, images, labels, seeds):
+    def run(
+        model_fn: Callable, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor
+    ) -> tf.Tensor:
         values = measure(
             model_fn, images, labels, threat=compiled.threat, seeds=seeds, temperature=temperature
         )
@@ -154,7 +156,7 @@ def _compute(runner: BatchRunner, name: str, measure: Callable, temperature: flo
         rows = [tf.cast(values[column], tf.float32) for column in columns]
         return tf.stack([tf.ensure_shape(row, [None]) for row in rows], axis=1)
 
-    def compute(images, labels, ids):
+    def compute(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> np.ndarray:
         try:
             return compiled.run((measure, temperature), run, images, labels, ids).numpy()
         except (ValueError, tf.errors.OpError) as error:
