@@ -99,7 +99,7 @@ def test_nothing_but_the_batch_in_flight_is_computed_again(tmp_path, capsys) -> 
     assert (first.calls, second.calls) == (0, 2)
     assert report["attacks"]["second"]["robust_accuracy"] == 1.0
     assert (
-        "model: goes on where it was cut off; batches that are there: clean 4, first 4, second 2.\n"
+        "model: resumed; batches already done: clean 4, first 4, second 2.\n"
         in capsys.readouterr().err
     )
     assert not (tmp_path / "progress.jsonl").exists()
@@ -193,7 +193,7 @@ def test_a_line_that_was_cut_short_is_dropped(tmp_path) -> None:
     record = ResultsFile(path, {"model": "m"}, said.append)
     np.testing.assert_array_equal(record.get("clean", "s", 0), [True, False])
     assert record.get("clean", "s", 1) is None
-    assert said == ["goes on where it was cut off; batches that are there: clean 1."]
+    assert said == ["resumed; batches already done: clean 1."]
     record.close()
     assert [json.loads(line) for line in path.read_text().splitlines()][0] == {"model": "m"}
 

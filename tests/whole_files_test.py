@@ -127,10 +127,10 @@ def test_an_audit_that_resumes_never_takes_back_what_is_on_disk(tmp_path, monkey
     record.put("clean", "s", 3, np.array([False]))
     record.close()
     assert path.read_bytes().startswith(whole)
-    assert said == ["goes on where it was cut off; batches that are there: clean 3."]
+    assert said == ["resumed; batches already done: clean 3."]
     record, said = _record(path)
     record.close()
-    assert said == ["goes on where it was cut off; batches that are there: clean 4."]
+    assert said == ["resumed; batches already done: clean 4."]
 
 
 @pytest.mark.parametrize("tail", [b"\0\0\0\n", b"17\n", b'{"model": "m"}\n', b"\xff\xfe{}\n"])

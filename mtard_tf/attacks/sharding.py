@@ -44,10 +44,10 @@ def attack_in_parts(
     objective: Callable | None,
     parts: int,
 ) -> tf.Tensor:
-    """`attack` on parts of a batch side by side, projected by us.
+    """`attack` on parts of a batch side by side, each result projected into ball and box.
 
     Args:
-      attack: see the package docstring, as the others that are not named here.
+      attack: see the package docstring.
       model_fn: images to logits.
       images: clean, `[batch, height, width, channels]`.
       labels: class ids, `[batch]`.
@@ -55,7 +55,7 @@ def attack_in_parts(
       seeds: one per image, int32 `[batch, 2]`.
       objective: `objective(perturbed, logits, rows) -> [batch]` replaces the attack's own; `rows`
         is the slice of the batch that is attacked.
-      parts: how many.
+      parts: number of parts.
     """
     count = images.shape[0] or tf.shape(images)[0]
     done = []

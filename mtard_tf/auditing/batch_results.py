@@ -1,4 +1,4 @@
-"""Batch results of an audit, written as they come: a killed audit goes on at its next batch."""
+"""Batch results of an audit, written as they come, so that a preempted audit can resume."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from mtard_tf.data.image_data import Split
 from mtard_tf.files import digest
 from mtard_tf.reporting.progress import ProgressLine
 
-_BATCH = {"key", "settings", "batch", "values"}  # what the line of a batch has
+_BATCH = {"key", "settings", "batch", "values"}  # keys of a batch's line
 
 
 class ResultsFile:
     """An append-only file of batch results, bound to the inputs that they came from.
 
     The first line holds the inputs' fingerprints, each further one the result of one batch. Lines
-    are only ever added: a kill at any moment keeps those before it, and the line that it cut short
-    is cut off.
+    are only ever added: a kill at any moment keeps the complete ones, and an incomplete last line
+    is removed.
 
     Args:
-      path: the file; made if it is not there, begun anew if an input changed.
+      path: the file; created if it is absent, begun anew if an input changed.
       inputs: what every result depends on -> fingerprint.
       say: called with one line if results of an earlier run are used, or are not.
       others: files of processes that shared the work; used where their inputs are the same.
@@ -59,16 +59,16 @@ class ResultsFile:
         if self._results:
             count = Counter(key for key, _, _ in self._results)
             text = ", ".join(f"{key} {number}" for key, number in count.items())
-            say(f"goes on where it was cut off; batches that are there: {text}.")
+            say(f"resumed; batches already done: {text}.")
         self._file = path.open("a", encoding="utf-8")
 
     def get(self, key: str, settings: str, batch: int) -> np.ndarray | None:
-        """The result of a batch, or None if it is not there."""
+        """The result of a batch, or None if it is absent."""
         values = self._results.get((key, settings, batch))
         return None if values is None else np.array(values)
 
     def put(self, key: str, settings: str, batch: int, values: np.ndarray) -> None:
-        """Keeps the result of a batch, on disk when this returns."""
+        """Stores the result of a batch; it is on disk when this returns."""
         line = {"key": key, "settings": settings, "batch": batch}
         self._file.write(json.dumps(line | {"values": np.asarray(values).tolist()}) + "\n")
         self._file.flush()
@@ -194,13 +194,13 @@ def _shared(path: pathlib.Path, inputs: Mapping[str, str]) -> list[dict]:
 
 
 def _read(path: pathlib.Path) -> tuple[dict, list[dict], int]:
-    """The first line, those of batches, and how many bytes they are; what follows is no line."""
+    """The first line, those of batches, and their length in bytes; what follows is incomplete."""
     lines: list[dict] = []
     size = 0
     for text in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
         line = _parsed(text)
         if line is None or (lines and not line.keys() >= _BATCH):
-            break  # cut short by the kill; nothing was written after it
+            break  # incomplete; nothing was written after it
         lines.append(line)
         size += len(text)
     return (lines[0], lines[1:], size) if lines else ({}, [], 0)
