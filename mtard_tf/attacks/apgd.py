@@ -61,7 +61,7 @@ class APGD(Attack):
         if problem.objective is None and self.loss in LEAST_CLASSES:
             losses.require_classes(self.loss, logits, LEAST_CLASSES[self.loss])
             if self.loss == "dlr_targeted":
-                targets = shrinking_batches.count_targets(self.num_targets, logits.shape[-1])
+                targets = min(self.num_targets, logits.shape[-1] - 1)
         run = apgd_run.Run(problem, self.loss, self.num_steps, self.rho, self.eot_samples)
 
         def single(

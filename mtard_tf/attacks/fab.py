@@ -55,7 +55,7 @@ class FAB(Attack):
         logits = problem.model_fn(problem.images)
         likely, targets = shrinking_batches.wrong_classes(logits, problem.labels), 1
         if self.targeted:
-            targets = shrinking_batches.count_targets(self.num_targets, logits.shape[-1])
+            targets = min(self.num_targets, logits.shape[-1] - 1)
         run = _Run(self, problem)
 
         def single(

@@ -144,8 +144,3 @@ def wrong_classes(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     own = tf.one_hot(labels, logits.shape[-1], on_value=True, off_value=False, dtype=tf.bool)
     others = tf.where(own, -float("inf"), tf.cast(logits, tf.float32))
     return tf.math.top_k(others, k=logits.shape[-1] - 1).indices
-
-
-def count_targets(wanted: int, classes: int) -> int:
-    """How many target classes to try: `wanted`, or all wrong ones if there are fewer."""
-    return min(wanted, classes - 1)
