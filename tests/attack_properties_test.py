@@ -62,7 +62,7 @@ IMAGES = hnp.arrays(
 
 @EVERY
 @NORMS
-@settings(max_examples=12)
+@settings(max_examples=5)
 @given(
     images=IMAGES, epsilon=st.floats(0, 2, width=32), seed=st.integers(0, 9), wrong=st.booleans()
 )

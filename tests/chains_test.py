@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -40,14 +41,22 @@ def _experiment(tiny_run_file, *lines):
     return gin_files.experiment()
 
 
-def _run(described, run_dir):
-    experiment_run.run(described, run_dir, gin_files.text())
-    last = described.stages[-1].name
-    return keras.models.load_model(run_dir / last / "student.keras", compile=False).get_weights()
+@pytest.fixture(scope="module")
+def chain_run(tiny_run_text, tmp_path_factory):
+    """A finished chain of one step, to be copied before it is changed."""
+    folder = tmp_path_factory.mktemp("chain")
+    (folder / "tiny.gin").write_text(tiny_run_text, encoding="utf-8")
+    described = _experiment(folder / "tiny.gin", CHAIN, "chain.length = 1")
+    experiment_run.run(described, folder / "run", gin_files.text())
+    return folder / "run"
 
 
-def test_a_chain_without_assistant_is_one_stage_to_the_bit(tiny_run_file, tmp_path):
-    one = _run(_experiment(tiny_run_file, CHAIN, "chain.length = 1"), tmp_path / "chain")
+def _weights(run_dir):
+    path = run_dir / "chain_step1" / "student.keras"
+    return keras.models.load_model(path, compile=False).get_weights()
+
+
+def test_a_chain_without_assistant_is_one_stage_to_the_bit(chain_run, tiny_run_file, tmp_path):
     plain = """
 Experiment.stages = ('chain_teacher', 'chain_step1')
 Stage.validation_attack = None
@@ -57,10 +66,11 @@ chain_step1/Stage.distiller = @distillers.defensive
 chain_step1/distillers.defensive.temperature = 5
 chain_step1/Stage.teachers = {'teacher': 'chain_teacher'}
 """
-    two = _run(_experiment(tiny_run_file, plain), tmp_path / "plain")
-    for ours, expected in zip(one, two, strict=True):
+    described = _experiment(tiny_run_file, plain)
+    experiment_run.run(described, tmp_path / "plain", gin_files.text())
+    for ours, expected in zip(_weights(chain_run), _weights(tmp_path / "plain"), strict=True):
         np.testing.assert_array_equal(ours, expected)
-    assert not list((tmp_path / "chain").rglob("soft_labels*"))
+    assert not list(chain_run.rglob("soft_labels*"))
 
 
 def test_a_chain_is_a_list_of_stages(tiny_run_file):
@@ -319,10 +329,9 @@ def test_a_start_of_another_size_is_refused_before_anything_is_trained(tiny_run_
     assert not (tmp_path / "run").exists()
 
 
-def test_finished_stages_are_checked_side_by_side_too(tiny_run_file, tmp_path):
+def test_finished_stages_are_checked_side_by_side_too(chain_run, tiny_run_file, tmp_path):
     described = _experiment(tiny_run_file, CHAIN, "chain.length = 1")
-    run_dir = tmp_path / "run"
-    experiment_run.run(described, run_dir, gin_files.text())
+    run_dir = pathlib.Path(shutil.copytree(chain_run, tmp_path / "run"))
     known = experiment_run.identities_of(described, described.dataset())
     assert side_by_side.training_jobs(described.stages, run_dir, known) == []
     student = run_dir / "chain_teacher" / "student.keras"

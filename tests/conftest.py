@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pathlib
 import shutil
@@ -30,27 +31,40 @@ def _seeds() -> None:
         keras.utils.set_random_seed(0)
 
 
+@pytest.fixture(scope="session")
+def tiny_run_text():
+    """A run of three stages that takes seconds, on a data set of coloured squares."""
+    from mtard_tf import registry
+    from mtard_tf.testing import tiny_data
+
+    registry.register("datasets", "tiny")(tiny_data)
+    return TINY_RUN
+
+
 @pytest.fixture
-def tiny_run_file(tmp_path):
-    """A run file of three stages that takes seconds, on a data set of coloured squares."""
-    _register_tiny()
+def tiny_run_file(tiny_run_text, tmp_path):
+    """`tiny_run_text` as a file of the test's own."""
     path = tmp_path / "tiny.gin"
-    path.write_text(TINY_RUN, encoding="utf-8")
+    path.write_text(tiny_run_text, encoding="utf-8")
     return path
 
 
 @pytest.fixture(scope="session")
-def _tiny_run(tmp_path_factory):
-    """A finished run of the tiny run file: the training takes most of a test's time."""
+def _tiny_run(tiny_run_text, tmp_path_factory):
+    """A finished run of the tiny run file, trained by the first worker that asks for it."""
     from mtard_tf.config import gin_files
     from mtard_tf.running import experiment_run
 
-    _register_tiny()
-    folder = tmp_path_factory.mktemp("tiny")
-    (folder / "tiny.gin").write_text(TINY_RUN, encoding="utf-8")
-    gin_files.parse([str(folder / "tiny.gin")], ["Stage.checkpoint_every = 2"])
-    experiment_run.run(gin_files.experiment(), folder / "run", gin_files.text())
-    return folder / "run"
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (folder / "tiny.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "tiny").exists():
+            (base / "tiny.gin").write_text(tiny_run_text, encoding="utf-8")
+            gin_files.parse([str(base / "tiny.gin")], ["Stage.checkpoint_every = 2"])
+            experiment_run.run(gin_files.experiment(), base / "trained", gin_files.text())
+            (base / "trained").rename(folder / "tiny")
+    return folder / "tiny"
 
 
 @pytest.fixture
@@ -77,11 +91,3 @@ robust_teacher/Stage.distiller = @distillers.trades
 student/Stage.distiller = @distillers.bmtard
 student/Stage.teachers = {'clean': 'clean_teacher', 'robust': 'robust_teacher'}
 """
-
-
-def _register_tiny() -> None:
-    from mtard_tf import registry
-    from mtard_tf.testing import tiny_data
-
-    if "tiny" not in registry.names("datasets"):
-        registry.register("datasets", "tiny")(tiny_data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -90,7 +91,7 @@ def test_every_distiller_in_every_setting(setting, distiller, small_nets):
     assert set(student.teachers.values()) <= {stage.name for stage in teachers}
     data = _data(shape, classes)
     nets = {
-        role: next(s for s in teachers if s.name == name).model(shape, classes)
+        role: _built(next(s for s in teachers if s.name == name).model, shape, classes)
         for role, name in student.teachers.items()
     }
     built = student.build(data, nets, experiment.threat, seed=0)
@@ -154,6 +155,13 @@ def test_two_steps_at_full_size(setting, distiller):
     assert np.isfinite(history.history["loss"]).all() and history.history["non_finite"] == [0.0]
 
 
+@functools.cache
+def _built(factory: Callable, shape: tuple[int, ...], classes: int) -> keras.Model:
+    """A teacher, one for all tests: how large it is was fixed by `SMALL`."""
+    return factory(shape, classes)
+
+
+@functools.cache
 def _data(shape: tuple[int, ...], classes: int) -> ImageData:
     """Four noisy images to train on, in place of the download."""
     numbers = np.random.RandomState(0)
