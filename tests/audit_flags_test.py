@@ -174,8 +174,9 @@ def test_a_model_by_path(model_path, tmp_path) -> None:
     assert names == {"report.json", "report.md", "examples.npz", "epsilon_curve.png"}
 
 
-def test_an_exported_student_gives_the_same_outcomes(model_path, tmp_path) -> None:
+def test_an_exported_student_gives_the_same_outcomes(model_path, tmp_path, monkeypatch) -> None:
     """Its `serving_default` takes uint8, which no gradient passes; `logits` is there for that."""
+    monkeypatch.setattr(saved_model, "_prove", lambda *_: None)  # what follows compares more
     model = keras.models.load_model(model_path, compile=False)
     data = datasets.dataset("fashion_mini")
     folder = saved_model.export(model, data.label_names, tmp_path / "student", data.test.images[:2])

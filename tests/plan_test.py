@@ -209,10 +209,15 @@ def test_an_averaged_students_statistics_cost_a_pass_before_each_validation(tiny
         ("student/Stage.averaging = @averaging.EMA()",),
         ("student/Stage.averaging = @averaging.EMA()", "averaging.EMA.batch_norm_examples = 20"),
     ):
-        normalised = "student/models.small_cnn.batch_normalization = True"
-        gin_files.parse([str(tiny_run_file)], [normalised, *averaging])
+        alone = (
+            "Experiment.stages = ('student',)",
+            "student/Stage.distiller = @distillers.natural",
+            "student/Stage.teachers = {}",
+            "student/models.small_cnn.batch_normalization = True",
+        )
+        gin_files.parse([str(tiny_run_file)], [*alone, *averaging])
         experiment = gin_files.experiment()
-        *_, built = plan.stages(experiment, experiment.dataset(), {})
+        (built,) = plan.stages(experiment, experiment.dataset(), {})
         flops.append(built.plan.validation_flops)
     forward, _ = _forward(built.distiller.student)
     # Whole batches of 16: two of the 40 images, one of 20.
@@ -261,7 +266,13 @@ def test_the_table_has_a_row_for_each_stage_and_a_total(tiny_run_file):
 def test_a_check_times_whole_steps(tiny_run_file, monkeypatch):
     for name in ("_MAX_ROUNDS", "_MIN_ROUNDS", "_SECONDS_PER_CALL"):
         monkeypatch.setattr(rates, name, 1 if "ROUNDS" in name else 0.0)
-    text = _run(tiny_run_file, check=True)
+    # Two stages have passes of all kinds: of student, attack and teacher.
+    taught = (
+        "Experiment.stages = ('clean_teacher', 'student')",
+        "student/Stage.distiller = @distillers.rslad",
+        "student/Stage.teachers = {'robust': 'clean_teacher'}",
+    )
+    text = _run(tiny_run_file, *taught, check=True)
     assert "| stage | s/step, measured | predicted over measured |" in text
     assert "Measured here, " in text
 
