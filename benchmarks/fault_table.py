@@ -100,7 +100,7 @@ class Faults:
         return [weight.tobytes() for weight in model.get_weights()]
 
 
-def told_to_go(faults: Faults) -> None:
+def preempted(faults: Faults) -> None:
     faults.report("SIGTERM", faults.cut("sigterm"), "sigterm")
 
 
@@ -220,7 +220,7 @@ def lost_worker(faults: Faults) -> None:
 
 
 TRIES: tuple[Callable[[Faults], None], ...] = (
-    told_to_go,
+    preempted,
     damaged_checkpoint,
     both_damaged,
     vanished_teacher,

@@ -33,10 +33,10 @@ import json, re, sys, time
 began = time.perf_counter(), time.process_time()
 from mtard_tf import bin as binary
 binary.import_tensorflow_quietly()
-from mtard_tf.commands import import_
+from mtard_tf.commands import import_, requests
 source, model, out = sys.argv[1:]
 if out:
-    import_.run(import_.Request(source=source, model=model, out=out), lambda line: None)
+    import_.run(requests.Import(source=source, model=model, out=out), lambda line: None)
 status = open("/proc/self/status").read()
 kilobytes = {k: int(re.search(k + r":\\s+(\\d+)", status)[1]) for k in ("VmHWM", "RssFile")}
 print(json.dumps({

@@ -76,9 +76,9 @@ def main() -> None:
     killed = newest(checkpoints)
     print(f"\nkilled; newest checkpoint: step {killed}", flush=True)
     done = subprocess.run(train, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=True)
-    resumed = [line for line in done.stderr.splitlines() if "goes on at step" in line]
+    resumed = [line for line in done.stderr.splitlines() if "resumes at step" in line]
     print(*resumed, sep="\n")
-    assert killed >= args.kill_at and f"goes on at step {killed:,} of 200." in resumed[0]
+    assert killed >= args.kill_at and f"resumes at step {killed:,} of 200." in resumed[0]
     result = json.loads((run_dir / "student" / "stage.json").read_text(encoding="utf-8"))
     assert result["steps"] == 200, result
     metrics = (run_dir / "student" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

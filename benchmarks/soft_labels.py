@@ -33,7 +33,7 @@ from mtard_tf.models.defensive_cnn import defensive_cnn
 from mtard_tf.optimizers import adam
 from mtard_tf.plugins.adversarial_training.natural import Natural
 from mtard_tf.plugins.defensive.defensive import Defensive
-from mtard_tf.running.context import Setting
+from mtard_tf.running.context import RunContext
 from mtard_tf.running.stage_run import train
 from mtard_tf.schedules import CONSTANT
 from mtard_tf.threat import ThreatModel
@@ -57,7 +57,7 @@ def stage(labels: str, epochs: int) -> Stage:
     )
 
 
-def _teacher(folder: pathlib.Path, setting: Setting) -> keras.Model:
+def _teacher(folder: pathlib.Path, setting: RunContext) -> keras.Model:
     """Trained for two epochs at the same temperature, so that its labels say something."""
     hard = dataclasses.replace(
         stage("cached", 2),
@@ -80,7 +80,7 @@ def main() -> None:
     train_split = data.train.take(np.arange(given.images))
     few = data.validation.take(np.arange(500))
     data = ImageData(data.name, data.label_names, train_split, few, data.test)
-    setting = Setting(data, ThreatModel(epsilon=0.1))
+    setting = RunContext(data, ThreatModel(epsilon=0.1))
     seconds: dict[str, list[float]] = {"cached": [], "online": []}
     cpu: dict[str, list[float]] = {labels: [] for labels in seconds}
     students: dict[str, list[np.ndarray]] = {}

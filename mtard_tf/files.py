@@ -12,11 +12,12 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+FORMAT = 1  # of every JSON file; another one is refused when it is read
 _numbers = itertools.count()
 # Seconds after which an unmodified temporary file of another machine counts as abandoned.
 _ABANDONED = 24 * 3600
@@ -77,9 +78,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Writes a JSON file atomically."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
+    """Writes a JSON file with its `format`, atomically."""
+    write_text(path, json.dumps({"format": FORMAT, **value}, indent=2) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

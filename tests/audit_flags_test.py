@@ -19,7 +19,7 @@ from mtard_tf.attacks.square import Square
 from mtard_tf.attacks.tempered import AtTemperature
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.commands import datasets, eval
-from mtard_tf.commands.eval import Request
+from mtard_tf.commands.requests import Eval
 from mtard_tf.config import gin_files
 from mtard_tf.exporting import saved_model
 from mtard_tf.measuring.distortion import CWDistortion
@@ -121,7 +121,7 @@ def test_an_epsilon_in_255ths_is_named() -> None:
     assert radius("1") == 1.0 and ThreatModel("l2", 3).epsilon == 3.0
 
 
-def _request(model_path, tmp_path, **changes) -> Request:
+def _request(model_path, tmp_path, **changes) -> Eval:
     values = {
         "model": str(model_path),
         "dataset": "fashion_mini",
@@ -129,7 +129,7 @@ def _request(model_path, tmp_path, **changes) -> Request:
         "out": str(tmp_path / "out"),
         "examples": 8,
     }
-    return Request(**(values | changes))
+    return Eval(**(values | changes))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +140,10 @@ def _request(model_path, tmp_path, **changes) -> Request:
         (
             {"run_dir": "runs/x", "model": None, "temperature": 2.0},
             "--temperature is of --model; a run's stages say their own.",
+        ),
+        (
+            {"run_dir": "runs/x", "model": None, "dataset": None, "data_dir": "sets"},
+            "--data_dir is of --dataset, and a run reads its own data; name the set with --dataset",
         ),
         ({"dataset": None, "out": None}, "--model needs --dataset and --out as well"),
         ({"model": "no.keras"}, "There is no model at no.keras; give a .keras file"),

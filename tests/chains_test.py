@@ -273,8 +273,8 @@ def test_a_failed_job_stops_only_what_needs_it(tmp_path):
     with pytest.raises(JobError) as caught:
         run_jobs(jobs, 2, tmp_path, lines.append)
     assert str(caught.value) == (
-        "wrong failed (mtard-train: what was wrong); not begun for want of these: after, last; see "
-        f"{tmp_path}/<name>.log. The same command goes on from what is finished."
+        "wrong failed (mtard-train: what was wrong); not started, as they need it: after, last; "
+        f"see {tmp_path}/<name>.log. The same command goes on from what is finished."
     )
     assert "wrong failed (mtard-train: what was wrong)" in lines
     assert (tmp_path / "other.log").read_text() == "ok\n"
@@ -282,6 +282,9 @@ def test_a_failed_job_stops_only_what_needs_it(tmp_path):
     with pytest.raises(JobError, match="^a failed .exit code 3.; b failed .exit code 4.; see "):
         codes = [_job(name, f"raise SystemExit({code})") for name, code in (("a", 3), ("b", 4))]
         run_jobs(codes, 1, tmp_path, lines.append)
+    round_about = [_job("a", "pass", ("b",)), _job("b", "pass", ("a",))]
+    with pytest.raises(JobError, match="^These jobs wait for one another: [ab], [ab], [ab][.]$"):
+        run_jobs(round_about, 1, tmp_path, lines.append)
 
 
 @pytest.mark.slow

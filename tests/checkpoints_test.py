@@ -116,38 +116,38 @@ def _run(run_file, run_dir, *bindings, **options):
     return experiment_run.run(gin_files.experiment(), run_dir, gin_files.text(), **options)
 
 
-class _Told(preemption.Preemption):
-    """Told to go when asked for the `n`th time."""
+class _Preempted(preemption.Preemption):
+    """Preempted when asked for the `n`th time."""
 
     def __init__(self, n: int) -> None:
         self._left = n
 
     @property
-    def told(self) -> bool:
+    def received(self) -> bool:
         self._left -= 1
         return self._left < 0
 
-    @told.setter
-    def told(self, value: bool) -> None:
+    @received.setter
+    def received(self, value: bool) -> None:
         pass
 
 
-def test_a_run_that_is_told_to_go_again_and_again(
+def test_a_run_that_is_preempted_again_and_again(
     tiny_run_file, tiny_run, tmp_path, monkeypatch, capsys
 ):
     broken = tmp_path / "broken"
-    told = 0
+    preempted = 0
     for _ in range(20):
         with monkeypatch.context() as patch:
-            patch.setattr(experiment_run, "Preemption", lambda: _Told(5))
+            patch.setattr(experiment_run, "Preemption", lambda: _Preempted(5))
             try:
                 _run(tiny_run_file, broken)
                 break
             except preemption.Preempted as error:
-                told += 1
+                preempted += 1
                 assert str(error).endswith("The same command goes on.")
-    assert told >= 3
-    assert "goes on at step" in capsys.readouterr().err
+    assert preempted >= 3
+    assert "resumes at step" in capsys.readouterr().err
     for stage in STAGES:
         for ours, theirs in zip(_weights(broken, stage), _weights(tiny_run, stage), strict=True):
             np.testing.assert_array_equal(ours, theirs)
@@ -201,7 +201,7 @@ def test_a_vanished_teacher(tiny_run, tmp_path) -> None:
 
 def test_a_checkpoint_of_another_student(tiny_run_file, tmp_path, monkeypatch) -> None:
     run_dir = tmp_path / "run"
-    monkeypatch.setattr(experiment_run, "Preemption", lambda: _Told(1))
+    monkeypatch.setattr(experiment_run, "Preemption", lambda: _Preempted(1))
     with pytest.raises(preemption.Preempted):
         _run(tiny_run_file, run_dir)
     kept = Checkpoints(run_dir / "clean_teacher" / "checkpoints")

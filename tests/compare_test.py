@@ -21,12 +21,13 @@ from mtard_tf import files
 from mtard_tf.attacks.apgd import APGDCrossEntropy, APGDTargeted
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.auditing.suite import Suite
-from mtard_tf.commands import compare
-from mtard_tf.comparing import comparison, temperatures, text
-from mtard_tf.comparing.comparison import ComparisonError
+from mtard_tf.commands import compare, requests
+from mtard_tf.comparing import audits, comparison, temperatures, text
+from mtard_tf.comparing.audits import ComparisonError
 from mtard_tf.comparing.statistics import over_seeds, paired_difference, w_robust_by_example
 from mtard_tf.models.model_files import file_digest
 from mtard_tf.processes.jobs import JobError
+from mtard_tf.reporting import tables
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -46,7 +47,7 @@ STAGES = [*OUTCOMES, "a_b_s2"]
 
 
 def _fabricate(run_dir: pathlib.Path, name: str, outcomes, teachers=(), **more) -> None:
-    """A finished, audited stage: three epochs of 9, 2 and 4 seconds."""
+    """A finished, audited stage: three epochs of 9, 4 and 6 seconds."""
     clean, fgsm, pgd = map(_bits, outcomes)
     report = {
         "dataset": "made_up",
@@ -61,15 +62,27 @@ def _fabricate(run_dir: pathlib.Path, name: str, outcomes, teachers=(), **more) 
             "pgd": {"robust_accuracy": pgd.mean()},
         },
         "worst_case": {"robust_accuracy": (clean & fgsm & pgd).mean()},
+        "findings": [],
+        "suite": {},
+        "crafted_on": {},
         **more.pop("report", {}),
     }
-    stage = {"stage": name, "teachers": {str(i): t for i, t in enumerate(teachers)}, **more}
+    stage = {
+        "stage": name,
+        "teachers": {str(i): t for i, t in enumerate(teachers)},
+        **{"sources": {}, "identity": {}, "temperature": 1.0, "selected": "best"},
+        "best": {"epoch": 1, "validation_clean": 0.5},
+        **more,
+    }
     files.write_json(run_dir / name / "stage.json", stage)
     files.write_json(run_dir / "evaluation" / name / "report.json", report)
     np.savez(run_dir / "evaluation" / name / "examples.npz", clean=clean, fgsm=fgsm, pgd=pgd)
-    files.write_text(
-        run_dir / name / "timing.jsonl", "".join(f'{{"seconds": {s}}}\n' for s in (9.0, 2.0, 4.0))
-    )  # as files were that do not mark resumed epochs
+    _timing(run_dir / name, *({"seconds": s} for s in (9.0, 4.0, 6.0)))
+
+
+def _timing(folder: pathlib.Path, *rows: dict) -> None:
+    lines = [json.dumps({"partial": False, "validated": True, **row}) for row in rows]
+    files.write_text(folder / "timing.jsonl", "".join(f"{line}\n" for line in lines))
 
 
 @pytest.fixture
@@ -80,7 +93,7 @@ def made_up(tmp_path) -> pathlib.Path:
 
 
 def _compare(run_dir: pathlib.Path, baseline: str | None = None) -> dict:
-    return comparison.compare(comparison.load(run_dir, STAGES), STAGES, baseline)
+    return comparison.compare(audits.load(run_dir, STAGES), STAGES, baseline)
 
 
 def test_rows_group_replicates_and_begin_with_teachers(made_up):
@@ -103,7 +116,7 @@ def test_rows_group_replicates_and_begin_with_teachers(made_up):
     assert row["w_robust"]["fgsm"]["mean"] == 0.5
     assert row["robust"]["worst_case"]["values"] == [0.125, 0.125]
     assert row["w_robust"]["worst_case"]["values"] == [0.3125, 0.4375]
-    assert row["seconds_per_epoch"]["mean"] == 4.0  # the median of 9, 2 and 4
+    assert row["seconds_per_epoch"]["mean"] == 4.0  # the fastest of 9, 4 and 6
     assert rows[2]["clean"]["deviation"] is None and rows[2]["robust"]["worst_case"]["mean"] == 0.0
 
 
@@ -183,7 +196,7 @@ def test_writes_markdown_csv_latex_json_and_a_figure(made_up):
     folder = made_up / "comparison"
     # c: clean 1, worst case 0, so 50 %; a_b has 37.5 %, and a teacher does not count.
     assert lines[0] == ("Best W-Robust in the worst case: c, 50.00%; it is the baseline itself.")
-    assert lines[1] == "Not in the table, for want of an audit: a_b_s2."
+    assert lines[1] == "Not in the table, as not audited: a_b_s2."
     table = (folder / "table.md").read_text()
     assert (
         "| a_b | 2 | 1,200 | 62.50 ± 17.68 | 37.50 ± 17.68 | 18.75 ± 8.84 | 12.50 ± 0.00 | "
@@ -223,7 +236,7 @@ def test_the_summary_says_how_far_the_leader_is_from_the_baseline(made_up):
 
 
 def test_latex_escapes():
-    assert text.escape("a_b 50% & #1 ${x}^~\\ ±") == (
+    assert tables.escape("a_b 50% & #1 ${x}^~\\ ±") == (
         r"a\_b 50\% \& \#1 \$\{x\}\textasciicircum{}\textasciitilde{}\textbackslash{} $\pm$"
     )
 
@@ -238,7 +251,7 @@ def test_mistakes_give_one_line(made_up, tmp_path):
     ):
         compare.write(made_up, STAGES, None, "pdg")
     with pytest.raises(ComparisonError, match="^The baseline d has no audit and none is to"):
-        comparison.compare(comparison.load(made_up, STAGES), [*STAGES, "d_s0"], "d")
+        comparison.compare(audits.load(made_up, STAGES), [*STAGES, "d_s0"], "d")
     partly = {"report": {"attacks": {"pgd": {"robust_accuracy": 0.25}}}}
     _fabricate(tmp_path / "partly", "a_s0", OUTCOMES["c"])
     _fabricate(tmp_path / "partly", "a_s1", OUTCOMES["c"], **partly)
@@ -254,7 +267,7 @@ def test_mistakes_give_one_line(made_up, tmp_path):
 def test_transfer_attacks_of_other_nets_are_in_no_worst_case(tmp_path):
     for name, crafted in (("a", "net 1"), ("b", "net 2")):
         _fabricate(tmp_path, name, OUTCOMES["c"], report={"crafted_on": {"pgd": crafted}})
-    compared = comparison.compare(comparison.load(tmp_path, ["a", "b"]), ["a", "b"], "a")
+    compared = comparison.compare(audits.load(tmp_path, ["a", "b"]), ["a", "b"], "a")
     assert compared["worst_case_of"] == ["fgsm"]
     assert set(compared["rows"][1]["against_baseline"]) == {"fgsm", "worst_case"}
     assert "Not in the worst case: pgd was crafted on 2 different nets." in text.latex(compared)
@@ -267,19 +280,19 @@ def test_no_attack_in_common_is_no_worst_case(tmp_path):
         only = {"attacks": {attack: {"robust_accuracy": 0.25}}}
         _fabricate(tmp_path, name, OUTCOMES["c"], report=only)
     with pytest.raises(ComparisonError, match="^There is no attack that all were .*: fgsm was not"):
-        comparison.compare(comparison.load(tmp_path, ["a", "b"]), ["a", "b"])
+        comparison.compare(audits.load(tmp_path, ["a", "b"]), ["a", "b"])
 
 
 def test_an_epoch_that_was_resumed_gives_no_time(tmp_path):
     _fabricate(tmp_path, "c", OUTCOMES["c"])
     rows = (
-        {"seconds": 1.0, "partial": True, "validated": True},
-        {"seconds": 5.0, "partial": False, "validated": True},
-        {"seconds": 2.0, "partial": False, "validated": False},
-        {"seconds": 3.0, "partial": False, "validated": True},
+        {"seconds": 1.0, "partial": True},
+        {"seconds": 5.0},
+        {"seconds": 2.0, "validated": False},
+        {"seconds": 3.0},
     )
-    files.write_text(tmp_path / "c" / "timing.jsonl", "".join(f"{json.dumps(r)}\n" for r in rows))
-    assert comparison.load(tmp_path, ["c"])[0].seconds == 3.0
+    _timing(tmp_path / "c", *rows)
+    assert audits.load(tmp_path, ["c"])[0].seconds == 3.0
 
 
 def test_an_audit_of_a_student_that_was_trained_again_is_none(tmp_path):
@@ -287,65 +300,41 @@ def test_an_audit_of_a_student_that_was_trained_again_is_none(tmp_path):
     student.parent.mkdir()
     student.write_bytes(b"as it was audited")
     _fabricate(tmp_path, "c", OUTCOMES["c"], report={"student": file_digest(student)})
-    assert [one.name for one in comparison.load(tmp_path, ["c"])] == ["c"]
+    assert [one.name for one in audits.load(tmp_path, ["c"])] == ["c"]
     student.write_bytes(b"trained again")
-    assert comparison.load(tmp_path, ["c"]) == []
+    assert audits.load(tmp_path, ["c"]) == []
 
 
-CHAINS = {
-    "teacher_t1_s0": ((), 1.0),
-    "direct_t1_s0": (("teacher_t1_s0",), 1.0),
-    "direct_t1_s1": (("teacher_t1_s0",), 1.0),
-    "assistant_t1_s0": (("teacher_t1_s0",), 1.0),
-    "last_t1_s0": (("assistant_t1_s0", "teacher_t1_s0"), 1.0),
-    "direct_t40_s0": (("there.keras",), 40.0),
+SWEEP = {  # stage -> teachers, temperature, depth
+    "t1_teacher_s0": ((), None),
+    "t1_step1_s0": (("t1_teacher_s0",), (1.0, 0)),
+    "t1_step1_s1": (("t1_teacher_s0",), (1.0, 0)),
+    "t1_step2_s0": (("t1_step1_s0",), (1.0, 1)),
+    "t40_step1_s0": (("there.keras",), (40.0, 0)),
+    "ard": (("t1_teacher_s0",), None),  # of another temperature, and in no sweep
 }
 
 
-def test_depth_is_the_number_of_assistants():
-    stages = [
-        {"stage": name, "teachers": dict(enumerate(teachers))}
-        for name, (teachers, _) in CHAINS.items()
-    ]
-    assert list(temperatures.depths(stages).values()) == [None, 0, 0, 0, 1, 0]
+def _swept(point: tuple[float, int] | None) -> dict:
+    if point is None:
+        return {"temperature": 30.0}
+    return {"temperature": point[0], "sweep": {"temperature": point[0], "depth": point[1]}}
 
 
-def test_a_step_that_some_replicate_goes_on_from_is_one_point(tmp_path):
-    """A second seed of a shorter chain: its last step is a replicate of the first seed's."""
-    for name, teachers, temperature in (
-        ("t1_teacher_s0", (), 1.0),
-        ("t1_step1_s0", ("t1_teacher_s0",), 1.0),
-        ("t1_step1_s1", ("t1_teacher_s0",), 1.0),
-        ("t1_step2_s0", ("t1_step1_s0",), 1.0),
-        ("t9_step1_s0", ("t1_teacher_s0",), 9.0),
-    ):
-        _fabricate(tmp_path, name, OUTCOMES["c"], teachers, temperature=temperature)
-    names = [path.parent.name for path in sorted(tmp_path.glob("*/stage.json"))]
-    audited = comparison.load(tmp_path, names)
-    points = temperatures.by_temperature(audited)
-    assert [point["stages"] for point in points] == [
-        ["t1_step1_s0", "t1_step1_s1"],
-        ["t9_step1_s0"],
-        ["t1_step2_s0"],
-    ]
-    rows = comparison.compare(audited, names)["rows"]
-    assert [row["row"] for row in rows if row["teacher"]] == ["t1_teacher"]
-
-
-def test_chains_over_temperatures(tmp_path):
-    for place, (name, (teachers, temperature)) in enumerate(CHAINS.items()):
+def test_a_sweep_over_temperatures(tmp_path):
+    for place, (name, (teachers, point)) in enumerate(SWEEP.items()):
         measured = {"sum_of_logits_gradient": {"mean": float(place), "examples": 8}}
-        outcomes = ("1" * (place + 1) + "0" * (7 - place), "10000000", "10000000")
-        more = {"report": {"measures": measured}, "temperature": temperature}
-        if name == "direct_t1_s0":
-            more = {"report": {"measures": measured}}  # no temperature: 1
-        _fabricate(tmp_path, name, outcomes, teachers, **more)
-    compare.write(tmp_path, list(CHAINS))
+        correct = ("1" * (place + 1) + "0" * (7 - place), "10000000", "10000000")
+        _fabricate(
+            tmp_path, name, correct, teachers, report={"measures": measured}, **_swept(point)
+        )
+    compare.write(tmp_path, list(SWEEP))
     points = files.read_json(tmp_path / "comparison" / "comparison.json")["temperatures"]
+    # The second seed of the step that another goes on from is its replicate.
     assert [(p["temperature"], p["depth"], p["stages"]) for p in points] == [
-        (1.0, 0, ["direct_t1_s0", "direct_t1_s1"]),  # the assistant teaches, so it does not count
-        (40.0, 0, ["direct_t40_s0"]),
-        (1.0, 1, ["last_t1_s0"]),
+        (1.0, 0, ["t1_step1_s0", "t1_step1_s1"]),
+        (40.0, 0, ["t40_step1_s0"]),
+        (1.0, 1, ["t1_step2_s0"]),
     ]
     # Clean 2/8 and 3/8, gradients 1 and 2.
     assert points[0]["measures"]["clean"]["values"] == [0.25, 0.375]
@@ -359,6 +348,34 @@ def test_chains_over_temperatures(tmp_path):
         figure = f"{name}_by_temperature.png"
         assert (tmp_path / "comparison" / figure).read_bytes()[:4] == b"\x89PNG"
         assert figure in (tmp_path / "comparison" / "table.md").read_text()
+    compared = _compare_all(tmp_path, list(SWEEP))
+    assert [row["row"] for row in compared["rows"] if row["teacher"]] == ["t1_teacher"]
+
+
+def test_methods_of_other_temperatures_are_no_sweep(tmp_path):
+    for name, temperature in (("ard", 30.0), ("rslad", 1.0)):
+        _fabricate(tmp_path, name, OUTCOMES["c"], ("robust.keras",), temperature=temperature)
+    assert temperatures.by_temperature(audits.load(tmp_path, ["ard", "rslad"])) == []
+
+
+def _compare_all(run_dir: pathlib.Path, names: list[str]) -> dict:
+    return comparison.compare(audits.load(run_dir, names), names)
+
+
+def test_a_void_audit_leads_only_where_all_are(tmp_path):
+    """A net that names one class always survives every attack where it is right."""
+    void = {"findings": [{"name": "constant_prediction", "severity": "void"}]}
+    _fabricate(tmp_path, "constant_s0", ("11111110",) * 3, report=void)
+    _fabricate(tmp_path, "constant_s1", ("11111110",) * 3)
+    _fabricate(tmp_path, "b", ("11110000", "11000000", "10000000"))
+    compared = _compare_all(tmp_path, ["constant_s0", "constant_s1", "b"])
+    assert [row["void"] for row in compared["rows"]] == [True, False]
+    lines = text.summary(compared)
+    assert lines[0] == "Best W-Robust in the worst case: b, 31.25%."
+    assert lines[1] == "Void, with a net that is no better than chance: constant."
+    assert "| constant (void) | 2 | 1,200 |" in text.markdown(compared, [])
+    only = _compare_all(tmp_path, ["constant_s0", "constant_s1"])
+    assert text.summary(only)[0].startswith("Best W-Robust in the worst case: constant, 87.50%")
 
 
 class _Stop(Exception):
@@ -381,7 +398,7 @@ def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_pa
 
     monkeypatch.setattr(compare.jobs, "run", listen)
     monkeypatch.setattr(compare.experiment_run, "check", lambda *_: None)  # builds all nets
-    request = compare.Request(
+    request = requests.Compare(
         run_dir=str(tmp_path / "run"),
         config=[str(tiny_run_file)],
         jobs=2,
@@ -460,7 +477,7 @@ def test_what_is_there_is_compared_where_the_baseline_failed(made_up, monkeypatc
     (made_up / "a_b_s2" / "student.keras").touch()
     for baseline in ("c", None):
         with pytest.raises(JobError) as caught:
-            compare.run(compare.Request(str(made_up), baseline=baseline))
+            compare.run(requests.Compare(str(made_up), baseline=baseline))
         table = made_up / "comparison" / "table.md"
         assert str(caught.value) == (
             f"c failed (killed by signal 9). The rest is compared. Table: {table}."
@@ -469,7 +486,7 @@ def test_what_is_there_is_compared_where_the_baseline_failed(made_up, monkeypatc
     (made_up / "evaluation" / "a_b_s0" / "report.json").unlink()
     (made_up / "evaluation" / "a_b_s1" / "report.json").unlink()
     with pytest.raises(JobError, match="The rest is compared. Table: "):
-        compare.run(compare.Request(str(made_up), baseline="a_b"))
+        compare.run(requests.Compare(str(made_up), baseline="a_b"))
     assert files.read_json(table.with_name("comparison.json"))["baseline"] is None
 
 
@@ -491,7 +508,7 @@ def test_what_is_there_is_compared_where_the_baseline_failed(made_up, monkeypatc
     ],
 )  # fmt: skip
 def test_mistakes_are_found_before_anything_is_trained(tiny_run_file, tmp_path, flags, message):
-    request = compare.Request(str(tmp_path / "run"), [str(tiny_run_file)], **flags)
+    request = requests.Compare(str(tmp_path / "run"), [str(tiny_run_file)], **flags)
     with pytest.raises(ValueError) as caught:
         compare.run(request)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
@@ -551,24 +568,9 @@ def test_a_comparison_that_is_killed_goes_on(tmp_path):
     assert (run_dir / "comparison" / "table.csv").read_bytes() == before
 
 
-def test_methods_of_other_temperatures_are_no_chain(tmp_path):
-    """ARD trains at 30, others at 1: two rows at one point are no replicates."""
-    for name, temperature in (("ard", 30.0), ("rslad", 1.0), ("mtard", 1.0)):
-        _fabricate(tmp_path, name, OUTCOMES["c"], ("robust.keras",), temperature=temperature)
-    audited = comparison.load(tmp_path, ["ard", "rslad", "mtard"])
-    assert temperatures.by_temperature(audited) == []
-
-
-def test_distillers_of_other_temperatures_are_no_chain(tmp_path):
-    for name, temperature in (("ard", 30.0), ("rslad", 1.0)):
-        more = {"temperature": temperature, "distiller": name.upper()}
-        _fabricate(tmp_path, name, OUTCOMES["c"], ("robust.keras",), **more)
-    assert temperatures.by_temperature(comparison.load(tmp_path, ["ard", "rslad"])) == []
-
-
 def test_audits_with_other_settings_do_not_compare(tmp_path):
     for name, steps in (("a", 100), ("b", 150)):
         suite = {"cw": f"CW(num_steps={steps})", "soft": f"At(temperature={steps})"}
         _fabricate(tmp_path, name, OUTCOMES["c"], report={"suite": suite})
     with pytest.raises(ComparisonError, match=r"cw was CW\(num_steps=100\) for a and CW\(num_ste"):
-        comparison.compare(comparison.load(tmp_path, ["a", "b"]), ["a", "b"])
+        comparison.compare(audits.load(tmp_path, ["a", "b"]), ["a", "b"])

@@ -17,7 +17,7 @@ from mtard_tf import files
 from mtard_tf.auditing.accuracies import w_robust
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.bin import paths
-from mtard_tf.commands import compare, eval
+from mtard_tf.commands import compare, eval, requests
 from mtard_tf.config import gin_files
 from mtard_tf.exporting import model_card, saved_model
 from mtard_tf.models import model_files
@@ -70,7 +70,7 @@ def test_report_and_export(finished, monkeypatch):
     run_dir, described = finished
     monkeypatch.chdir(run_dir.parent)
     run_dir = pathlib.Path(run_dir.name)  # relative, as users type it
-    eval.run(eval.Request(run_dir=str(run_dir)))
+    eval.run(requests.Eval(run_dir=str(run_dir)))
     student = files.read_json(run_dir / "evaluation" / "student" / "report.json")
     assert student["stage"] == "student" and student["examples"] == 24
     outcomes = np.load(run_dir / "evaluation" / "student" / "examples.npz")
@@ -84,7 +84,7 @@ def test_report_and_export(finished, monkeypatch):
         assert (run_dir / "report" / f"{png}.png").read_bytes()[:4] == b"\x89PNG"
 
     # All audits stand, so a comparison has nothing to run; its table says what the audits say.
-    lines = compare.run(compare.Request(str(run_dir), baseline="robust_teacher"))
+    lines = compare.run(requests.Compare(str(run_dir), baseline="robust_teacher"))
     assert lines.startswith("Best W-Robust in the worst case: student, ")
     assert not list((run_dir / "logs").iterdir())
     rows = files.read_json(run_dir / "comparison" / "comparison.json")["rows"]

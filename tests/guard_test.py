@@ -16,7 +16,7 @@ from mtard_tf.plugins.adversarial_training.natural import Natural
 from mtard_tf.processes import preemption
 from mtard_tf.running import checkpoints, guard
 from mtard_tf.running.checkpoints import Checkpoints
-from mtard_tf.running.context import Setting
+from mtard_tf.running.context import RunContext
 from mtard_tf.running.guard import NonFinite, NothingTrained
 from mtard_tf.running.stage_run import train
 from mtard_tf.schedules import CONSTANT, Cosine, StepDecay, Warmup
@@ -77,7 +77,7 @@ def data():
 
 def _train(data, folder, **changes):
     stage = dataclasses.replace(STAGE, **changes)
-    return train(stage, {}, folder, Setting(data, THREAT), seed=7)
+    return train(stage, {}, folder, RunContext(data, THREAT), seed=7)
 
 
 def test_skips_in_a_row_stop_and_no_checkpoint_is_written_meanwhile(data, tmp_path, monkeypatch):
@@ -105,22 +105,22 @@ def test_a_checkpoint_that_was_due_at_a_skip_comes_after_it(data, tmp_path):
     class OnceBroken(Broken):
         bad = (3,)  # the end of the first epoch
 
-    class Told(preemption.Preemption):
-        """Told to go after the second epoch."""
+    class _Preempted(preemption.Preemption):
+        """Preempted after the second epoch."""
 
         asked = 0
 
         @property
-        def told(self):
+        def received(self):
             self.asked += 1
             return self.asked > 5
 
-        @told.setter
-        def told(self, value):
+        @received.setter
+        def received(self, value):
             pass
 
     stage = dataclasses.replace(STAGE, distiller=OnceBroken, on_non_finite="skip")
-    setting = Setting(data, THREAT, preemption=Told())
+    setting = RunContext(data, THREAT, preemption=_Preempted())
     with pytest.raises(preemption.Preempted, match="checkpointed at step 6"):
         train(stage, {}, tmp_path, setting, seed=7)
     steps = [path.name for path in sorted((tmp_path / "checkpoints").glob("state-*"))]

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf import registry
+from mtard_tf import files, registry
 from mtard_tf.config import gin_files
 from mtard_tf.data.image_data import Split
 from mtard_tf.experiment.stage import Stage
 from mtard_tf.processes import jobs
-from mtard_tf.running import checkpoints, identity, run_directory, stage_sources
+from mtard_tf.running import checkpoints, identity, machine, run_directory, stage_sources
 from mtard_tf.running.checkpoints import Checkpoints, State
 from mtard_tf.testing import tiny_data
 from mtard_tf.threat import ThreatModel
@@ -188,7 +188,7 @@ class _Prints(_Holds):
 
 def test_objects_of_any_kind_are_told_alike_in_every_process() -> None:
     def tell(value):
-        return identity._Teller("net").tell(value)
+        return identity._Describer("net").describe(value)
 
     def double(images):
         return 2 * images
@@ -209,10 +209,10 @@ def test_a_stage_that_was_begun_as_another(tmp_path, data, capsys, ended) -> Non
     before = _of(dataclasses.replace(stage, epochs=5, checkpoint_every=9), data)
     folder = tmp_path / "net"
     if ended:
-        folder.mkdir()
-        (folder / "stage.json").write_text(
-            json.dumps({"stage": "net", "teachers": {}, "sources": {}, "identity": before})
-        )
+        best = {"epoch": 1, "validation_clean": 0.5}
+        ended = {"selected": "best", "best": best, "temperature": 1.0, "identity": before}
+        ended |= {"stage": "net", "teachers": {}, "sources": {}}
+        files.write_json(folder / "stage.json", ended)
     else:
         _begun(folder, identity=before)
     line = (
@@ -235,27 +235,54 @@ def test_a_stage_that_was_begun_as_another(tmp_path, data, capsys, ended) -> Non
     assert Checkpoints(folder / "checkpoints").any()
 
 
+def test_a_student_of_a_teacher_that_begins_anew_is_refused_before_anything_is_trained(
+    tmp_path, data
+) -> None:
+    natural, net = registry.get("distillers", "natural"), registry.get("models", "small_cnn")
+    teacher, student = Stage("teacher", natural, net), Stage("student", natural, net, epochs=5)
+    student = dataclasses.replace(student, teachers={"clean": "teacher"})
+    now = {stage.name: _of(stage, data) for stage in (teacher, student)}
+    before = now | {"teacher": _of(dataclasses.replace(teacher, epochs=5), data)}
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "student.keras").write_bytes(b"a net")
+    prints = stage_sources.fingerprints(student, tmp_path)
+    _begun(tmp_path / "teacher", identity=before["teacher"])
+    _begun(tmp_path / "student", identity=now["student"], sources=prints)
+    stages = [teacher, student]
+    with pytest.raises(stage_sources.Changed, match="teacher was begun with something else: Stage"):
+        stage_sources.check_begun(stages, tmp_path, now)
+    with pytest.raises(stage_sources.Changed) as caught:
+        stage_sources.check_begun(stages, tmp_path, now, ["teacher"])
+    assert str(caught.value) == (
+        f"{tmp_path / 'student'} was begun with teacher, which is to begin anew; begin it anew as "
+        "well with --restart=student, or choose another --run_dir."
+    )
+    stage_sources.check_begun(stages, tmp_path, now, ["teacher", "student"])
+    stage_sources.check_begun(stages, tmp_path, before, ["teacher"])  # nothing begins anew
+
+
 def test_another_number_of_threads_is_said_once() -> None:
     said: list[str] = []
     before = ["mtard_tf 0.1.0, TensorFlow 2.21.0, CPU x 1, cores: 2, threads: 2"]
     now = before[0].replace("cores: 2", "cores: 1")
-    assert identity.gone_on(before, before[0], said.append) == before and not said
-    assert identity.gone_on(before, now, said.append) == [*before, now]
-    assert identity.gone_on([*before, now], now, said.append) == [*before, now]
+    assert machine.gone_on(before, before[0], said.append) == before and not said
+    assert machine.gone_on(before, now, said.append) == [*before, now]
+    assert machine.gone_on([*before, now], now, said.append) == [*before, now]
     assert said == [
-        f"begun on: {before[0]}; goes on on: {now}. Its weights are not those of a run in one go "
-        "to the bit; go on with the --jobs, cores and versions of before for those."
+        f"begun on: {before[0]}; resumed on: {now}. Its weights will not be those of an "
+        "uninterrupted run to the bit; for those, resume with the --jobs, cores and versions of "
+        "before."
     ]
 
 
 def test_threads_are_those_of_the_process(monkeypatch) -> None:
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "3")
-    assert identity.threads() == 3
+    assert machine.threads() == 3
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
-    assert identity.threads() == identity.cores()
+    assert machine.threads() == machine.cores()
     assert run_directory.environment()["process"] == {
-        "cores": identity.cores(),
-        "threads": identity.cores(),
+        "cores": machine.cores(),
+        "threads": machine.cores(),
     }
 
 

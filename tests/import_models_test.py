@@ -17,7 +17,7 @@ from torch_writer import write_legacy, write_zip
 
 from mtard_tf import registry
 from mtard_tf.commands import datasets, import_
-from mtard_tf.commands.import_ import Request
+from mtard_tf.commands.requests import Import
 from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.importing import checks, layouts
 from mtard_tf.importing.name_maps import of_model
@@ -33,7 +33,7 @@ def _import(source: pathlib.Path, tmp_path: pathlib.Path, **settings) -> tuple[k
     said: list[str] = []
     out = tmp_path / "teacher.keras"
     settings = {"model": "models.resnet20", "gin": ("models.resnet20.shortcut = 'A'",)} | settings
-    import_.run(Request(source=str(source), out=str(out), **settings), said.append)
+    import_.run(Import(source=str(source), out=str(out), **settings), said.append)
     return keras.models.load_model(out, compile=False), "\n".join(said)
 
 
@@ -416,7 +416,7 @@ def test_a_probe_of_another_net(resnet20, tmp_path):
 
 def test_the_file_is_a_keras_file(resnet20, tmp_path):
     with pytest.raises(ValueError, match="--out is .* that ends in .keras"):
-        import_.run(Request(str(resnet20), "models.resnet20", str(tmp_path / "net.h5")))
+        import_.run(Import(str(resnet20), "models.resnet20", str(tmp_path / "net.h5")))
 
 
 def test_a_model_without_normalisation(resnet20, tmp_path):

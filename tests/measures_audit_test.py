@@ -168,11 +168,9 @@ def test_a_suite_without_measures_is_as_it_was(tmp_path, cheap) -> None:
     assert other["fingerprint"] != found["fingerprint"]
 
 
-@pytest.mark.parametrize("stage, expected", [({"temperature": 20}, 20.0), ({}, 1.0)])
-def test_a_stage_says_at_which_temperature_it_was_trained(
-    tmp_path, monkeypatch, stage, expected
-) -> None:
-    whole = {"stage": "student", "teachers": {}, **stage}
+def test_a_stage_says_at_which_temperature_it_was_trained(tmp_path, monkeypatch) -> None:
+    whole = {"stage": "student", "teachers": {}, "sources": {}, "identity": {}, "temperature": 20}
+    whole |= {"selected": "best", "best": {"epoch": 1, "validation_clean": 0.5}}
     files.write_json(tmp_path / "student" / "stage.json", whole)
     monkeypatch.setattr(report, "load_student", lambda run_dir, stage: "model")
     monkeypatch.setattr(report, "file_digest", lambda path: "digest")
@@ -190,7 +188,7 @@ def test_a_stage_says_at_which_temperature_it_was_trained(
 
     stages = [types.SimpleNamespace(name="student", teachers={})]
     report.evaluate_run(tmp_path, types.SimpleNamespace(stages=stages), Share())
-    assert given == [expected, ("model", "student", "digest")]
+    assert given == [20.0, ("model", "student", "digest")]
 
 
 def test_measures_of_nothing_and_without_a_definition() -> None:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from mtard_tf import losses
 from mtard_tf.attacks.pgd import input_gradient
 from mtard_tf.commands import plan as command
+from mtard_tf.commands import requests
 from mtard_tf.config import gin_files
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.resnet_cifar import resnet20
@@ -248,17 +249,16 @@ def test_hours_are_work_over_throughput(tiny):
 
 
 def _run(tiny_run_file, *bindings, **flags):
-    gin_files.parse([str(tiny_run_file)], bindings)
-    return command.run(gin_files.experiment(), command.Request(**flags))
+    return command.run(requests.Plan(config=[str(tiny_run_file)], gin=bindings, **flags))
 
 
 def test_the_table_has_a_row_for_each_stage_and_a_total(tiny_run_file):
     text = _run(tiny_run_file, throughput=1e-3)
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows] == [
-        *("stage", "---", "clean_teacher", "robust_teacher", "student", "total"),
+        *("stage", "clean_teacher", "robust_teacher", "student", "total"),
     ]
-    hours = [float(row[10]) for row in rows[2:]]
+    hours = [float(row[10]) for row in rows[1:]]
     assert sum(hours[:3]) == pytest.approx(hours[3], rel=0.01)
     assert "At 0.001 TFLOP/s, as given." in text
 
@@ -277,6 +277,16 @@ def test_a_check_times_whole_steps(tiny_run_file, monkeypatch):
     assert "Measured here, " in text
 
 
+def test_a_binding_that_nothing_reads_is_refused(tiny_run_file):
+    line = "clean_teacher/distillers.natural.label_smooth = 0.1"
+    with pytest.raises(ValueError, match="label_smooth"):
+        _run(tiny_run_file, line, throughput=1.0)
+    line = "student/distillers.trades.beta = 3.0"  # the student's distiller is another one
+    with pytest.raises(ValueError, match="^student/distillers.trades.beta is bound, and ") as error:
+        _run(tiny_run_file, line, throughput=1.0)
+    assert "\n" not in str(error.value)
+
+
 TEACHER_FILES = "student/Stage.teachers = {'clean': 'clean_teacher', 'robust': 'big.keras'}"
 
 
@@ -291,7 +301,7 @@ def test_a_model_stands_in_for_a_file_and_flags_for_a_set(tiny_run_file):
 def test_a_set_that_is_not_prepared_has_its_known_size(tiny_run_file, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     gin_files.parse([str(tiny_run_file)], ["Experiment.dataset = @datasets.cifar100"])
-    data = command.sizes(gin_files.experiment(), command.Request())
+    data = command.sizes(gin_files.experiment(), requests.Plan())
     assert (data.image_shape, data.num_classes) == ((32, 32, 3), 100)
     assert (len(data.train), len(data.validation)) == (45_000, 5_000)
 

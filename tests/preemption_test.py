@@ -1,4 +1,4 @@
-"""Being told to go: at any moment, by either signal, one line and the documented code."""
+"""Preemption: at any moment, by either signal, one line and the documented code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _restored(monkeypatch):
 
 
 CASES = [
-    (signal.SIGTERM, 75, "Told to go (SIGTERM)"),
+    (signal.SIGTERM, 75, "Preempted (SIGTERM)"),
     (signal.SIGINT, 130, "Interrupted (Ctrl-C)"),
 ]
 
@@ -41,7 +41,7 @@ def test_before_there_is_anything_to_checkpoint(tmp_path, number, code, cause) -
         os.kill(os.getpid(), number)
         time.sleep(10)
     assert str(caught.value) == f"{cause}: what is written is whole. The same command goes on."
-    assert caught.value.code == code and preemption.told()
+    assert caught.value.code == code and preemption.received()
     assert not list(tmp_path.iterdir())
     assert not isinstance(caught.value, Exception)  # `except Exception` lets it pass
     os.kill(os.getpid(), number)  # a second one does not disturb what the first one cleans up
@@ -50,9 +50,9 @@ def test_before_there_is_anything_to_checkpoint(tmp_path, number, code, cause) -
 @pytest.mark.parametrize("number, code, cause", CASES)
 def test_where_there_is_something_to_checkpoint(number, code, cause) -> None:
     with Preemption().listening() as heard:
-        assert not heard.told
+        assert not heard.received
         os.kill(os.getpid(), number)
-        assert heard.told
+        assert heard.received
     error = Preempted(1200)
     assert error.code == code
     assert str(error) == f"{cause}: checkpointed at step 1,200. The same command goes on."
@@ -63,7 +63,7 @@ def test_a_second_ctrl_c_does_not_wait_and_sigterm_does() -> None:
         with Preemption().listening() as heard:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGTERM)
-            assert heard.told
+            assert heard.received
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(10)
     assert caught.value.code == 130
@@ -75,7 +75,7 @@ def test_what_is_ignored_stays_ignored() -> None:
     preemption.leave_at_once()
     with Preemption().listening() as heard:
         os.kill(os.getpid(), signal.SIGINT)
-        assert not heard.told
+        assert not heard.received
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 

@@ -8,17 +8,24 @@ import pathlib
 import numpy as np
 import pytest
 
+from mtard_tf import __version__
 from mtard_tf.reporting import run_files
 from mtard_tf.reporting.run_files import RunFileError
 
 STAGE = {
+    "format": 1,
     "stage": "net",
     "teachers": {},
+    "sources": {},
+    "identity": {},
     "selected": "best",
     "temperature": 2.0,
     "best": {"epoch": 1, "validation_clean": 0.5},
 }
 REPORT = {
+    "format": 1,
+    "suite": {},
+    "crafted_on": {},
     "attacks": {"pgd": {"robust_accuracy": 0.25, "w_robust": 0.5}},
     "worst_case": {"robust_accuracy": 0.25},
     "threat": {"norm": "linf", "epsilon": 0.1},
@@ -66,9 +73,12 @@ def test_what_is_no_mapping(read, content, reason, tmp_path):
 @pytest.mark.parametrize(
     ("read", "whole", "change", "reason"),
     [
+        (run_files.stage, STAGE, {"format": None}, "format is 'None'"),
         (run_files.stage, STAGE, {"stage": None}, "stage is 'None'"),
         (run_files.stage, STAGE, {"teachers": [1]}, "teachers is '[1]'"),
         (run_files.stage, STAGE, {"selected": "first"}, "it has 'None'"),
+        (run_files.stage, STAGE, {"sources": None}, "sources is 'None'"),
+        (run_files.stage, STAGE, {"identity": {"data": 3}}, "'3' where names and"),
         (run_files.stage, STAGE, {"best": {"epoch": 1}}, "validation_clean is 'None'"),
         (run_files.stage, STAGE, {"temperature": "hot"}, "temperature is 'hot'"),
         (run_files.report, REPORT, {"attacks": ["pgd"]}, "attacks is"),
@@ -79,6 +89,17 @@ def test_what_is_no_mapping(read, content, reason, tmp_path):
 )
 def test_a_value_of_another_kind(read, whole, change, reason, tmp_path):
     _says(read, _file(tmp_path, whole | change), reason)
+
+
+def test_another_format_is_refused_in_one_line(tmp_path):
+    for read, whole in ((run_files.stage, STAGE), (run_files.report, REPORT)):
+        path = _file(tmp_path, whole | {"format": 2})
+        with pytest.raises(RunFileError) as caught:
+            read(path)
+        assert str(caught.value) == (
+            f"{path} has format 2, and mtard_tf {__version__} reads format 1; use the "
+            "version that wrote it, or remove it and run again what wrote it."
+        )
 
 
 def test_a_damaged_report_counts_as_none(tmp_path):
@@ -100,11 +121,11 @@ def test_rows_and_the_one_that_is_being_written(tmp_path):
         _says(lambda p: run_files.rows(p, {"kind": str}), _file(tmp_path, content), reason)
 
 
-def test_outcomes(tmp_path):
+def test_which_examples_are_correct(tmp_path):
     path, stands = tmp_path / "examples.npz", np.array([True, False])
 
     def read(path):
-        return run_files.outcomes(path, ["clean", "pgd"], 2)
+        return run_files.correct(path, ["clean", "pgd"], 2)
 
     np.savez(path, clean=stands, pgd=~stands, more=np.ones(3))
     assert {name: v.tolist() for name, v in read(path).items()} == {

@@ -12,7 +12,7 @@ from mtard_tf.models import twins
 from mtard_tf.plugins.adversarial_training.natural import Natural
 from mtard_tf.plugins.teacher_assistant.knowledge_distillation import KnowledgeDistillation
 from mtard_tf.running import stage_run
-from mtard_tf.running.context import Setting
+from mtard_tf.running.context import RunContext
 from mtard_tf.running.teacher_check import TeacherError, check_teachers
 from mtard_tf.testing import tiny_data
 from mtard_tf.threat import ThreatModel
@@ -121,5 +121,5 @@ def test_twins_of_teachers_are_held_against_them_on_training_images(tmp_path, mo
     stage = Stage("student", KnowledgeDistillation, net, {"teacher": "./teacher.keras"}, epochs=1)
     teachers = {"teacher": net(data.image_shape, data.num_classes)}
     with pytest.raises(_Stop):
-        stage_run.train(stage, teachers, tmp_path, Setting(data, ThreatModel()), seed=0)
+        stage_run.train(stage, teachers, tmp_path, RunContext(data, ThreatModel()), seed=0)
     assert looked == [twins.PROBED] * 3  # the student's two, and the teacher's

@@ -27,7 +27,7 @@ from mtard_tf.processes.preemption import Preempted, Preemption
 from mtard_tf.running import checkpoints
 from mtard_tf.running.averaged_student import BatchStatistics, judged_student
 from mtard_tf.running.callbacks import Validation
-from mtard_tf.running.context import Setting
+from mtard_tf.running.context import RunContext
 from mtard_tf.running.stage_run import train
 from mtard_tf.schedules import CONSTANT, Constant, Warmup
 from mtard_tf.testing import tiny_data
@@ -280,24 +280,24 @@ def test_the_judged_student_has_averages_and_their_statistics(data):
 # Whole stages: what is saved, resuming and patience.
 
 
-class _Told(Preemption):
-    """Told to go when asked for the `n`th time."""
+class _Preempted(Preemption):
+    """Preempted when asked for the `n`th time."""
 
     def __init__(self, n: int) -> None:
         self._left = n
 
     @property
-    def told(self) -> bool:
+    def received(self) -> bool:
         self._left -= 1
         return self._left < 0
 
-    @told.setter
-    def told(self, value: bool) -> None:
+    @received.setter
+    def received(self, value: bool) -> None:
         pass
 
 
 def _train(stage, folder, data, preemption=None):
-    setting = Setting(data, THREAT, preemption=preemption or Preemption())
+    setting = RunContext(data, THREAT, preemption=preemption or Preemption())
     return train(stage, {}, folder, setting, seed=7)
 
 
@@ -324,7 +324,7 @@ def test_a_stage_that_is_cut_off_ends_in_the_same_average(data, tmp_path):
     )
     _train(stage, tmp_path / "whole", data)
     with pytest.raises(Preempted):
-        _train(stage, tmp_path / "broken", data, _Told(4))
+        _train(stage, tmp_path / "broken", data, _Preempted(4))
     _train(stage, tmp_path / "broken", data)
     ours, theirs = (
         keras.models.load_model(tmp_path / name / "student.keras", compile=False).get_weights()
@@ -352,7 +352,7 @@ def test_patience_ends_a_stage_and_survives_a_cut(data, tmp_path, capsys):
     # Cut off at the end of epoch 2, and once more at the very end of epoch 3.
     for asked in (5, 2):
         with pytest.raises(Preempted):
-            _train(stage, tmp_path / "broken", data, _Told(asked))
+            _train(stage, tmp_path / "broken", data, _Preempted(asked))
     assert _train(stage, tmp_path / "broken", data) == whole
 
 

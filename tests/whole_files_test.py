@@ -25,7 +25,7 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path) -> None:
         partial.write_text("{")
         raise OSError("disk full")
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
-    assert files.read_json(path) == {"a": 1}
+    assert files.read_json(path) == {"format": 1, "a": 1}
 
 
 def test_two_writers_of_one_file_do_not_see_each_other(tmp_path) -> None:
@@ -53,7 +53,7 @@ def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_
         (tmp_path / name).write_text("{")
     old = time.time() - 25 * 3600
     os.utime(tmp_path / ".a.partial-00000000-1-1.json", (old, old))
-    files.write_json(tmp_path / "a.json", 1)
+    files.write_json(tmp_path / "a.json", {})
     kept = {name for name, stays in names.items() if stays}
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", *kept}
 

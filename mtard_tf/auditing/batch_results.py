@@ -16,7 +16,7 @@ from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.data.batches import evaluation_batches, steps_per_epoch
 from mtard_tf.data.image_data import Split
 from mtard_tf.files import digest
-from mtard_tf.reporting.progress import ProgressLine
+from mtard_tf.reporting.progress import Bar
 
 _BATCH = {"key", "settings", "batch", "values"}  # keys of a batch's line
 
@@ -166,20 +166,18 @@ class BatchRunner:
         known = [values for values in stored.values() if values is not None]
         if len(known) == count:
             return np.concatenate(known)
-        line = ProgressLine(f"{self._name} {key}", examples)
         results: list[np.ndarray] = []
-        done = computed = 0
-        for i, batch in enumerate(evaluation_batches(self.split, size, examples)):
-            values = stored[i]
-            if values is None and i % self._share[1] != self._share[0]:
-                values = np.zeros((len(batch[2]), *shape), bool)  # another process'
-            elif values is None:
-                values = np.asarray(compute(*batch))
-                self._stored.put(key, settings, i, values)
-                computed += len(values)
-            results.append(values)
-            done += len(values)
-            line.update(done, computed, _running(results))
+        with Bar(f"{self._name} {key}", examples) as bar:
+            for i, batch in enumerate(evaluation_batches(self.split, size, examples)):
+                values, move = stored[i], bar.skip
+                if values is None and i % self._share[1] != self._share[0]:
+                    values = np.zeros((len(batch[2]), *shape), bool)  # another process'
+                elif values is None:
+                    values, move = np.asarray(compute(*batch)), bar.update
+                    self._stored.put(key, settings, i, values)
+                results.append(values)
+                bar.set_postfix_str(_running(results), refresh=False)
+                move(len(values))
         return np.concatenate(results)
 
 

@@ -11,6 +11,7 @@ from mtard_tf.auditing.batch_results import BatchRunner
 from mtard_tf.auditing.compiled import last_line
 from mtard_tf.files import digest
 from mtard_tf.models.model_files import EvaluationError
+from mtard_tf.reporting.tables import Table
 
 Measured = Mapping[str, np.ndarray]
 
@@ -116,17 +117,21 @@ def markdown(report: Mapping) -> list[str]:
         f"Training temperature {report['temperature']:g}. Mean, standard deviation and median are "
         "over the images that have a number, of those that were measured.",
         "",
-        "| measure | mean | standard deviation | median | images | what it is |",
-        "|---|---:|---:|---:|---:|---|",
     ]
-    for name, entry in report["measures"].items():
-        numbers = [_number(entry[key]) for key in ("mean", "standard_deviation", "median")]
-        images = f"{entry['defined']:,} of {entry['examples']:,}"
-        lines.append(f"| {name} | {' | '.join(numbers)} | {images} | {entry['definition']} |")
-    lines += ["", "| attack | success rate, of images right when clean |", "|---|---:|"]
-    for name, rate in report["success_rates"].items():
-        lines.append(f"| {name} | {'' if rate is None else f'{rate:.2%}'} |")
-    return lines
+    head = ("measure", "mean", "standard deviation", "median", "images", "what it is")
+    rows = [
+        [
+            name,
+            *(_number(entry[key]) for key in ("mean", "standard_deviation", "median")),
+            f"{entry['defined']:,} of {entry['examples']:,}",
+            entry["definition"],
+        ]
+        for name, entry in report["measures"].items()
+    ]
+    lines += [*Table(head, rows, "lrrrrl").markdown(), ""]
+    rates = report["success_rates"].items()
+    rows = [[name, "" if rate is None else f"{rate:.2%}"] for name, rate in rates]
+    return [*lines, *Table(("attack", "success rate, of images right when clean"), rows).markdown()]
 
 
 def _columns(measure: Callable) -> Mapping[str, str]:

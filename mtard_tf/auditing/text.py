@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mtard_tf.auditing import measurements
 from mtard_tf.auditing.diagnostics import MASKED, NOTE, VOID, Finding
+from mtard_tf.reporting.tables import Table
 
 _VOID = {"constant_prediction": "One class for all", "at_chance": "No better than chance"}
 
@@ -71,45 +72,39 @@ def markdown(report: Mapping) -> str:
         lines += ["", f"Changed for this model: {'; '.join(report['changed'])}."]
     if "measures" in report:
         lines += measurements.markdown(report)
-    lines += ["", "## Findings", "", "| check | severity | evidence |", "|---|---|---|"]
-    lines += [f"| {f['name']} | {f['severity']} | {f['evidence']} |" for f in report["findings"]]
-    lines += ["", "## Epsilon", "", "![accuracy by epsilon](epsilon_curve.png)", ""]
-    lines += ["| epsilon | robust accuracy | worst case |", "|---:|---:|---:|"]
-    lines += [
-        f"| {point['epsilon']:.4g} | {point['robust_accuracy']:.2%} | {point['worst_case']:.2%} |"
-        for point in report["epsilon_curve"]
+    columns = ("check", "severity", "evidence")
+    found = [[f["name"], f["severity"], f["evidence"]] for f in report["findings"]]
+    curve = [
+        [f"{p['epsilon']:.4g}", f"{p['robust_accuracy']:.2%}", f"{p['worst_case']:.2%}"]
+        for p in report["epsilon_curve"]
     ]
+    lines += ["", "## Findings", "", *Table(columns, found, "lll").markdown()]
+    lines += ["", "## Epsilon", "", "![accuracy by epsilon](epsilon_curve.png)", ""]
+    lines += Table(("epsilon", "robust accuracy", "worst case"), curve, "rrr").markdown()
     lines += ["", "## Classes", "", *_classes(report)]
     return "\n".join(lines) + "\n"
 
 
 def _accuracies(report: Mapping) -> list[str]:
-    lines = [
-        "| attack | robust accuracy | W-Robust | NRR |",
-        "|---|---:|---:|---:|",
-        f"| (clean) | {_with_interval(report, 'clean')} | | |",
-    ]
+    rows = [["(clean)", _with_interval(report, "clean"), "", ""]]
     for name, entry in {**report["attacks"], "**worst case**": report["worst_case"]}.items():
         cells = [_with_interval(entry, key) for key in ("robust_accuracy", "w_robust", "nrr")]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
+        rows.append([name, *cells])
+    return Table(("attack", "robust accuracy", "W-Robust", "NRR"), rows).markdown()
 
 
 def _classes(report: Mapping) -> list[str]:
     columns = ["clean", *report["attacks"], "worst_case"]
-    lines = [
-        f"| class | images | {' | '.join(columns)} |",
-        "|---|" + "---:|" * (len(columns) + 1),
+    rows = [
+        [name, str(entry["examples"]), *(f"{entry[column]:.1%}" for column in columns)]
+        for name, entry in report["per_class"].items()
     ]
-    for name, entry in report["per_class"].items():
-        cells = [f"{entry[column]:.1%}" for column in columns]
-        lines.append(f"| {name} | {entry['examples']} | {' | '.join(cells)} |")
     worst = [
         f"{report['worst_class'][column]['class']} {report['worst_class'][column]['accuracy']:.1%}"
         for column in columns
     ]
-    lines.append(f"| **worst class** | | {' | '.join(worst)} |")
-    return lines
+    rows.append(["**worst class**", "", *worst])
+    return Table(("class", "images", *columns), rows).markdown()
 
 
 def _with_interval(entry: Mapping, key: str) -> str:

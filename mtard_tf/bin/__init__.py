@@ -12,7 +12,13 @@ from absl import app, flags, logging
 
 from mtard_tf import keras_environment
 from mtard_tf.bin import usage
-from mtard_tf.processes.preemption import EXIT_CODE, Preempted, go_with_parent, leave_at_once, told
+from mtard_tf.processes.preemption import (
+    EXIT_CODE,
+    Preempted,
+    go_with_parent,
+    leave_at_once,
+    received,
+)
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the whole stack trace of an error.")
 
@@ -22,7 +28,7 @@ _LOST_WORKER = ("UnavailableError", "AbortedError", "DeadlineExceededError", "Ca
 def run(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> None:
     """Runs `main` under absl: quiet TensorFlow, and a user's error as one line with exit code 1.
 
-    Told to go (SIGTERM, Ctrl-C), also before `main` has begun, the process says so in one line and
+    Preempted (SIGTERM, Ctrl-C), also before `main` has begun, the process says so in one line and
     exits with 75 or 130.
 
     Args:
@@ -37,7 +43,7 @@ def run(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> 
             keras_environment.check()
             logging.set_verbosity(logging.FATAL)
             import_tensorflow_quietly()
-            _unless_told(main, argv)
+            _unless_preempted(main, argv)
         except (ValueError, OSError, TypeError) as error:
             # A TypeError is a user's only where gin left an argument of a plugin unset.
             if _DEBUG.value or (isinstance(error, TypeError) and "by Gin" not in str(error)):
@@ -69,11 +75,11 @@ def run(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> 
         _leave(sys.argv[0], str(error), error.code)
 
 
-def _unless_told(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
+def _unless_preempted(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
     try:
         main(argv)
     except Exception as error:
-        if told():  # somebody made a mistake of it on its way here
+        if received():  # a library turned it into an error of its own
             raise Preempted(where="what is written is whole") from error
         raise
 

@@ -13,36 +13,18 @@ Also `python -m mtard_tf.bin.compare ...`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from absl import flags
 
 from mtard_tf import bin as binary
-from mtard_tf.bin import paths
+from mtard_tf.bin.request_flags import define
+from mtard_tf.commands import requests
 
-_FLAGS = {
-    "run_dir": paths.define("run_dir", "Directory of the run.", required=True),
-    "config": flags.DEFINE_multi_string("config", [], "Gin file; repeatable, later ones win."),
-    "gin": flags.DEFINE_multi_string("gin", [], "Gin binding; repeatable."),
-    "jobs": flags.DEFINE_integer(
-        "jobs", 1, "Processes, each on its share of the cores; 0 only writes the table.", 0
-    ),
-    "suite": flags.DEFINE_string("suite", "quick", "Name of the suite, or a .gin file."),
-    "skip": flags.DEFINE_multi_string("skip", [], "Attack of the suite to leave out; repeatable."),
-    "examples": flags.DEFINE_integer("examples", None, "First so many; default all.", 1),
-    "stages": flags.DEFINE_multi_string("stage", [], "Stage to audit; repeatable, default all."),
-    "baseline": flags.DEFINE_string("baseline", None, "Row that the others are set against."),
-    "attack": flags.DEFINE_string(
-        "attack", "worst_case", "Attack whose accuracy the trade-off figure shows."
-    ),
-}
+_request = define(requests.Compare)
 
 
 def main(argv: Sequence[str]) -> None:
     from mtard_tf.commands import compare
 
-    values: dict[str, Any] = {name: flag.value for name, flag in _FLAGS.items()}
-    print(compare.run(compare.Request(**values)))
+    print(compare.run(_request()))
 
 
 def run() -> None:

@@ -12,38 +12,19 @@ into TFDS format; `make-mini` makes the set that is embedded in the package. Als
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from mtard_tf import bin as binary
-from mtard_tf.bin import paths
+from mtard_tf.bin.request_flags import define
+from mtard_tf.commands import requests
 
-_DATA_DIR = paths.define(
-    "data_dir", "Prepared TFDS sets; default $TFDS_DATA_DIR or ~/tensorflow_datasets."
-)
-_SOURCE = paths.define("source", "The folder with the set's own files.")
-_OUT = paths.define("out", "make-mini: the version folder to write.")
+_request = define(requests.Data)
 
 
 def main(argv: Sequence[str]) -> None:
-    from mtard_tf.data import catalogue, preparing
+    from mtard_tf.commands import data
 
-    if argv[1:] == ["list"]:
-        print(catalogue.table(_DATA_DIR.value))
-    elif len(argv) == 3 and argv[1] == "import" and _SOURCE.value:
-        print(preparing.import_named(argv[2], _SOURCE.value, _DATA_DIR.value, progress=_bar))
-    elif argv[1:] == ["make-mini"] and _SOURCE.value and _OUT.value:
-        print(preparing.make_fashion_mini(_SOURCE.value, _OUT.value, progress=_bar))
-    else:
-        raise ValueError(
-            "say `list`, `import NAME --source=DIR`, or `make-mini --source=DIR --out=DIR`; "
-            "--help says more."
-        )
-
-
-def _bar(places: Sequence[int], role: str) -> Iterable[int]:
-    import tqdm
-
-    return tqdm.tqdm(places, desc=role, unit=" images", mininterval=0.5)
+    print(data.run(_request(), argv[1:]))
 
 
 def run() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -11,54 +10,27 @@ from typing import Any
 from mtard_tf import files
 from mtard_tf.auditing.audit import Audit
 from mtard_tf.auditing.suite import Suite
-from mtard_tf.comparing import comparison, temperatures, text
-from mtard_tf.comparing.comparison import WORST, ComparisonError
+from mtard_tf.commands import requests
+from mtard_tf.comparing import audits, comparison, temperatures, text
+from mtard_tf.comparing.audits import ComparisonError
+from mtard_tf.comparing.comparison import WORST
 from mtard_tf.config import gin_files
 from mtard_tf.distribute import strategies
 from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.models.global_state import fresh_names
 from mtard_tf.processes import jobs
-from mtard_tf.reporting import plots, run_files
+from mtard_tf.reporting import plots
 from mtard_tf.running import experiment_run, report, side_by_side
 from mtard_tf.running.run_directory import claim, student_path
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """The flags.
-
-    Attributes:
-      run_dir: of the run; made if it is not there.
-      config: gin files; none for the configuration of the run that is there.
-      gin: bindings.
-      jobs: processes at a time; 0 trains and audits nothing.
-      suite: name, or a `.gin` file.
-      skip: attacks of the suite to leave out.
-      examples: first so many test images; None for all.
-      stages: the only ones to audit; all if empty.
-      baseline: the row that the others are set against; None for none.
-      attack: of the trade-off figure.
-    """
-
-    run_dir: str
-    config: Sequence[str] = ()
-    gin: Sequence[str] = ()
-    jobs: int = 1
-    suite: str = "quick"
-    skip: Sequence[str] = ()
-    examples: int | None = None
-    stages: Sequence[str] = ()
-    baseline: str | None = None
-    attack: str = WORST
-
-
-def run(request: Request) -> str:
+def run(request: requests.Compare) -> str:
     """Does what the flags ask for; returns the lines to print.
 
     Raises:
-      ValueError: flags that mean nothing, or, once the others have ended and the table of what is
-        there is written, a stage or an audit that failed; the message is one line.
-      Preempted: the process was told to go; the same command goes on.
+      ValueError: flags that name nothing of the run, or, once the others have ended and the table
+        of what is there is written, a stage or an audit that failed; the message is one line.
+      Preempted: the process was preempted; the same command goes on.
     """
     # Before anything is trained: it replaces the configuration, and may be a mistake.
     suite = gin_files.suite(request.suite).without(request.skip)
@@ -71,7 +43,7 @@ def run(request: Request) -> str:
     if request.baseline is not None:
         comparison.check_row(names, request.baseline)
         if request.jobs:
-            known = [one.name for one in comparison.load(run_dir, names)]
+            known = [one.name for one in audits.load(run_dir, names)]
             wanted = request.stages or names
             to_come = [name for name in wanted if given or student_path(run_dir, name).exists()]
             comparison.check_audited([*to_come, *known], request.baseline)
@@ -85,7 +57,7 @@ def run(request: Request) -> str:
     return "\n".join(write(run_dir, names, request.baseline, request.attack))
 
 
-def _table_of_the_rest(request: Request, names: Sequence[str]) -> str:
+def _table_of_the_rest(request: requests.Compare, names: Sequence[str]) -> str:
     """Writes what there is after a failure, which may be the baseline's; returns one sentence."""
     run_dir, problem = pathlib.Path(request.run_dir), ""
     for baseline, attack in ((request.baseline, request.attack), (None, WORST)):
@@ -96,7 +68,7 @@ def _table_of_the_rest(request: Request, names: Sequence[str]) -> str:
     return f"There is no table: {problem}"
 
 
-def _train_and_audit(request: Request, experiment: Experiment, suite: Suite) -> None:
+def _train_and_audit(request: requests.Compare, experiment: Experiment, suite: Suite) -> None:
     run_dir = pathlib.Path(request.run_dir)
     data = experiment.dataset()
     _check_attack(request.attack, suite.names_for(data.num_classes))
@@ -136,14 +108,11 @@ def write(
     Raises:
       ComparisonError: see `comparison.compare`.
     """
-    audited = comparison.load(run_dir, names)
+    audited = audits.load(run_dir, names)
     compared = comparison.compare(audited, names, baseline)
     _check_attack(attack, compared["attacks"])
     folder = run_dir / "comparison"
-    stages = [run_dir / name / "stage.json" for name in names]
-    points = temperatures.by_temperature(
-        audited, [run_files.stage(path) for path in stages if path.exists()]
-    )
+    points = temperatures.by_temperature(audited)
     figures = ["trade_off.png"]
     shown = _points(compared, attack)
     if not shown:
@@ -164,7 +133,7 @@ def _audit_jobs(
     run_dir: pathlib.Path,
     experiment: Experiment,
     audit: Audit,
-    request: Request,
+    request: requests.Compare,
     to_train: set[str],
 ) -> list[jobs.Job]:
     """One job per stage that is not audited so yet; it waits for the training of what it loads.
@@ -206,7 +175,7 @@ def _audit_jobs(
 
 def _check_replaces(run_dir: pathlib.Path, stage: str, suite: Suite, classes: int) -> None:
     """Refuses to put an audit in the place of one of the same student that has more in it."""
-    for former in comparison.load(run_dir, [stage]):
+    for former in audits.load(run_dir, [stage]):
         named = {*suite.names_for(classes), *suite.measures}
         held = [*former.report["attacks"], *former.report.get("measures", ())]
         if lost := [name for name in held if name not in named]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
-from collections.abc import Sequence
+import shlex
 
 from mtard_tf.auditing.audit import Audit
+from mtard_tf.commands import requests
 from mtard_tf.commands.datasets import dataset
 from mtard_tf.config import gin_files
 from mtard_tf.data.image_data import ImageData
@@ -15,54 +15,11 @@ from mtard_tf.running import report
 from mtard_tf.threat import ThreatModel, radius
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """The flags; each None where it was not given.
-
-    Attributes:
-      model: `.keras` file or SavedModel folder; or
-      run_dir: a run.
-      stages: of the run; all if empty.
-      dataset: name of the data set; a run has its own.
-      data_dir: where prepared sets lie.
-      split: "test", "validation" or "train".
-      examples: first so many of the split.
-      suite: name, or a `.gin` file.
-      skip: attacks or measures of the suite to leave out.
-      epsilon: radius as text, "0.1" or "8/255"; a run has its own.
-      norm: "linf" or "l2"; a run has its own.
-      surrogate: model file on which transfer attacks are crafted.
-      batch_size: images at a time.
-      seed: of the attacks; a run has its own.
-      out: folder of the reports; a run's is `evaluation/`.
-      temperature: at which the model was trained; a run's stages say theirs.
-      share: "I/N", this process' part of the batches, I from 0.
-    """
-
-    model: str | None = None
-    run_dir: str | None = None
-    stages: Sequence[str] = ()
-    dataset: str | None = None
-    data_dir: str | None = None
-    split: str = "test"
-    examples: int | None = None
-    suite: str = "quick"
-    skip: Sequence[str] = ()
-    epsilon: str | None = None
-    norm: str | None = None
-    surrogate: str | None = None
-    batch_size: int = 250
-    seed: int | None = None
-    out: str | None = None
-    temperature: float | None = None
-    share: str = "0/1"
-
-
-def run(request: Request) -> str:
+def run(request: requests.Eval) -> str:
     """Does what the flags ask for; returns the lines to print.
 
     Raises:
-      ValueError: flags that do not go together or mean nothing; the message is one line.
+      ValueError: flags that do not go together, or a value out of range; one line.
     """
     if (request.model is None) == (request.run_dir is None):
         raise ValueError("Give --model=FILE (with --dataset, --epsilon, --out) or --run_dir=DIR.")
@@ -81,7 +38,7 @@ def part(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def _run_model(request: Request) -> str:
+def _run_model(request: requests.Eval) -> str:
     needed = {"dataset": request.dataset, "epsilon": request.epsilon, "out": request.out}
     missing = [f"--{name}" for name, value in needed.items() if value is None]
     if missing:
@@ -100,9 +57,14 @@ def _run_model(request: Request) -> str:
     return f"{result['verdict']}\nReport: {out / 'report.md'}"
 
 
-def _run_stages(request: Request) -> str:
+def _run_stages(request: requests.Eval) -> str:
     if request.temperature is not None:
         raise ValueError("--temperature is of --model; a run's stages say their own.")
+    if request.data_dir is not None and request.dataset is None:
+        raise ValueError(
+            "--data_dir is of --dataset, and a run reads its own data; name the set with --dataset "
+            "as well, or leave --data_dir out."
+        )
     run_dir = pathlib.Path(str(request.run_dir))
     experiment = gin_files.of_run(run_dir)
     if request.dataset is not None:
@@ -125,11 +87,12 @@ def _run_stages(request: Request) -> str:
     )
     lines = [f"{result['model']}: {result['verdict']}" for result in results]
     lines.append(f"Report: {out or run_dir / 'report' / 'report.md'}")
-    lines.append(f"Next: mtard-export --run_dir={run_dir} --stage={experiment.stages[-1].name}")
+    run = shlex.quote(str(run_dir))
+    lines.append(f"Next: mtard-export --run_dir={run} --stage={experiment.stages[-1].name}")
     return "\n".join(lines)
 
 
-def _audit(request: Request, data: ImageData, threat: ThreatModel, seed: int) -> Audit:
+def _audit(request: requests.Eval, data: ImageData, threat: ThreatModel, seed: int) -> Audit:
     # After the run's own data were made: a suite replaces the configuration that made them.
     suite = gin_files.suite(request.suite).without(request.skip)
     size, share = request.batch_size, part(request.share)

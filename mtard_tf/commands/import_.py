@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import gin
 import keras
 
 from mtard_tf import files, registry
+from mtard_tf.commands import requests
 from mtard_tf.config import bindings, gin_errors
 from mtard_tf.config.binding_values import check_values
 from mtard_tf.importing import checkpoint, checks, matching
@@ -18,46 +18,7 @@ from mtard_tf.models import model_files
 from mtard_tf.models.layers import NORMALIZATIONS, Normalization
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """The flags of `mtard-import`.
-
-    Attributes:
-      source: file of weights.
-      model: "models.NAME" of the registry, or a `.keras` file of the same layers.
-      out: the `.keras` file to write.
-      classes: number of logits; for a registered model.
-      image_shape: "height,width,channels"; for a registered model.
-      normalization: a name, or "mean,.../deviation,..."; None is the model's own default.
-      gin: bindings of the model, such as "models.resnet20.shortcut = 'A'".
-      key: which of several state_dicts of the file.
-      allow_unused: leave out what the model has no place for.
-      probe: `.npz` with `images` and the source's `logits`.
-      verify: refuse to go on without a probe.
-      dataset: name of the data set whose test split gives the clean accuracy; None for none.
-      data_dir: prepared TFDS sets.
-      examples: first so many test images; None or 0 for all.
-      batch_size: images at a time.
-    """
-
-    source: str
-    model: str
-    out: str
-    classes: int = 10
-    image_shape: str = "32,32,3"
-    normalization: str | None = None
-    gin: Sequence[str] = ()
-    key: str | None = None
-    allow_unused: bool = False
-    probe: str | None = None
-    verify: bool = False
-    dataset: str | None = None
-    data_dir: str | None = None
-    examples: int | None = 1000
-    batch_size: int = 100
-
-
-def run(request: Request, say: Callable[[str], None] = print) -> keras.Model:
+def run(request: requests.Import, say: Callable[[str], None] = print) -> keras.Model:
     """Imports, checks and writes a model; returns it.
 
     Args:
@@ -99,7 +60,7 @@ def run(request: Request, say: Callable[[str], None] = print) -> keras.Model:
     return model
 
 
-def build(request: Request) -> keras.Model:
+def build(request: requests.Import) -> keras.Model:
     """The model that the weights are for, not yet theirs.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import pathlib
@@ -16,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from mtard_tf import registry
+from mtard_tf.commands import requests
+from mtard_tf.config import bindings, gin_files
 from mtard_tf.data.image_data import (
     DEFAULT_VALIDATION_FRACTION,
     MAX_DEFAULT_VALIDATION,
@@ -39,34 +40,15 @@ SIZES = {
 _SIZE_FLAGS = "--image_shape=64,64,3 --classes=200 --examples=100000"
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """The flags; each None or empty where it was not given.
-
-    Attributes:
-      throughput: TFLOP/s that the device achieves; None measures this one.
-      check: time whole steps, too.
-      image_shape: "height,width,channels"; with the next two, no data set is read.
-      classes: number of labels.
-      examples: training images, of which a tenth, at most 5,000, is held out for validation.
-      stand_ins: "PATH=MODEL": a registered model for a teacher file that is not there.
-    """
-
-    throughput: float | None = None
-    check: bool = False
-    image_shape: str | None = None
-    classes: int | None = None
-    examples: int | None = None
-    stand_ins: Sequence[str] = ()
-
-
-def run(experiment: Experiment, request: Request) -> str:
+def run(request: requests.Plan) -> str:
     """Plans an experiment; returns the text to print.
 
     Raises:
-      ValueError: flags that do not go together or mean nothing, a teacher or data set that is not
-        there, or a step that cannot be counted; the message is one line.
+      ValueError: flags that do not go together, a value out of range, a teacher or data set that is
+        not there, a step that cannot be counted, or a binding that nothing reads; one line.
     """
+    gin_files.parse(request.config, request.gin)
+    experiment = gin_files.experiment()
     if request.throughput is not None and (request.check or not 0 < request.throughput < math.inf):
         raise PlanError(
             f"--throughput is {request.throughput:g}; give TFLOP/s above 0, and no --check: only "
@@ -80,10 +62,11 @@ def run(experiment: Experiment, request: Request) -> str:
             continue
         print(f"{built.plan.name}: timing its passes", file=sys.stderr, flush=True)
         rows.append(text.Row(built.plan, *rates.measure(built, data, request.check)))
+    bindings.check_read(experiment.stages, apart_from="datasets")  # which need not be there
     return text.markdown(rows, _device(request, rows))
 
 
-def sizes(experiment: Experiment, request: Request) -> ImageData:
+def sizes(experiment: Experiment, request: requests.Plan) -> ImageData:
     """The experiment's data, or blank images of the same shape and number.
 
     Raises:
@@ -132,7 +115,7 @@ def blank(name: str, image_shape: tuple[int, int, int], classes: int, examples: 
 
 
 def _teacher_files(
-    experiment: Experiment, request: Request, data: ImageData
+    experiment: Experiment, request: requests.Plan, data: ImageData
 ) -> Mapping[str, keras.Model]:
     """The models of all teachers that are files: path -> model."""
     names = dict(entry.rpartition("=")[::2] for entry in request.stand_ins)
@@ -158,7 +141,7 @@ def _teacher_files(
     return models
 
 
-def _device(request: Request, rows: Sequence[text.Row]) -> str:
+def _device(request: requests.Plan, rows: Sequence[text.Row]) -> str:
     if request.throughput is not None:
         return f"At {request.throughput:g} TFLOP/s, as given."
     devices = tf.config.list_logical_devices()

@@ -1,5 +1,5 @@
 """Audits of many stages in one table: what `mtard-compare` does.
 
-command.run(...)          -> trains and audits what is missing, then writes the table
+commands.compare.run(...) -> trains and audits what is missing, then writes the table
 comparison.compare(...)   -> the whole table as one dict, from the audits' files
 """

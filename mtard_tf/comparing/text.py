@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtard_tf.comparing.comparison import WORST, leading
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-}
+from mtard_tf.reporting.tables import Table, escape
 
 _STAR = (
     "* The interval excludes zero. It is a paired bootstrap: each draw takes the same examples for "
@@ -24,21 +16,6 @@ _STAR = (
     "the interval is about that net, not about the method. Intervals are not widened for there "
     "being several."
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Text in cells, the same for Markdown and LaTeX.
-
-    Attributes:
-      title: what the numbers are.
-      head: names of the columns.
-      rows: cells, as many as the head.
-    """
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def summary(compared: Mapping) -> list[str]:
@@ -61,51 +38,51 @@ def summary(compared: Mapping) -> list[str]:
     if compared["not_in_worst_case"]:
         lines.append(f"Not in the worst case: {'; '.join(compared['not_in_worst_case'].values())}.")
     if compared["missing"]:
-        lines.append(f"Not in the table, for want of an audit: {', '.join(compared['missing'])}.")
+        lines.append(f"Not in the table, as not audited: {', '.join(compared['missing'])}.")
+    if void := [row["row"] for row in compared["rows"] if row["void"]]:
+        lines.append(f"Void, with a net that is no better than chance: {', '.join(void)}.")
     return lines
 
 
 def tables(compared: Mapping) -> list[Table]:
     """Accuracies, W-Robust, and, where there is a baseline, the differences from it."""
     columns = [*compared["attacks"], WORST]
-    rows = compared["rows"]
-    names = [f"{row['row']} (teacher)" if row["teacher"] else row["row"] for row in rows]
     titles = [_column(column) for column in columns]
-    accuracies = Table(
-        "Accuracy, clean and under each attack, in %; seconds of the fastest epoch",
-        ["row", "n", "parameters", "clean", *titles, "s / epoch"],
-        [
+    rows = {_named(row): row for row in compared["rows"]}
+    made = [
+        Table(
+            ["row", "n", "parameters", "clean", *titles, "s / epoch"],
             [
-                name,
-                str(len(row["stages"])),
-                f"{row['parameters']:,}",
-                _percent(row["clean"]),
-                *(_percent(row["robust"].get(column)) for column in columns),
-                spread(row["seconds_per_epoch"], 1, 1),
-            ]
-            for name, row in zip(names, rows, strict=True)
-        ],
-    )
-    w_robust = Table(
-        "W-Robust, (clean + robust) / 2 by attack, in %",
-        ["row", *titles],
-        [
-            [name, *(_percent(row["w_robust"].get(column)) for column in columns)]
-            for name, row in zip(names, rows, strict=True)
-        ],
-    )
-    if compared["baseline"] is None:
-        return [accuracies, w_robust]
-    against = Table(
-        f"W-Robust against {compared['baseline']}, in points; 95 % intervals",
-        ["row", *titles],
-        [
+                [
+                    name,
+                    str(len(row["stages"])),
+                    f"{row['parameters']:,}",
+                    _percent(row["clean"]),
+                    *(_percent(row["robust"].get(column)) for column in columns),
+                    spread(row["seconds_per_epoch"], 1, 1),
+                ]
+                for name, row in rows.items()
+            ],
+            title="Accuracy, clean and under each attack, in %; seconds of the fastest epoch",
+        ),
+        Table(
+            ["row", *titles],
+            [
+                [name, *(_percent(row["w_robust"].get(column)) for column in columns)]
+                for name, row in rows.items()
+            ],
+            title="W-Robust, (clean + robust) / 2 by attack, in %",
+        ),
+    ]
+    if compared["baseline"] is not None:
+        against = [
             [name, *(_difference(row["against_baseline"].get(column)) for column in columns)]
-            for name, row in zip(names, rows, strict=True)
+            for name, row in rows.items()
             if "against_baseline" in row
-        ],
-    )
-    return [accuracies, w_robust, against]
+        ]
+        title = f"W-Robust against {compared['baseline']}, in points; 95 % intervals"
+        made.append(Table(["row", *titles], against, title=title))
+    return made
 
 
 def markdown(compared: Mapping, figures: Sequence[str]) -> str:
@@ -120,7 +97,7 @@ def markdown(compared: Mapping, figures: Sequence[str]) -> str:
         lines += [line, ""]
     lines.append(_conditions(compared))
     for table in tables(compared):
-        lines += ["", f"## {table.title}", "", *markdown_table(table)]
+        lines += ["", f"## {table.title}", "", *table.markdown()]
     if compared["baseline"] is not None:
         lines += ["", f"\\{_STAR}"]
     for figure in figures:
@@ -128,36 +105,13 @@ def markdown(compared: Mapping, figures: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def markdown_table(table: Table) -> list[str]:
-    """A table's lines."""
-    head = [f"| {' | '.join(table.head)} |", "|---|" + "---:|" * (len(table.head) - 1)]
-    return [*head, *(f"| {' | '.join(row)} |" for row in table.rows)]
-
-
 def latex(compared: Mapping) -> str:
-    """The tables as `tabular`s, which need no package, and what explains them as a paragraph."""
-    lines = []
-    for table in tables(compared):
-        lines += [
-            f"% {table.title}",
-            f"\\begin{{tabular}}{{l{'r' * (len(table.head) - 1)}}}",
-            "\\hline",
-            _latex_row(table.head),
-            "\\hline",
-            *map(_latex_row, table.rows),
-            "\\hline",
-            "\\end{tabular}",
-            "",
-        ]
+    """The tables as `tabular`s, and what explains them as a paragraph."""
+    lines = [line for table in tables(compared) for line in (*table.latex(), "")]
     starred = [_STAR] if compared["baseline"] is not None else []
     notes = [_conditions(compared), *starred, *summary(compared)[1:]]
     lines += [f"\\noindent {escape(' '.join(notes))}", ""]
     return "\n".join(lines)
-
-
-def escape(text: str) -> str:
-    """Text as LaTeX prints it."""
-    return "".join(_LATEX.get(character, character) for character in text)
 
 
 def table_csv(compared: Mapping) -> str:
@@ -199,7 +153,7 @@ def _conditions(compared: Mapping) -> str:
         f"{compared['dataset']}, first {compared['examples']:,} images of the {compared['split']} "
         f"split; {threat['norm']}, epsilon {threat['epsilon']:.5g} in [0, 1] pixel units. n "
         "replicates of a row differ by their seed; mean ± sample standard deviation over them, "
-        "which one alone has not. The worst case counts an image as robust only if it stands under "
+        "which one alone has not. The worst case counts an image as robust only if it survives "
         f"all of {', '.join(compared['worst_case_of'])}."
     )
 
@@ -225,13 +179,14 @@ def _numbers(name: str, found: Mapping | None) -> dict[str, Any]:
     return {f"{name}_mean": values["mean"], f"{name}_deviation": values["deviation"]}
 
 
+def _named(row: Mapping) -> str:
+    notes = [note for note in ("teacher", "void") if row[note]]
+    return f"{row['row']} ({', '.join(notes)})" if notes else row["row"]
+
+
 def _column(name: str) -> str:
     return "worst case" if name == WORST else name
 
 
 def _zero(found: Mapping) -> str:
     return "excludes" if found["excludes_zero"] else "does not exclude"
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return f"{' & '.join(map(escape, cells))} \\\\"

@@ -118,7 +118,7 @@ def temperature_sweep(
             natural = registry.get("distillers", "natural")
             stages.append(stage_lists.stage(initial, "init", distiller=natural))
         for temperature in temperatures:
-            stages += chain(
+            first, *steps = chain(
                 length,
                 distiller,
                 name=f"t{temperature:g}".replace(".", "_"),  # a gin scope has no point
@@ -127,6 +127,12 @@ def temperature_sweep(
                 initial=initial,
                 suffix=f"_s{seed}",
             )
+            points = [(float(temperature), depth) for depth in range(length)]
+            swept = [
+                dataclasses.replace(step, sweep=point)
+                for step, point in zip(steps, points, strict=True)
+            ]
+            stages += [first, *swept]
     return stages
 
 

@@ -83,6 +83,8 @@ class Stage:
       checkpoint_every: steps between two checkpoints; the end of an epoch always has one.
       keep_checkpoints: how many of the newest stay.
       scope: gin scope that configures it; empty for the name. Replicates share one.
+      sweep: (temperature, assistants before it), set by `temperature_sweep`: its point in the
+        tables over temperatures.
 
     Raises:
       ValueError: a number or choice that means nothing.
@@ -122,6 +124,7 @@ class Stage:
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
     scope: str = ""
+    sweep: tuple[float, int] | None = None
 
     def __post_init__(self) -> None:
         if not self.scope:

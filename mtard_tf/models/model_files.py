@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import zipfile
 import zlib
@@ -181,6 +182,13 @@ def file_digest(path: pathlib.Path) -> str:
         parts = [path / "saved_model.pb", *sorted(path.glob("variables/*"))]
         parts += sorted(file for file in path.glob("assets/**/*") if file.is_file())
         return digest(*(part for file in parts for part in (file.name, file.read_bytes())))
+    status = path.stat()
+    return _digest_of(path, (status.st_ino, status.st_mtime_ns, status.st_size))
+
+
+@functools.lru_cache(maxsize=64)  # a teacher of many stages is read once
+def _digest_of(path: pathlib.Path, status: tuple[int, ...]) -> str:
+    """The fingerprint of a `.keras` file; `status` differs once it is another."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in sorted(archive.namelist()) if name.startswith(_MEMBERS)]

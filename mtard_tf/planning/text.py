@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mtard_tf.planning.plan import PARTS, StagePlan
 from mtard_tf.planning.rates import Check, Rates
+from mtard_tf.reporting.tables import Table
 
 _NOTES = """\
 A FLOP is one of the two of a multiply-add in a convolution or matrix product, forward or backward.
@@ -43,14 +44,17 @@ def markdown(rows: Sequence[Row], device: str) -> str:
     steps = sum(row.plan.steps for row in rows)
     memory = max(row.plan.memory_bytes for row in rows)
     total = ["total", *[""] * 7, f"{steps:,}", "", f"{hours:.3g}", f"{memory / 2**20:,.0f}"]
-    lines = [*_table(header, [*cells, total]), "", device]
+    lines = [*Table(header, [*cells, total]).markdown(), "", device]
     checks = [
         [row.plan.name, f"{row.check.seconds:.3g}", f"{row.check.ratio:.2f}"]
         for row in rows
         if row.check
     ]
     if checks:
-        lines += ["", *_table(("stage", "s/step, measured", "predicted over measured"), checks)]
+        lines += [
+            "",
+            *Table(("stage", "s/step, measured", "predicted over measured"), checks).markdown(),
+        ]
     return "\n".join([*lines, "", _NOTES])
 
 
@@ -72,8 +76,3 @@ def _cells(row: Row) -> list[str]:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return ["| " + " | ".join(cells) + " |" for cells in lines]

@@ -6,6 +6,7 @@ For small nets two processes of one core each do close to twice the work of one 
 from __future__ import annotations
 
 import dataclasses
+import graphlib
 import os
 import pathlib
 import signal
@@ -13,11 +14,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent import futures
 
 from mtard_tf.processes.preemption import EXIT_CODE, INTERRUPTED, PARENT, Preempted, Preemption
 
-_POLL_SECONDS = 0.2
-_TOLD = (EXIT_CODE, INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)  # exit codes
+_POLL_SECONDS = 0.2  # between two looks at whether this process was preempted
+_PREEMPTED = (EXIT_CODE, INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)  # exit codes
 _STOPPED = "its processes have written their state"
 
 
@@ -32,7 +34,7 @@ class Job:
     Attributes:
       name: what progress lines and the log call it.
       command: its arguments, the program first.
-      needs: names of the jobs that must have ended well before it starts.
+      needs: names of the jobs that must have succeeded before it starts.
     """
 
     name: str
@@ -52,54 +54,63 @@ def run(
       jobs: what to run. Needs that are no job of this call count as met.
       count: how many at a time; each gets an equal share of the cores to itself.
       logs: folder for what each job prints, `<name>.log`.
-      say: hears one line for each job that starts and ends.
+      say: is given one line for each job that starts and ends.
 
     Raises:
-      JobError: jobs failed; all that does not need them has ended well.
-      Preempted: this process was told to go (SIGTERM, Ctrl-C), or a job was; those that were
-        running are told to go and have gone.
+      JobError: jobs need one another; or some failed, and all that do not need them succeeded.
+      Preempted: this process was preempted (SIGTERM, Ctrl-C), or a job was; the others have been
+        sent SIGTERM and have ended.
       ValueError: a count below 1.
     """
     if count < 1:
         raise ValueError(f"The number of jobs is {count}; give at least 1.")
+    named = {job.name: job for job in jobs}
+    order = graphlib.TopologicalSorter({j.name: named.keys() & set(j.needs) for j in jobs})
+    try:
+        order.prepare()
+    except graphlib.CycleError as error:
+        raise JobError(f"These jobs wait for one another: {', '.join(error.args[1])}.") from error
     logs.mkdir(parents=True, exist_ok=True)
-    with Preemption().listening() as preemption:
-        pool = _Pool(count, logs)
-        waiting, total = list(jobs), len(jobs)
-        done: set[str] = set()
-        failed: dict[str, str] = {}  # also what was not begun for want of one that failed
-        try:
-            while waiting or pool.running:
-                if preemption.told:
-                    raise Preempted(where=_STOPPED)
-                while lost := [job for job in waiting if set(failed) & set(job.needs)]:
-                    failed |= {job.name: "" for job in lost}
-                    waiting = [job for job in waiting if job not in lost]
-                unmet = {job.name for job in jobs} - done
-                for job in [j for j in waiting if not unmet & set(j.needs)][: pool.free]:
-                    waiting.remove(job)
+    waiting: set[str] = set()
+    failed: dict[str, str] = {}  # "" for one that needs a failed one, and was not started
+    done = 0
+    with Preemption().listening() as preemption, _Pool(count, logs) as pool:
+        while order.is_active():
+            if preemption.received:
+                raise Preempted(where=_STOPPED)
+            waiting.update(order.get_ready())
+            for job in [job for job in jobs if job.name in waiting]:
+                if failed.keys() & set(job.needs):
+                    failed[job.name] = ""
+                    order.done(job.name)
+                elif pool.free:
                     pool.start(job)
                     say(f"{job.name}: started")
-                if waiting and not pool.running:
-                    raise JobError(f"{waiting[0].name} waits for a job that waits for it.")
-                for job, seconds, reason in pool.ended():
-                    if reason:
-                        failed[job.name] = f"{job.name} failed ({reason})"
-                        say(failed[job.name])
-                        continue
-                    done.add(job.name)
-                    say(f"{job.name}: done in {seconds:,.0f} s ({len(done)} of {total})")
-                time.sleep(_POLL_SECONDS)
-        finally:
-            pool.stop()
-    if failed:
-        reasons = [reason for reason in failed.values() if reason]
-        if absent := [name for name, reason in failed.items() if not reason]:
-            reasons.append(f"not begun for want of these: {', '.join(absent)}")
-        raise JobError(
-            f"{'; '.join(reasons)}; see {logs}/<name>.log. The same command goes on from what is "
-            "finished."
-        )
+                else:
+                    continue
+                waiting.remove(job.name)
+            for job, seconds, reason in pool.ended():
+                order.done(job.name)
+                if reason:
+                    failed[job.name] = f"{job.name} failed ({reason})"
+                    say(failed[job.name])
+                    continue
+                done += 1
+                say(f"{job.name}: done in {seconds:,.0f} s ({done} of {len(jobs)})")
+    _check(failed, logs)
+
+
+def _check(failed: dict[str, str], logs: pathlib.Path) -> None:
+    """Raises JobError unless nothing failed."""
+    if not failed:
+        return
+    reasons = [reason for reason in failed.values() if reason]
+    if skipped := [name for name, reason in failed.items() if not reason]:
+        reasons.append(f"not started, as they need it: {', '.join(skipped)}")
+    raise JobError(
+        f"{'; '.join(reasons)}; see {logs}/<name>.log. The same command goes on from what is "
+        "finished."
+    )
 
 
 class _Pool:
@@ -113,17 +124,29 @@ class _Pool:
         shares = [cores[i * share % max(1, len(cores)) :] + cores for i in range(count)]
         self._places = {i: set(shares[i][:share]) for i in range(count)}
         self._logs = logs
-        self.running: dict[int, tuple[Job, subprocess.Popen, float]] = {}
+        self._waiters = futures.ThreadPoolExecutor(count)
+        # What waits for a process -> its place, job, process and start.
+        self._running: dict[futures.Future, tuple[int, Job, subprocess.Popen, float]] = {}
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Sends SIGTERM to those that are running, and waits until they have ended."""
+        for _, _, process, _ in self._running.values():
+            process.send_signal(signal.SIGTERM)
+        self._waiters.shutdown()
 
     @property
     def free(self) -> int:
         """How many more can start."""
-        return len(self._places) - len(self.running)
+        return len(self._places) - len(self._running)
 
     def start(self, job: Job) -> None:
-        place = min(set(self._places) - set(self.running))
+        place = min(set(self._places) - {place for place, *_ in self._running.values()})
         cores = self._places[place]
         with self._log(job).open("ab") as log:
+            # By this thread: the system tells a job of the end of the thread that started it.
             process = subprocess.Popen(
                 job.command,
                 stdin=subprocess.DEVNULL,
@@ -133,32 +156,24 @@ class _Pool:
             )
         if cores:
             os.sched_setaffinity(process.pid, cores)  # long before TensorFlow counts them
-        self.running[place] = job, process, time.monotonic()
+        waiter = self._waiters.submit(process.wait)
+        self._running[waiter] = place, job, process, time.monotonic()
 
     def ended(self) -> list[tuple[Job, float, str]]:
-        """The jobs that have ended since the last call, their seconds, and why they failed, or "".
+        """Waits a moment for jobs to end; returns them, their seconds, and why they failed, or "".
 
         Raises:
-          Preempted: one was told to go.
+          Preempted: one was preempted.
         """
+        ended, _ = futures.wait(self._running, _POLL_SECONDS, futures.FIRST_COMPLETED)
         result = []
-        for place, (job, process, start) in list(self.running.items()):
-            if process.poll() is None:
-                continue
-            del self.running[place]
-            if process.returncode in _TOLD:
+        for waiter in [waiter for waiter in self._running if waiter in ended]:
+            _, job, process, start = self._running.pop(waiter)
+            if process.returncode in _PREEMPTED:
                 raise Preempted(where=_STOPPED)
             reason = self._reason(job, process.returncode) if process.returncode else ""
             result.append((job, time.monotonic() - start, reason))
         return result
-
-    def stop(self) -> None:
-        """Tells those that are running to go, and waits until they have written their state."""
-        for _, process, _ in self.running.values():
-            process.send_signal(signal.SIGTERM)
-        for _, process, _ in self.running.values():
-            process.wait()
-        self.running.clear()
 
     def _log(self, job: Job) -> pathlib.Path:
         return self._logs / f"{job.name}.log"

@@ -1,4 +1,4 @@
-"""Being told to go: SIGTERM, which schedulers send some seconds before they kill, and Ctrl-C."""
+"""Preemption: SIGTERM, which schedulers send some seconds before they kill, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _received: list[int] = []  # by this process, in their order
 
 
 class Preempted(BaseException):
-    """The process was told to go and has left nothing half done; the same command goes on.
+    """The process was preempted and has left nothing half done; the same command resumes.
 
-    No Exception, as KeyboardInterrupt is none: it may come anywhere, and what handles mistakes must
-    let it pass.
+    Like KeyboardInterrupt not an Exception: it may come anywhere, and what handles errors must let
+    it pass.
 
     Attributes:
       code: with which the process should exit.
@@ -37,7 +37,7 @@ class Preempted(BaseException):
         by_hand = _received[:1] == [signal.SIGINT]
         self.code = INTERRUPTED if by_hand else EXIT_CODE
         where = where if step is None else f"checkpointed at step {step:,}"
-        cause = "Interrupted (Ctrl-C)" if by_hand else "Told to go (SIGTERM)"
+        cause = "Interrupted (Ctrl-C)" if by_hand else "Preempted (SIGTERM)"
         super().__init__(f"{cause}: {where}. The same command goes on.")
 
 
@@ -45,7 +45,7 @@ class Preemption:
     """Remembers whether SIGTERM or SIGINT has come."""
 
     def __init__(self) -> None:
-        self.told = False
+        self.received = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[Preemption]:
@@ -66,7 +66,7 @@ class Preemption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         again = number == signal.SIGINT and signal.SIGINT in _received
-        self.told = True
+        self.received = True
         if again:
             _leave(number, frame)
         _received.append(number)
@@ -79,12 +79,12 @@ def leave_at_once() -> None:
 
 
 def _heard() -> list[signal.Signals]:
-    """Not those that this process was started to ignore: Ctrl-C is no word to a background job."""
+    """Not those that this process was started to ignore, as a background job is Ctrl-C."""
     return [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
-def told() -> bool:
-    """Whether this process was told to go."""
+def received() -> bool:
+    """Whether this process was preempted."""
     return bool(_received)
 
 
@@ -96,10 +96,10 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def go_with_parent() -> None:
-    """Gets SIGTERM when the process that `PARENT` names ends, however it ends. Linux only."""
-    parent = os.environ.pop(PARENT, None)  # not for what this process may start
+    """Has this process sent SIGTERM when the one that `PARENT` names ends. Linux only."""
+    parent = os.environ.pop(PARENT, None)  # not for child processes
     if parent is None or sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(parent):  # it was quicker
+    if os.getppid() != int(parent):  # it ended before
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,1 +1,1 @@
-"""Tables, plots and progress lines."""
+"""Tables, plots, progress bars, and the files of a run as they are read back."""

@@ -9,35 +9,41 @@ from typing import Any
 
 import numpy as np
 
+from mtard_tf import __version__
+from mtard_tf.files import FORMAT
+
 _NUMBER = (int, float)
 _CHOSEN = {"epoch": int, "validation_clean": _NUMBER}
-_STAGE = {"stage": str, "teachers": dict}
-_REPORT = {"attacks": dict, "worst_case": dict, "threat": dict, "clean": _NUMBER, "examples": int}
+_STAGE = {
+    **{"stage": str, "teachers": dict, "sources": dict, "identity": dict},
+    **{"selected": str, "temperature": _NUMBER},
+}
+_REPORT = {
+    **{"attacks": dict, "worst_case": dict, "threat": dict, "suite": dict, "crafted_on": dict},
+    **{"clean": _NUMBER, "examples": int},
+}
 _ATTACKED = {"robust_accuracy": _NUMBER}
 
 
 class RunFileError(ValueError):
-    """A file of a run that is damaged. The message is one line."""
+    """A file of a run that is damaged or of another format. The message is one line."""
 
 
 def stage(path: pathlib.Path) -> dict[str, Any]:
     """A `stage.json`.
 
     Raises:
-      RunFileError: it is damaged.
+      RunFileError: it is damaged, or of another format.
     """
     value = _mapping(path, _STAGE)
-    if "selected" in value:
-        _check(path, value.get(str(value["selected"])), _CHOSEN)
+    _check(path, value.get(value["selected"]), _CHOSEN)
     if strange := strange_beginning(value):
         raise _damaged(path, strange)
-    if not isinstance(value.get("temperature", 1.0), _NUMBER):
-        raise _damaged(path, f"temperature is {value['temperature']!r}")
     return value
 
 
 def strange_beginning(value: Mapping[str, Any]) -> str:
-    """What is of another kind in what a stage notes of its beginning; "" if nothing is."""
+    """What is of another kind in a stage's `sources` and `identity`; "" if nothing is."""
     for part in (value.get("sources", {}), *_values(value.get("identity", {}))):
         if not isinstance(part, dict):
             return f"{str(part)[:40]!r} where names and values are needed"
@@ -48,7 +54,7 @@ def report(path: pathlib.Path) -> dict[str, Any]:
     """A `report.json`.
 
     Raises:
-      RunFileError: it is damaged.
+      RunFileError: it is damaged, or of another format.
     """
     value = _mapping(path, _REPORT)
     for entry in (*value["attacks"].values(), value["worst_case"]):
@@ -84,8 +90,8 @@ def rows(path: pathlib.Path, needs: Mapping[str, Any]) -> list[dict[str, Any]]:
     return values
 
 
-def outcomes(path: pathlib.Path, names: Sequence[str], examples: int) -> dict[str, np.ndarray]:
-    """Of an `examples.npz`, which examples stand, bool `[examples]` by name.
+def correct(path: pathlib.Path, names: Sequence[str], examples: int) -> dict[str, np.ndarray]:
+    """Of an `examples.npz`, which examples are classified correctly, bool `[examples]` by name.
 
     Raises:
       RunFileError: it is damaged, or lacks one of the names.
@@ -109,6 +115,12 @@ def _values(value: Any) -> list[Any]:
 
 def _mapping(path: pathlib.Path, needs: Mapping[str, Any]) -> dict[str, Any]:
     value = _json(path, _text(path))
+    _check(path, value, {"format": int})
+    if value["format"] != FORMAT:
+        raise RunFileError(
+            f"{path} has format {value['format']}, and mtard_tf {__version__} reads format "
+            f"{FORMAT}; use the version that wrote it, or remove it and run again what wrote it."
+        )
     _check(path, value, needs)
     return value
 

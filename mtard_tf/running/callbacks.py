@@ -1,7 +1,6 @@
-"""What decides about a training beside its steps: validation and checkpoints.
+"""Callbacks of a training: validation and checkpoints.
 
-One with a `notes` property carries a state from run to run: a checkpoint keeps it, `restore` sets
-it.
+The `notes` of a callback are part of a checkpoint, and `restore` sets them when it is resumed.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ class Validation(keras.callbacks.Callback):
 
     Args:
       split: the validation split; never the test split.
-      evaluator: of the student, or of the model that stands for it.
-      attack: its worst enemy during training; None measures clean accuracy alone.
+      evaluator: of the student, or of its average.
+      attack: measures robust accuracy on the split; None: clean accuracy only.
       folder: `checkpoints/` of the stage; None writes nothing (every worker but the chief).
       every: epochs between two validations; the last epoch is always validated.
       epochs: of the stage.
-      examples: how many validation images; None for all.
+      examples: at most this many validation images, the first ones; None for all.
       refresh: brings the evaluator's model up to date.
-      patience: None goes on whatever is found.
+      patience: None never stops early.
       patience_start: epochs whose validations do not count against patience.
       weak_teachers: roles of those that are at chance themselves.
-      say: hears one line if the student is no better than always naming the largest class, or
-        training stops.
+      say: is given one line if the student is no better than always predicting the largest
+        class, or training stops early.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class Validation(keras.callbacks.Callback):
 
     @property
     def exhausted(self) -> bool:
-        """Whether patience is at its end."""
+        """Whether the last `patience` validations were no better than the best."""
         return self._patience is not None and self._worse >= self._patience
 
     @property
@@ -80,7 +79,7 @@ class Validation(keras.callbacks.Callback):
         return {"best": self.best, "last": self.last, "worse": self._worse}
 
     def restore(self, notes: Mapping[str, Any]) -> None:
-        """Goes on from `notes`."""
+        """Resumes from `notes`."""
         self.best, self.last = dict(notes["best"]), dict(notes["last"])
         self._worse = notes["worse"]
 
@@ -120,7 +119,7 @@ class Validation(keras.callbacks.Callback):
             )
 
     def _judge(self, clean: float) -> None:
-        """Notes a student at chance, and says it once epsilon has warmed up."""
+        """Records a student at chance, and warns of it once epsilon has warmed up."""
         examples = min(self._examples or len(self._split), len(self._split))
         share = largest_share(self._split.labels[:examples])
         if not at_chance(round(clean * examples), examples, share):
@@ -128,7 +127,7 @@ class Validation(keras.callbacks.Callback):
         self.last["at_chance"] = True
         help_with = advice(self.model, self._weak_teachers)
         if share == 1:
-            help_with = "nothing can be told from a validation split of one class: add others"
+            help_with = "a validation split of one class measures nothing: add images of others"
         if float(self.model.epsilon_schedule(self.model.epoch)) >= 1.0:
             self._say(
                 f"the student is at chance after epoch {self.last['epoch']} ({clean:.1%} of "
@@ -138,21 +137,21 @@ class Validation(keras.callbacks.Callback):
 
 
 class Saver(keras.callbacks.Callback):
-    """Checkpoints at the beginning, every so many steps, at the end of each epoch, when told to go.
+    """Checkpoints at the start, every `every` steps, at the end of each epoch, and when preempted.
 
-    Must come after the callbacks whose notes go into a state. While steps are left out, as their
-    loss or gradient is not finite, nothing is written: the weights may be spoilt. The next step
-    that makes an update is checkpointed in their stead.
+    Must come after the callbacks whose notes go into a state. While steps are skipped, as their
+    loss or gradient is not finite, nothing is written: the weights may not be finite either. The
+    next step that makes an update is checkpointed instead.
 
     Args:
       kept: where states go; None writes nothing (every worker but the chief).
       notes: what goes with the variables into a state.
       every: steps between two checkpoints.
       steps: per epoch.
-      told: says whether any worker was told to go, once all ask; asks them after every
-        `ask_every` steps.
+      preempted: whether any worker was preempted, once all ask; called after every `ask_every`
+        steps.
       ask_every: 1 where there is one worker.
-      guard: knows of steps that were left out.
+      guard: counts the skipped steps.
     """
 
     def __init__(
@@ -162,16 +161,16 @@ class Saver(keras.callbacks.Callback):
         *,
         every: int,
         steps: int,
-        told: Callable[[], bool],
+        preempted: Callable[[], bool],
         ask_every: int = 1,
         guard: Guard,
     ) -> None:
         super().__init__()
         self._kept, self._notes, self._guard = kept, notes, guard
         self._every, self._steps = every, steps
-        self._told, self._ask_every = told, ask_every
+        self._preempted, self._ask_every = preempted, ask_every
         self._seen = 0
-        self._owed = False  # a checkpoint that was due while steps were left out
+        self._owed = False  # whether a checkpoint was due while steps were skipped
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._seen = self.model.step
@@ -182,11 +181,11 @@ class Saver(keras.callbacks.Callback):
         step = self.model.step
         if step % self._steps == 0:
             return  # validation and the epoch's row come first
-        told = self._due(step, self._ask_every) and self._told()
-        if told or self._owed or self._due(step, self._every):
+        preempted = self._due(step, self._ask_every) and self._preempted()
+        if preempted or self._owed or self._due(step, self._every):
             self._save(step)
         self._seen = step
-        if told:
+        if preempted:
             self._leave(step)
 
     def _due(self, step: int, every: int) -> bool:
@@ -196,7 +195,7 @@ class Saver(keras.callbacks.Callback):
         step = self.model.step
         self._save(step)
         self._seen = step
-        if self._told():
+        if self._preempted():
             self._leave(step)
 
     def _leave(self, step: int) -> NoReturn:

@@ -17,14 +17,14 @@ from mtard_tf.threat import ThreatModel
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class RunContext:
     """What the stages of a run share while they train.
 
     Attributes:
-      data: the set.
-      threat: of the experiment.
-      strategy: what they train on.
-      preemption: whether the process was told to go.
+      data: the data set.
+      threat: threat model of the experiment.
+      strategy: on whose devices they train.
+      preemption: whether the process was preempted.
       callbacks: Keras' own, of the caller.
       extras: stage -> its extra images, where it has some.
     """
@@ -36,7 +36,9 @@ class Setting:
     callbacks: Sequence[keras.callbacks.Callback] = ()
     extras: Mapping[str, Extra] = dataclasses.field(default_factory=dict)
 
-    def told(self) -> bool:
-        """Whether any worker was told to go; all of them must ask."""
-        flags = strategies.total_over_workers(self.strategy, np.array([self.preemption.told], int))
+    def preempted(self) -> bool:
+        """Whether any worker was preempted; all workers must ask at the same step."""
+        flags = strategies.total_over_workers(
+            self.strategy, np.array([self.preemption.received], int)
+        )
         return bool(flags[0])

@@ -22,7 +22,7 @@ from mtard_tf.models.global_state import fresh_names, seeded
 from mtard_tf.processes.locking import locked
 from mtard_tf.processes.preemption import Preempted, Preemption
 from mtard_tf.running import experiment_text, extra_images, identity
-from mtard_tf.running.context import Setting
+from mtard_tf.running.context import RunContext
 from mtard_tf.running.dry_run import dry_run
 from mtard_tf.running.run_directory import (
     CONFIG,
@@ -33,7 +33,7 @@ from mtard_tf.running.run_directory import (
     load_teacher,
 )
 from mtard_tf.running.stage_run import train
-from mtard_tf.running.stage_sources import fingerprints, finished
+from mtard_tf.running.stage_sources import check_begun, fingerprints, finished
 from mtard_tf.running.stage_sources import restart as begin_anew
 
 
@@ -46,11 +46,11 @@ def run(
     restart: Sequence[str] = (),
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> list[dict]:
-    """Runs all stages that are not finished; one that was cut off goes on.
+    """Runs all stages that are not finished; one that was interrupted resumes.
 
     Args:
       experiment: with its stages built.
-      run_dir: made if it is not there; README.md shows what it will hold. Several workers share it.
+      run_dir: made if absent; README.md shows what it will hold. Several workers share it.
       config: the gin configuration as one text, kept as `config.gin`; None where the experiment is
         not gin's: it is kept as `experiment.json`.
       strategy: what to train on; default one device.
@@ -66,42 +66,58 @@ def run(
     Raises:
       RunError: the directory holds a run of another configuration, or is in use.
       Changed: a stage was begun with other data, code, settings or teachers.
-      Preempted: the process was told to go (SIGTERM).
+      Preempted: the process was preempted (SIGTERM).
     """
     strategy = strategy or tf.distribute.get_strategy()
-    only = list(dict.fromkeys(only))  # a lock is held once
-    for name in (*only, *restart):
-        check_stage(experiment, name)
-    stages = [s for s in experiment.stages if not only or s.name in only]
-    data = experiment.dataset()
-    extras = check(experiment, data, strategy, stages, run_dir)
-    identities = identities_of(experiment, data, extras)
+    stages, data, extras, identities = prepare(experiment, run_dir, strategy, only, restart)
     named = (experiment_text.text(experiment), EXPERIMENT) if config is None else (config, CONFIG)
-    chief = strategies.is_chief(strategy)
     with contextlib.ExitStack() as stack:
-        if chief:
+        if strategies.is_chief(strategy):
             claim(run_dir, *named)
             stack.enter_context(locked(run_dir, shared=bool(only)))
-            for name in only:
+            for name in dict.fromkeys(only):  # a lock is held once
                 stack.enter_context(locked(run_dir, f"{name}.lock"))
         strategies.wait_for_all(strategy)
-        if not chief:
+        if not strategies.is_chief(strategy):
             claim(run_dir, *named)  # by now it is there: this compares
+        check_begun(stages, run_dir, identities, restart)
         preemption = stack.enter_context(Preemption().listening())
-        setting = Setting(data, experiment.threat, strategy, preemption, callbacks, extras)
+        context = RunContext(data, experiment.threat, strategy, preemption, callbacks, extras)
         results = []
         for stage in stages:
-            if stage.name in restart and chief:
-                begin_anew(stage, run_dir, identities[stage.name])
+            now = identities[stage.name]
+            if stage.name in restart and strategies.is_chief(strategy):
+                begin_anew(stage, run_dir, now)
             strategies.wait_for_all(strategy)
-            results.append(_stage(experiment, stage, run_dir, setting, identities[stage.name]))
+            results.append(_stage(experiment, stage, run_dir, context, now))
         return results
+
+
+def prepare(
+    experiment: Experiment,
+    run_dir: pathlib.Path,
+    strategy: tf.distribute.Strategy,
+    only: Sequence[str] = (),
+    restart: Sequence[str] = (),
+) -> tuple[list[Stage], ImageData, Mapping[str, Extra], dict[str, identity.Identity]]:
+    """The stages to run, their data and extra images, and identities, after what `check` refuses.
+
+    Raises:
+      RunError: no such stage.
+      ValueError: see `check`.
+    """
+    for name in (*only, *restart):
+        check_stage(experiment, name)
+    stages = [stage for stage in experiment.stages if not only or stage.name in only]
+    data = experiment.dataset()
+    extras = check(experiment, data, strategy, stages, run_dir)
+    return stages, data, extras, identities_of(experiment, data, extras)
 
 
 def identities_of(
     experiment: Experiment, data: ImageData, extras: Mapping[str, Extra] | None = None
 ) -> dict[str, identity.Identity]:
-    """Name -> what the stage is; `extras` are from `check`, of the stages that are asked about."""
+    """Name -> identity of the stage; `extras` are from `check`, of the stages asked about."""
     prints = identity.of_data(data)
     further = {name: {"the extra images": e.fingerprint} for name, e in (extras or {}).items()}
     return {
@@ -116,27 +132,27 @@ def _stage(
     experiment: Experiment,
     stage: Stage,
     run_dir: pathlib.Path,
-    setting: Setting,
+    context: RunContext,
     now: identity.Identity,
 ) -> dict:
     result = finished(stage, run_dir, now)
     if result is not None:
-        if strategies.is_chief(setting.strategy):
+        if strategies.is_chief(context.strategy):
             print(f"{stage.name}: finished before, not run again.")
         return result
-    if setting.told():
+    if context.preempted():
         raise Preempted
     seed = stage_seed(experiment.seed, stage.name)
     with fresh_names(), seeded(seed):
-        with setting.strategy.scope():
-            data = setting.data
+        with context.strategy.scope():
+            data = context.data
             models = {role: load_teacher(run_dir, t, data) for role, t in stage.teachers.items()}
             initial = load_student(run_dir, stage.initial) if stage.initial else None
         return train(
             stage,
             models,
             run_dir / stage.name,
-            setting,
+            context,
             seed=seed,
             sources=fingerprints(stage, run_dir),
             initial=initial,

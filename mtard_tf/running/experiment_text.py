@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from mtard_tf.experiment.experiment import Experiment
+from mtard_tf.files import FORMAT
 from mtard_tf.running import identity
 
 
@@ -20,4 +21,4 @@ def text(experiment: Experiment) -> str:
         }
         for stage in experiment.stages
     }
-    return json.dumps({"format": 1, "stages": stages}, indent=1) + "\n"
+    return json.dumps({"format": FORMAT, "stages": stages}, indent=1) + "\n"

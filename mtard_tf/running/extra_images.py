@@ -19,7 +19,7 @@ from mtard_tf.distiller.distiller import Distiller
 from mtard_tf.experiment.stage import Stage
 from mtard_tf.files import digest
 from mtard_tf.running import soft_labels
-from mtard_tf.running.context import Setting
+from mtard_tf.running.context import RunContext
 
 _BATCH = 500
 
@@ -71,7 +71,7 @@ def labelled(
     teachers: Mapping[str, keras.Model],
     sources: Mapping[str, str],
     folder: pathlib.Path,
-    setting: Setting,
+    context: RunContext,
 ) -> Extra | None:
     """The extra images with the labels of the teacher that `Stage.extra_labels` names.
 
@@ -81,14 +81,14 @@ def labelled(
       teachers: role -> model.
       sources: role -> fingerprint of the teacher's file.
       folder: of the stage; the labels lie there while it is trained.
-      setting: of the run.
+      context: of the run.
     """
     role = stage.extra_labels
     if extra is None or role is None:
         return extra
     ask = partial(_top_classes, teachers[role], extra.split)
     key = digest(sources.get(role), extra.fingerprint)
-    (labels,) = soft_labels.shared([(folder / soft_labels.EXTRA, key, ask)], setting.strategy)
+    (labels,) = soft_labels.shared([(folder / soft_labels.EXTRA, key, ask)], context.strategy)
     return dataclasses.replace(extra, split=Split(extra.split.images, labels))
 
 

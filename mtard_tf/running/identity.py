@@ -1,8 +1,8 @@
 """What a stage is: its data, its code, its settings. A stage that was begun as another is refused.
 
-What the package itself computes is told by its version, which is recorded and never refused: a
-bug-fix release goes on with what an earlier one began. Code that others registered has no such
-promise, so the text of its modules counts.
+What the package itself computes is identified by its version, which is recorded and never refused:
+a bug-fix release resumes what an earlier one began. Code that others registered gives no such
+promise, so its modules' text is compared.
 """
 
 from __future__ import annotations
@@ -10,19 +10,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import os
 import pathlib
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
 import numpy as np
-import tensorflow as tf
 
-from mtard_tf import __version__
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.experiment.stage import Stage
 from mtard_tf.files import digest
@@ -31,12 +28,13 @@ from mtard_tf.threat import ThreatModel
 # Kind -> name -> value or fingerprint. The kinds are "data", "code" and "settings".
 Identity = dict[str, dict[str, str]]
 
-# Of a stage: no part of what it computes, or told otherwise (teachers by their files).
+# Fields of a stage that do not change what it computes, or are compared otherwise (teachers by
+# their files).
 _NO_SETTINGS = (
-    *("name", "scope", "checkpoint_every", "keep_checkpoints"),
+    *("name", "scope", "sweep", "checkpoint_every", "keep_checkpoints"),
     *("teachers", "initial", "epsilon", "extra"),
 )
-# Whose code is told by a version.
+# Packages whose code is identified by a version.
 _VERSIONED = {"mtard_tf", "gin", "keras", "numpy", "tensorflow", *sys.stdlib_module_names}
 _SHOWN = 60  # characters of a value in a message
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -58,20 +56,20 @@ def of_stage(stage: Stage, data: Mapping[str, str], threat: ThreatModel, seed: i
       threat: of the experiment.
       seed: of the experiment.
     """
-    teller = _Teller(stage.scope)
+    describer = _Describer(stage.scope)
     settings = {
-        f"Stage.{field.name}": teller.tell(getattr(stage, field.name))
+        f"Stage.{field.name}": describer.describe(getattr(stage, field.name))
         for field in dataclasses.fields(stage)
         if field.name not in _NO_SETTINGS and _is_set(stage, field)
     }
-    settings["the threat model"] = teller.tell(stage.threat(threat))
+    settings["the threat model"] = describer.describe(stage.threat(threat))
     settings["Experiment.seed"] = repr(seed)
-    code = {name: _code(name) for name in sorted(_own(teller.modules))}
+    code = {name: _code(name) for name in sorted(_own(describer.modules))}
     return {"data": dict(data), "code": code, "settings": settings}
 
 
 def changes(before: Mapping[str, Mapping], now: Mapping[str, Mapping]) -> list[str]:
-    """What is another than it was, one phrase each, four at most."""
+    """What differs, one phrase each, at most four."""
     found = []
     for kind in now:
         old, new = before.get(kind, {}), now[kind]
@@ -86,42 +84,8 @@ def changes(before: Mapping[str, Mapping], now: Mapping[str, Mapping]) -> list[s
     return found if len(found) <= 4 else [*found[:3], f"{len(found) - 3} more"]
 
 
-def computing(strategy: tf.distribute.Strategy) -> str:
-    """On what a stage is computed, as far as it decides about the last bits of its weights."""
-    device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-    replicas = strategy.num_replicas_in_sync
-    # Attacks are split among the cores, operations among the threads; both round accordingly.
-    host = f", cores: {cores()}, threads: {threads()}" if device == "CPU" else ""
-    return f"mtard_tf {__version__}, TensorFlow {tf.__version__}, {device} x {replicas}{host}"
-
-
-def gone_on(before: list[str], now: str, say: Callable[[str], None]) -> list[str]:
-    """What a stage was computed on so far, `now` included; says so where that is something else."""
-    if before[-1] == now:
-        return before
-    say(
-        f"begun on: {before[-1]}; goes on on: {now}. Its weights are not those of a run in one go "
-        "to the bit; go on with the --jobs, cores and versions of before for those."
-    )
-    return [*before, now]
-
-
-def threads() -> int:
-    """Threads in which this process computes one operation of TensorFlow on the CPU."""
-    chosen = tf.config.threading.get_intra_op_parallelism_threads()
-    chosen = chosen or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0)
-    return chosen if chosen > 0 else cores()
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-class _Teller:
-    """Tells values and factories as text that is the same in every process.
+class _Describer:
+    """Describes values and factories as text that is the same in every process.
 
     Args:
       scope: gin scope in which the factories will be called.
@@ -130,22 +94,22 @@ class _Teller:
     def __init__(self, scope: str) -> None:
         self._scope = scope.split("/")
         self.modules: set[str] = set()
-        self._open: list[int] = []  # objects that are being told
+        self._open: list[int] = []  # objects that are being described
 
-    def tell(self, value: Any) -> str:
+    def describe(self, value: Any) -> str:
         if isinstance(value, gin.config.ConfigurableReference):
             return self._reference(value)
         if isinstance(value, Mapping):
-            return "{" + ", ".join(f"{k!r}: {self.tell(v)}" for k, v in value.items()) + "}"
+            return "{" + ", ".join(f"{k!r}: {self.describe(v)}" for k, v in value.items()) + "}"
         if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-            return "(" + ", ".join(self.tell(item) for item in value) + ")"
+            return "(" + ", ".join(self.describe(item) for item in value) + ")"
         if isinstance(value, set | frozenset):
-            return "{" + ", ".join(sorted(map(self.tell, value))) + "}"
+            return "{" + ", ".join(sorted(map(self.describe, value))) + "}"
         if isinstance(value, np.ndarray):
             return digest(value)
         if isinstance(value, functools.partial):
-            inner = [*map(self.tell, value.args), *self._pairs(value.keywords)]
-            return f"{self.tell(value.func)}({', '.join(inner)})"
+            inner = [*map(self.describe, value.args), *self._pairs(value.keywords)]
+            return f"{self.describe(value.func)}({', '.join(inner)})"
         if inspect.isroutine(value) or inspect.isclass(value):
             return self._factory(value)
         return self._object(value)
@@ -155,7 +119,7 @@ class _Teller:
         with gin.config_scope(list(reference.scopes) or self._scope):
             bound = gin.get_bindings(configurable.wrapper, resolve_references=False)
             if configurable.selector == "gin.macro":
-                return self.tell(bound.get("value"))
+                return self.describe(bound.get("value"))
             return self._named(configurable.wrapper, bound)
 
     def _factory(self, factory: Any) -> str:
@@ -192,12 +156,12 @@ class _Teller:
         if id(value) in self._open:  # it holds itself
             return f"{kind.__qualname__}(...)"
         self._open.append(id(value))
-        told = f"{kind.__qualname__}({', '.join(self._pairs(held))})"
+        text = f"{kind.__qualname__}({', '.join(self._pairs(held))})"
         self._open.pop()
-        return told
+        return text
 
     def _pairs(self, held: Mapping[str, Any]) -> list[str]:
-        return [f"{name}={self.tell(value)}" for name, value in sorted(held.items())]
+        return [f"{name}={self.describe(value)}" for name, value in sorted(held.items())]
 
 
 def _unwrapped(factory: Any) -> Iterator[Any]:

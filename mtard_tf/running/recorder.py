@@ -1,4 +1,4 @@
-"""What a training leaves to read: rows of numbers, and a progress line."""
+"""What a training leaves to read: rows of numbers, and a progress bar."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from mtard_tf import files
+from mtard_tf.reporting.progress import Bar
 
 
 class Recorder(keras.callbacks.Callback):
@@ -95,6 +96,41 @@ class Recorder(keras.callbacks.Callback):
             for name, value in row.items():
                 if isinstance(value, float):
                     tf.summary.scalar(f"{prefix}/{name}", value)
+
+
+class Progress(keras.callbacks.Callback):
+    """One progress bar for the stage, with what the last validation found.
+
+    Args:
+      stage: its name.
+      epochs: of the stage.
+      steps: per epoch.
+    """
+
+    def __init__(self, stage: str, epochs: int, steps: int) -> None:
+        super().__init__()
+        self._stage, self._epochs, self._steps = stage, epochs, steps
+        self._bar: Any = None  # a Bar, once it is known where to begin
+        self._found = ""  # by the last validation
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if self._bar is None:
+            total = self._epochs * self._steps
+            self._bar = Bar(self._stage, total, unit="step", initial=self.model.step)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._bar.update(self.model.step - self._bar.n)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        found = {n: (logs or {}).get(f"validation_{n}") for n in ("clean", "robust")}
+        told = [f"{name} {value:.1%}" for name, value in found.items() if value is not None]
+        self._found = f", validation: {', '.join(told)}" if told else self._found
+        self._bar.set_postfix_str(f"epoch {epoch + 1}/{self._epochs}{self._found}")
+
+    def close(self) -> None:
+        """Ends the line."""
+        if self._bar is not None:
+            self._bar.close()
 
 
 def peak_memory_mb() -> float | None:

@@ -16,6 +16,7 @@ from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.models import model_files
 from mtard_tf.models.model_files import file_digest
 from mtard_tf.reporting import plots, run_files
+from mtard_tf.reporting.tables import Table
 from mtard_tf.running.experiment_run import check_stage
 from mtard_tf.running.run_directory import load_student, student_path
 
@@ -99,7 +100,7 @@ def stands(run_dir: pathlib.Path, experiment: Experiment, audit: Audit, stage: s
     if not path.exists():
         return False
     digest = file_digest(student_path(run_dir, stage))
-    if run_files.report(path).get("student", digest) != digest:
+    if run_files.report(path).get("student") != digest:
         return False
     model, surrogate = load_student(run_dir, stage), None
     if audit.suite.transfer:
@@ -161,8 +162,8 @@ def write_report(run_dir: pathlib.Path, experiment: Experiment) -> pathlib.Path:
 
 
 def _temperature(run_dir: pathlib.Path, stage: str) -> float:
-    """At which the stage's student was trained; 1 where the stage does not say."""
-    return float(run_files.stage(run_dir / stage / "stage.json").get("temperature", 1.0))
+    """At which the stage's student was trained."""
+    return float(run_files.stage(run_dir / stage / "stage.json")["temperature"])
 
 
 def _points(reports: dict[str, dict], attack: str) -> list[dict]:
@@ -205,23 +206,19 @@ def _table(reports: dict[str, dict]) -> list[str]:
     attacks = list(dict.fromkeys(name for r in reports.values() for name in r["attacks"]))
     columns = [*attacks, "worst_case"]
     head = ["stage", "parameters", "clean", *columns, *(f"W-Robust {name}" for name in columns)]
-    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    rows = []
     for stage, report in reports.items():
         entries = {**report["attacks"], "worst_case": report["worst_case"]}
         cells = [stage, f"{report['parameters']:,}", f"{report['clean']:.2%}"]
         for measure in ("robust_accuracy", "w_robust"):
             cells += [f"{entries[n][measure]:.2%}" if n in entries else "" for n in columns]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        rows.append(cells)
+    return Table(head, rows).markdown()
 
 
 def _stages(run_dir: pathlib.Path, names: Sequence[str]) -> list[str]:
-    lines = [
-        "## Stages",
-        "",
-        "| stage | teachers | epochs | chosen | validation clean | validation robust |",
-        "|---|---|---:|---|---:|---:|",
-    ]
+    head = ("stage", "teachers", "epochs", "chosen", "validation clean", "validation robust")
+    rows = []
     for name in names:
         path = run_dir / name / "stage.json"
         if not path.exists():
@@ -231,11 +228,10 @@ def _stages(run_dir: pathlib.Path, names: Sequence[str]) -> list[str]:
         teachers = ", ".join(f"{role}: {source}" for role, source in stage["teachers"].items())
         robust = f"{chosen['validation_robust']:.1%}" if "validation_robust" in chosen else ""
         weak = " (at chance)" if chosen.get("at_chance") else ""
-        lines.append(
-            f"| {name} | {teachers} | {stage['epochs']} | {stage['selected']} (epoch "
-            f"{chosen['epoch']}) | {chosen['validation_clean']:.1%}{weak} | {robust} |"
-        )
-    return lines
+        selected = f"{stage['selected']} (epoch {chosen['epoch']})"
+        clean = f"{chosen['validation_clean']:.1%}{weak}"
+        rows.append([name, teachers, str(stage["epochs"]), selected, clean, robust])
+    return ["## Stages", "", *Table(head, rows, "llrlrr").markdown()]
 
 
 def _metrics(path: pathlib.Path) -> list[dict]:

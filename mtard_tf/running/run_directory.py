@@ -19,7 +19,7 @@ from mtard_tf.experiment.sources import is_path
 from mtard_tf.models import model_files
 from mtard_tf.models.model_files import EvaluationError
 from mtard_tf.reporting import run_files
-from mtard_tf.running.identity import cores, threads
+from mtard_tf.running.machine import cores, threads
 
 PROBE_IMAGES = "probe_images.npy"
 # What a run is known by: begun with gin files, or from Python.

@@ -13,10 +13,10 @@ from mtard_tf.experiment.stage import Stage
 from mtard_tf.processes import jobs
 from mtard_tf.processes.locking import locked
 from mtard_tf.reporting import run_files
-from mtard_tf.running.experiment_run import check, check_stage, identities_of
+from mtard_tf.running.experiment_run import prepare
 from mtard_tf.running.identity import Identity
 from mtard_tf.running.run_directory import RunError, claim
-from mtard_tf.running.stage_sources import finished
+from mtard_tf.running.stage_sources import check_begun, finished
 
 
 def run(
@@ -29,30 +29,23 @@ def run(
     only: Sequence[str] = (),
     restart: Sequence[str] = (),
 ) -> list[dict]:
-    """Does what `experiment.run` does in `count` processes, each with its share of the cores.
+    """Does what `experiment_run.run` does in `count` processes, each with its share of the cores.
 
-    Fewer cores round otherwise: the weights are those of any run with as many for each, to the
-    bit, not those of one process that has all of them.
+    Results depend on the number of cores in their last bits: the weights are those of any run with
+    as many for each stage, not those of one process that has all of them.
 
-    A stage starts as soon as those that it learns from are finished. What each prints is in
+    A stage starts as soon as those that it learns from are finished; its output is in
     `logs/<stage>.log`.
 
     Args:
-      experiment: with its stages built.
-      run_dir: see `experiment.run`.
-      config: see `experiment.run`.
       count: processes at a time.
       strategy: must be one device: each process has its own.
       options: flags of `mtard-train` for each process.
-      only: see `experiment.run`.
-      restart: see `experiment.run`.
-
-    Returns:
-      One `stage.json` per stage.
+      experiment, run_dir, config, only, restart: see `experiment_run.run`.
 
     Raises:
       JobError: a stage failed.
-      RunError: several devices; see `experiment.run`, also for Preempted.
+      RunError: several devices; see `experiment_run.run`, also for Preempted.
     """
     strategy = strategy or tf.distribute.get_strategy()
     if strategy.num_replicas_in_sync > 1:
@@ -60,13 +53,8 @@ def run(
             f"--jobs is {count} and the strategy has {strategy.num_replicas_in_sync} replicas; "
             "use one device with --jobs, or one job with several devices."
         )
-    stages = [stage for stage in experiment.stages if not only or stage.name in only]
-    for name in (*only, *restart):
-        check_stage(experiment, name)
-    data = experiment.dataset()
-    extras = check(experiment, data, strategy, stages, run_dir)
+    stages, _, _, known = prepare(experiment, run_dir, strategy, only, restart)
     claim(run_dir, config)
-    known = identities_of(experiment, data, extras)
     run_jobs(run_dir, training_jobs(stages, run_dir, known, options, restart), count)
     return [run_files.stage(run_dir / stage.name / "stage.json") for stage in stages]
 
@@ -96,16 +84,17 @@ def training_jobs(
       run_dir: of the run.
       identities: name -> what the stage is now.
       options: flags of `mtard-train` for each process.
-      restart: see `experiment.run`.
+      restart: see `experiment_run.run`.
 
     Raises:
-      Changed: a stage was begun as another and is not to be begun anew.
+      Changed: a stage was begun with other settings and is not in `restart`.
     """
     command = [sys.executable, "-m", "mtard_tf.bin.train", f"--run_dir={run_dir}"]
     command += ["--strategy=one_device", *options]
+    check_begun(stages, run_dir, identities, restart)
     todo: dict[str, jobs.Job] = {}
     for stage in stages:
-        # A stage whose teacher is trained anew asks once more whether it stands.
+        # A stage whose teacher is trained first compares itself with it then.
         asks = stage.name in restart or bool(set(stage.sources) & set(todo))
         if asks or finished(stage, run_dir, identities[stage.name]) is None:
             own = [f"--only={stage.name}"]

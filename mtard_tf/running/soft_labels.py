@@ -16,7 +16,7 @@ from mtard_tf.data.extra import Extra
 from mtard_tf.distiller.distiller import Distiller
 from mtard_tf.distribute import strategies
 from mtard_tf.files import digest
-from mtard_tf.running.context import Setting
+from mtard_tf.running.context import RunContext
 
 _NAME = "soft_labels_{}.npz"
 EXTRA = "extra_labels.npz"  # a teacher's labels of extra images
@@ -27,7 +27,7 @@ def tables(
     teachers: Mapping[str, keras.Model],
     sources: Mapping[str, str],
     folder: pathlib.Path,
-    setting: Setting,
+    context: RunContext,
     extra: Extra | None = None,
 ) -> list[tf.Tensor]:
     """What a distiller asks its teachers only once, in the order of its `cached_roles`.
@@ -37,10 +37,10 @@ def tables(
       teachers: role -> model.
       sources: role -> fingerprint of the teacher's file.
       folder: of the stage; the tables lie there until `remove`.
-      setting: with the training images.
+      context: with the training images.
       extra: images whose rows follow theirs; None for none.
     """
-    splits = {"": setting.data.train} | ({} if extra is None else {"_extra": extra.split})
+    splits = {"": context.data.train} | ({} if extra is None else {"_extra": extra.split})
     wanted = []
     for role in distiller.cached_roles:
         for suffix, split in splits.items():
@@ -48,7 +48,7 @@ def tables(
             key = digest(made_by, sources.get(role), split.images)
             ask = partial(distiller.table, role, teachers[role], split)
             wanted.append((folder / _NAME.format(role + suffix), key, ask))
-    found = shared(wanted, setting.strategy)
+    found = shared(wanted, context.strategy)
     return [tf.concat(found[i : i + len(splits)], 0) for i in range(0, len(found), len(splits))]
 
 

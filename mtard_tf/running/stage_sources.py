@@ -1,9 +1,9 @@
-"""What a stage learns from and starts from, and whether what it made of that still stands."""
+"""What a stage learns from and starts from, and whether it was begun with the same."""
 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 
@@ -13,7 +13,7 @@ from mtard_tf.models.model_files import file_digest
 from mtard_tf.reporting import run_files
 from mtard_tf.running import identity
 from mtard_tf.running.checkpoints import Checkpoints
-from mtard_tf.running.run_directory import RunError, existing
+from mtard_tf.running.run_directory import RunError, existing, student_path
 
 
 def check_start(stage: Stage, student: keras.Model, start: keras.Model) -> None:
@@ -39,36 +39,84 @@ def finished(stage: Stage, run_dir: pathlib.Path, now: Mapping[str, Mapping]) ->
       now: what the stage is, from `identity.of_stage`.
 
     Raises:
-      Changed: it was begun as another, whether it is finished or was cut off.
+      Changed: it was begun with something else, whether it is finished or was interrupted.
       RunError: its student, or a teacher's, is gone.
     """
     folder = run_dir / stage.name
-    result = None
-    if (folder / "stage.json").exists():
-        result = run_files.stage(folder / "stage.json")
-    before = Checkpoints(folder / "checkpoints").notes() if result is None else result
+    before = _noted(stage, run_dir)
     if before is None:
         return None
-    sources = _told(fingerprints(stage, run_dir))
-    former = {**before.get("identity", {}), "sources": _told(before.get("sources", {}))}
+    sources = _described(fingerprints(stage, run_dir))
+    former = {**before.get("identity", {}), "sources": _described(before.get("sources", {}))}
     changed = identity.changes(former, {**now, "sources": sources})
     if changed:
         raise Changed(
             f"{folder} was begun with something else: {'; '.join(changed)}. Put it back, choose "
             f"another --run_dir, or begin the stage anew with mtard-train --restart={stage.name}."
         )
-    if result is not None and not (folder / "student.keras").exists():
+    if not (folder / "stage.json").exists():
+        return None
+    if not (folder / "student.keras").exists():
         raise RunError(
             f"{folder / 'student.keras'} of a finished stage is gone; put it back, or remove "
             f"{folder} to train it anew."
         )
-    return result
+    return dict(before)
+
+
+def _noted(stage: Stage, run_dir: pathlib.Path) -> Mapping | None:
+    """The `stage.json` of a stage, or the notes of its newest state; None if it was not begun."""
+    folder = run_dir / stage.name
+    if (folder / "stage.json").exists():
+        return run_files.stage(folder / "stage.json")
+    return Checkpoints(folder / "checkpoints").notes()
+
+
+def check_begun(
+    stages: Sequence[Stage],
+    run_dir: pathlib.Path,
+    identities: Mapping[str, Mapping[str, Mapping]],
+    restart: Sequence[str] = (),
+) -> None:
+    """Refuses, before anything is trained, stages that would be refused once it is their turn.
+
+    Args:
+      stages: to run, in order.
+      run_dir: of the run.
+      identities: name -> what the stage is now.
+      restart: names of those to begin anew where they were begun as another.
+
+    Raises:
+      Changed: one that is not to begin anew was begun as another, or learns from one that begins
+        anew.
+    """
+    anew: list[str] = []
+    for stage in stages:
+        again = stage.name in restart
+        if not all(student_path(run_dir, source).exists() for source in stage.sources):
+            continue  # what it learns from is trained first
+        try:
+            finished(stage, run_dir, identities[stage.name])
+        except Changed:
+            if not again:
+                raise
+            anew.append(stage.name)
+            continue
+        lost = [source for source in stage.sources if source in anew]
+        if lost and _noted(stage, run_dir) is not None:
+            if not again:
+                raise Changed(
+                    f"{run_dir / stage.name} was begun with {lost[0]}, which is to begin anew; "
+                    f"begin it anew as well with --restart={stage.name}, or choose another "
+                    "--run_dir."
+                )
+            anew.append(stage.name)
 
 
 def restart(stage: Stage, run_dir: pathlib.Path, now: Mapping[str, Mapping]) -> None:
-    """Moves a stage that was begun as another out of the way, to `<name>.before`.
+    """Moves a stage that was begun with something else out of the way, to `<name>.before`.
 
-    One that is what it was stays: the same command, repeated, goes on with it.
+    One that is unchanged stays: the same command, repeated, resumes it.
     """
     try:
         finished(stage, run_dir, now)
@@ -78,7 +126,7 @@ def restart(stage: Stage, run_dir: pathlib.Path, now: Mapping[str, Mapping]) -> 
         print(f"{stage.name}: begins anew; what was there is in {aside} ({reason}).", flush=True)
 
 
-def _told(sources: Mapping[str, str]) -> dict[str, str]:
+def _described(sources: Mapping[str, str]) -> dict[str, str]:
     """The fingerprints by what a message calls their files."""
     initial = {"initial": "the file that it starts from"}
     return {initial.get(k, f"the file of the teacher {k}"): v for k, v in sources.items()}

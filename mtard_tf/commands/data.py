@@ -1,0 +1,33 @@
+"""What the words and flags of `mtard-data` mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mtard_tf.commands import requests
+from mtard_tf.data import catalogue, preparing
+from mtard_tf.reporting.progress import Bar
+
+
+def run(request: requests.Data, words: Sequence[str]) -> str:
+    """Does what the words say; returns the lines to print.
+
+    Raises:
+      ValueError: words or flags that do not go together, or data that cannot be read; one line.
+    """
+    source, data_dir = request.source, request.data_dir
+    match list(words):
+        case ["list"]:
+            return catalogue.table(data_dir)
+        case ["import", name] if source:
+            return str(preparing.import_named(name, source, data_dir, progress=_bar))
+        case ["make-mini"] if source and request.out:
+            return str(preparing.make_fashion_mini(source, request.out, progress=_bar))
+    raise ValueError(
+        "say `list`, `import NAME --source=DIR`, or `make-mini --source=DIR --out=DIR`; "
+        "--help says more."
+    )
+
+
+def _bar(places: Sequence[int], role: str) -> Iterable[int]:
+    return Bar(role, items=places)

@@ -1,0 +1,160 @@
+"""What can be asked of each command: one dataclass each, from which its flags are made.
+
+A field is a flag of the same name. Its metadata hold the flag's `help`, and, where there are any,
+another `name`, the `minimum` and `maximum` of a number, and whether a text is a `path`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+
+def _flag(help: str, default: Any = None, **how: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, **how})
+
+
+def _required(help: str, **how: Any) -> Any:
+    return dataclasses.field(metadata={"help": help, "required": True, **how})
+
+
+def _config() -> Any:
+    return _flag("Gin file; repeatable, later ones win.", ())
+
+
+def _gin() -> Any:
+    return _flag("Gin binding, such as student/Stage.epochs=5; repeatable.", ())
+
+
+def _data_dir() -> Any:
+    return _flag("Prepared TFDS sets; default $TFDS_DATA_DIR or ~/tensorflow_datasets.", path=True)
+
+
+def _suite() -> Any:
+    return _flag("Name of the suite, or a .gin file.", "quick")
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """mtard-train."""
+
+    run_dir: str = _required("Directory of the run.", path=True)
+    config: Sequence[str] = _config()
+    gin: Sequence[str] = _gin()
+    jobs: int = _flag("Processes, each for a stage on its share of the cores.", 1, minimum=1)
+    only: Sequence[str] = _flag("Stage to run, its teachers finished; repeatable.", ())
+    restart: Sequence[str] = _flag("Stage to begin anew if it is another now; repeatable.", ())
+    strategy: str | None = _flag(
+        "one_device, mirrored, multi_worker or tpu; default the file's, or one_device."
+    )
+    devices: int | None = _flag("GPUs of this machine to use; default all.", minimum=1)
+    workers: Sequence[str] = _flag("HOST:PORT of each worker; default TF_CONFIG.", (), commas=True)
+    index: int | None = _flag("Which of --workers this process is.", minimum=0)
+    deterministic: bool = _flag("Same seed and cores, same weights to the bit; slower.", False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """mtard-eval: of a model, or of the stages of a run, which has its own data and threat."""
+
+    model: str | None = _flag("A .keras file or a SavedModel folder.", path=True)
+    run_dir: str | None = _flag("Directory of a run, instead of --model.", path=True)
+    stages: Sequence[str] = _flag("Stage of the run; repeatable, default all.", (), name="stage")
+    dataset: str | None = _flag("Name of the data set; a run has its own.")
+    data_dir: str | None = _data_dir()
+    split: str = _flag("test, validation or train.", "test")
+    examples: int | None = _flag("At most N images, the first ones; default all.", minimum=1)
+    suite: str = _suite()
+    skip: Sequence[str] = _flag("Attack or measure to leave out; repeatable.", ())
+    epsilon: str | None = _flag("Such as 0.1 or 8/255; a run has its own.")
+    norm: str | None = _flag("linf or l2; default the run's, or linf.")
+    surrogate: str | None = _flag("For transfer attacks; default the robust teacher.", path=True)
+    batch_size: int = _flag("Images at a time.", 250, minimum=1)
+    seed: int | None = _flag(
+        "Of the attacks; default the run's, or 0.", minimum=0, maximum=2**31 - 1
+    )
+    temperature: float | None = _flag("Of --model's training; default 1.", minimum=1e-9)
+    share: str = _flag(
+        "I/N: only this part of the batches, and no report; see docs/scaling.md.", "0/1"
+    )
+    out: str | None = _flag("Folder of the report; default the run's.", path=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """mtard-compare."""
+
+    run_dir: str = _required("Directory of the run.", path=True)
+    config: Sequence[str] = _config()
+    gin: Sequence[str] = _gin()
+    jobs: int = _flag(
+        "Processes, each on its share of the cores; 0 only writes the table.", 1, minimum=0
+    )
+    suite: str = _suite()
+    skip: Sequence[str] = _flag("Attack of the suite to leave out; repeatable.", ())
+    examples: int | None = _flag("At most N images, the first ones; default all.", minimum=1)
+    stages: Sequence[str] = _flag("Stage to audit; repeatable, default all.", (), name="stage")
+    baseline: str | None = _flag("Row that the others are compared with.")
+    attack: str = _flag("Attack whose accuracy the trade-off figure shows.", "worst_case")
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """mtard-export."""
+
+    run_dir: str = _required("Directory of a finished run.", path=True)
+    stage: str | None = _flag("Stage to export; default the last.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """mtard-data."""
+
+    data_dir: str | None = _data_dir()
+    source: str | None = _flag("The folder with the set's own files.", path=True)
+    out: str | None = _flag("make-mini: the version folder to write.", path=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """mtard-plan."""
+
+    config: Sequence[str] = _config()
+    gin: Sequence[str] = _gin()
+    throughput: float | None = _flag(
+        "TFLOP/s that the device achieves, not its peak; default: measure."
+    )
+    check: bool = _flag("Time whole training steps, too.", False)
+    image_shape: str | None = _flag("Such as 64,64,3: reads no data set.")
+    classes: int | None = _flag("With --image_shape: number of labels.")
+    examples: int | None = _flag("With --image_shape: training images.")
+    stand_ins: Sequence[str] = _flag(
+        "PATH=MODEL for a teacher file that is not here; repeatable.", (), name="stand_in"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """mtard-import."""
+
+    source: str = _required("The file of weights.", path=True)
+    model: str = _required("models.NAME, or a .keras file with the same layers.", path=True)
+    out: str = _required("The .keras file to write.", path=True)
+    classes: int = _flag("Number of logits.", 10, minimum=1)
+    image_shape: str = _flag("height,width,channels.", "32,32,3")
+    normalization: str | None = _flag(
+        "raw, cifar10, cifar10_chenyaofo, cifar100, imagenet, or a mean and a deviation per "
+        "channel: 0.5,0.5,0.5/0.2,0.2,0.2. Default the model's own, raw for most."
+    )
+    gin: Sequence[str] = _flag("Binding of the model; repeatable.", ())
+    key: str | None = _flag("Which of several state_dicts in the file.")
+    allow_unused: bool = _flag("Leave out what has no place.", False)
+    probe: str | None = _flag("An .npz of `images` and the source's `logits`.", path=True)
+    verify: bool = _flag("Insist on a --probe.", False)
+    dataset: str | None = _flag("Measure the accuracy on its test images.")
+    data_dir: str | None = _data_dir()
+    examples: int | None = _flag(
+        "At most N test images, the first ones; 0 for all.", 1000, minimum=0
+    )
+    batch_size: int = _flag("Images at a time.", 100, minimum=1)

@@ -1,0 +1,47 @@
+"""What the flags of `mtard-train` mean: begin a run or resume it, on the devices they name."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import shlex
+
+from mtard_tf.commands import requests
+from mtard_tf.config import gin_files
+from mtard_tf.distribute import strategies
+from mtard_tf.running import experiment_run, side_by_side
+
+
+def run(request: requests.Train) -> str:
+    """Trains what is not finished; returns the lines to print, none from workers but the chief.
+
+    Raises:
+      ValueError: flags that do not go together, or whatever the run refuses; one line.
+      Preempted: the process was preempted; the same command goes on.
+    """
+    run_dir = pathlib.Path(request.run_dir)
+    described = gin_files.start_or_resume(run_dir, request.config, request.gin)
+    strategy = strategies.create(
+        request.strategy or described.strategy,
+        devices=request.devices,
+        workers=request.workers,
+        index=request.index,
+    )
+    if request.deterministic:
+        strategies.be_deterministic()
+    train = experiment_run.run
+    if request.jobs > 1:
+        options = ["--deterministic"] if request.deterministic else []
+        train = functools.partial(side_by_side.run, count=request.jobs, options=options)
+    stages = train(
+        described,
+        run_dir,
+        gin_files.text(),
+        strategy=strategy,
+        only=request.only,
+        restart=request.restart,
+    )
+    if not strategies.is_chief(strategy):
+        return ""
+    lines = [f"{stage['stage']}: {run_dir / stage['stage'] / 'student.keras'}" for stage in stages]
+    return "\n".join([*lines, f"Next: mtard-eval --run_dir={shlex.quote(str(run_dir))}"])

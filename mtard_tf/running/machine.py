@@ -1,0 +1,45 @@
+"""What a run is computed on: cores, threads, devices, versions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from mtard_tf import __version__
+
+
+def computing(strategy: tf.distribute.Strategy) -> str:
+    """What a stage is computed on, as far as the last bits of its weights depend on it."""
+    device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    replicas = strategy.num_replicas_in_sync
+    # Attacks are split among the cores, operations among the threads; both round accordingly.
+    host = f", cores: {cores()}, threads: {threads()}" if device == "CPU" else ""
+    return f"mtard_tf {__version__}, TensorFlow {tf.__version__}, {device} x {replicas}{host}"
+
+
+def gone_on(before: list[str], now: str, say: Callable[[str], None]) -> list[str]:
+    """What a stage was computed on so far, `now` included; `say` is given a line if it changed."""
+    if before[-1] == now:
+        return before
+    say(
+        f"begun on: {before[-1]}; resumed on: {now}. Its weights will not be those of an "
+        "uninterrupted run to the bit; for those, resume with the --jobs, cores and versions of "
+        "before."
+    )
+    return [*before, now]
+
+
+def threads() -> int:
+    """Threads in which this process computes one operation of TensorFlow on the CPU."""
+    chosen = tf.config.threading.get_intra_op_parallelism_threads()
+    chosen = chosen or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0)
+    return chosen if chosen > 0 else cores()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
