@@ -21,7 +21,7 @@ from mtard_tf.plugins.adversarial_training.natural import Natural
 from mtard_tf.plugins.defensive.defensive import Defensive
 from mtard_tf.processes.preemption import Preempted, Preemption
 from mtard_tf.running import experiment_run, extra_images
-from mtard_tf.running.context import Setting
+from mtard_tf.running.context import RunContext
 from mtard_tf.running.stage_run import train
 from mtard_tf.running.stage_sources import Changed
 from mtard_tf.testing import tiny_data
@@ -275,19 +275,19 @@ def test_an_npz_file_is_no_data_set_of_an_experiment(tiny_run_file) -> None:
 # Stages.
 
 
-class _Told(Preemption):
-    """Told to go when asked for the `n`th time."""
+class _Preempted(Preemption):
+    """Preempted when asked for the `n`th time."""
 
     def __init__(self, n: int) -> None:
         self._left = n
 
     @property
-    def told(self) -> bool:
+    def received(self) -> bool:
         self._left -= 1
         return self._left < 0
 
-    @told.setter
-    def told(self, value: bool) -> None:
+    @received.setter
+    def received(self, value: bool) -> None:
         pass
 
 
@@ -300,7 +300,7 @@ def _generated(labels: bool = True, count: int = 60) -> Split:
 def _train(stage, folder, teachers=None, preemption=None):
     data = tiny_data()
     extras = extra_images.load([stage], data)
-    setting = Setting(data, THREAT, preemption=preemption or Preemption(), extras=extras)
+    setting = RunContext(data, THREAT, preemption=preemption or Preemption(), extras=extras)
     train(stage, teachers or {}, folder, setting, seed=7)
     return keras.models.load_model(folder / "student.keras", compile=False).get_weights()
 
@@ -313,7 +313,7 @@ def test_a_stage_with_extra_images_resumes_to_the_same_bits(tmp_path) -> None:
     stage = dataclasses.replace(STAGE, extra=_generated, augmentation="crop_shift")
     whole = _train(stage, tmp_path / "whole")
     with pytest.raises(Preempted):
-        _train(stage, tmp_path / "cut", preemption=_Told(4))
+        _train(stage, tmp_path / "cut", preemption=_Preempted(4))
     assert _same(_train(stage, tmp_path / "cut"), whole)
     without = dataclasses.replace(stage, extra=None)
     assert not _same(_train(without, tmp_path / "without"), whole)
@@ -328,7 +328,7 @@ def test_a_teachers_labels(tmp_path) -> None:
     stage = dataclasses.replace(
         STAGE, extra=_generated, teachers={"judge": "judge.keras"}, extra_labels="judge"
     )
-    setting = Setting(tiny_data(), THREAT)
+    setting = RunContext(tiny_data(), THREAT)
     given = [stage, extra, {"judge": teacher}, {"judge": "digest"}, tmp_path, setting]
     found = extra_images.labelled(*given)
     np.testing.assert_array_equal(found.split.labels, [1] * 60)

@@ -15,7 +15,7 @@ from mtard_tf.models.small_cnn import small_cnn
 from mtard_tf.plugins.adversarial_training.natural import Natural
 from mtard_tf.processes.preemption import Preempted, Preemption
 from mtard_tf.running import identity
-from mtard_tf.running.context import Setting
+from mtard_tf.running.context import RunContext
 from mtard_tf.running.stage_run import train
 from mtard_tf.testing import tiny_data
 from mtard_tf.threat import ThreatModel
@@ -32,24 +32,24 @@ STAGE = Stage(
 )
 
 
-class _Told(Preemption):
-    """Told to go when asked for the `n`th time."""
+class _Preempted(Preemption):
+    """Preempted when asked for the `n`th time."""
 
     def __init__(self, n: int) -> None:
         self._left = n
 
     @property
-    def told(self) -> bool:
+    def received(self) -> bool:
         self._left -= 1
         return self._left < 0
 
-    @told.setter
-    def told(self, value: bool) -> None:
+    @received.setter
+    def received(self, value: bool) -> None:
         pass
 
 
 def _train(stage, folder, data=None, preemption=None):
-    setting = Setting(data or tiny_data(), THREAT, preemption=preemption or Preemption())
+    setting = RunContext(data or tiny_data(), THREAT, preemption=preemption or Preemption())
     train(stage, {}, folder, setting, seed=7)
     return keras.models.load_model(folder / "student.keras", compile=False).get_weights()
 
@@ -76,7 +76,7 @@ def test_a_stage_that_is_cut_off_goes_on_across_the_change(tmp_path) -> None:
     whole = _train(stage, tmp_path / "whole")
     for cut in (1, 4):  # resumed at steps 2 and 5
         with pytest.raises(Preempted):
-            _train(stage, tmp_path / f"cut{cut}", preemption=_Told(cut))
+            _train(stage, tmp_path / f"cut{cut}", preemption=_Preempted(cut))
         assert _same(_train(stage, tmp_path / f"cut{cut}"), whole)
     first_only = dataclasses.replace(STAGE, augmentation="crop_flip")
     assert not _same(_train(first_only, tmp_path / "first_only"), whole)
