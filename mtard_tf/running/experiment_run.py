@@ -21,7 +21,7 @@ from mtard_tf.experiment.stage_checks import check_data
 from mtard_tf.models.global_state import fresh_names, seeded
 from mtard_tf.processes.locking import locked
 from mtard_tf.processes.preemption import Preempted, Preemption
-from mtard_tf.running import experiment_text, extra_images, identity
+from mtard_tf.running import extra_images, identity
 from mtard_tf.running.context import RunContext
 from mtard_tf.running.dry_run import dry_run
 from mtard_tf.running.run_directory import (
@@ -70,7 +70,7 @@ def run(
     """
     strategy = strategy or tf.distribute.get_strategy()
     stages, data, extras, identities = prepare(experiment, run_dir, strategy, only, restart)
-    named = (experiment_text.text(experiment), EXPERIMENT) if config is None else (config, CONFIG)
+    named = (identity.of_experiment(experiment), EXPERIMENT) if config is None else (config, CONFIG)
     with contextlib.ExitStack() as stack:
         if strategies.is_chief(strategy):
             claim(run_dir, *named)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import json
 import pathlib
 import re
 import sys
@@ -21,8 +22,9 @@ import gin
 import numpy as np
 
 from mtard_tf.data.image_data import ImageData
+from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.experiment.stage import Stage
-from mtard_tf.files import digest
+from mtard_tf.files import FORMAT, digest
 from mtard_tf.threat import ThreatModel
 
 # Kind -> name -> value or fingerprint. The kinds are "data", "code" and "settings".
@@ -66,6 +68,22 @@ def of_stage(stage: Stage, data: Mapping[str, str], threat: ThreatModel, seed: i
     settings["Experiment.seed"] = repr(seed)
     code = {name: _code(name) for name in sorted(_own(describer.modules))}
     return {"data": dict(data), "code": code, "settings": settings}
+
+
+def of_experiment(experiment: Experiment) -> str:
+    """The stages and their settings as JSON, equal in every process for equal experiments.
+
+    The directory of a run that was begun from Python is known by it. Data and teachers' files are
+    not in it: each stage has their fingerprints.
+    """
+    stages = {
+        stage.name: {
+            "teachers": sorted(stage.teachers),
+            **of_stage(stage, {}, experiment.threat, experiment.seed)["settings"],
+        }
+        for stage in experiment.stages
+    }
+    return json.dumps({"format": FORMAT, "stages": stages}, indent=1) + "\n"
 
 
 def changes(before: Mapping[str, Mapping], now: Mapping[str, Mapping]) -> list[str]:
