@@ -1,13 +1,14 @@
-"""Prepares data sets on machines with no network.
+"""Makes data sets of your own images, and prepares known ones on machines with no network.
 
-    mtard-data list [--data_dir=DIR]
+    mtard-data import images --source=PHOTOS --out=NAME [--size=64] [--splits=80/10/10]
     mtard-data import fashion_mnist --source=/usr/share/datasets/fashion-mnist [--data_dir=DIR]
     mtard-data import tiny_imagenet --source=tiny-imagenet-200 [--data_dir=DIR]
+    mtard-data list [--data_dir=DIR]
     mtard-data make-mini --source=/usr/share/datasets/fashion-mnist --out=DIR/fashion_mini/1.0.0
 
-`import` turns four IDX files of fashion_mnist or mnist, or the folders of Tiny-ImageNet's archive,
-into TFDS format; `make-mini` makes the set that is embedded in the package. Also
-`python -m mtard_tf.bin.data ...`.
+PHOTOS has one folder per class, or train, validation and test above these (docs/own_data.md).
+`import NAME` reads the IDX files of fashion_mnist or mnist, or Tiny-ImageNet's archive; `make-mini`
+makes the embedded set. All write TFDS format. Also `python -m mtard_tf.bin.data ...`.
 """
 
 from __future__ import annotations

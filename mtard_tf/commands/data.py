@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mtard_tf.commands import requests
-from mtard_tf.data import catalogue, preparing
+from mtard_tf.data import catalogue, folder_import, preparing
 from mtard_tf.reporting.progress import Bar
 
 
@@ -19,13 +19,24 @@ def run(request: requests.Data, words: Sequence[str]) -> str:
     match list(words):
         case ["list"]:
             return catalogue.table(data_dir)
-        case ["import", name] if source:
+        case ["import", "images"] if source and request.out:
+            return folder_import.import_images(
+                source,
+                request.out,
+                data_dir,
+                size=request.size,
+                splits=request.splits,
+                channels=request.channels,
+                skip_broken=request.skip_broken,
+                progress=_bar,
+            )
+        case ["import", name] if source and name != "images":
             return str(preparing.import_named(name, source, data_dir, progress=_bar))
         case ["make-mini"] if source and request.out:
             return str(preparing.make_fashion_mini(source, request.out, progress=_bar))
     raise ValueError(
-        "say `list`, `import NAME --source=DIR`, or `make-mini --source=DIR --out=DIR`; "
-        "--help says more."
+        "say `list`, `import images --source=DIR --out=NAME`, `import NAME --source=DIR`, or "
+        "`make-mini --source=DIR --out=DIR`; --help says more."
     )
 
 

@@ -15,7 +15,8 @@ def dataset(name: str, data_dir: str | None = None) -> ImageData:
     Raises:
       DataError: neither; the message names the nearest.
     """
-    known = [key for key in registry.names("datasets") if key not in ("tfds", "npz")]
+    needing = ("tfds", "npz", "image_folder")  # a name or a path
+    known = [key for key in registry.names("datasets") if key not in needing]
     if name in known:
         factory = registry.target("datasets", name)
         if data_dir is not None and "data_dir" in inspect.signature(factory).parameters:

@@ -113,7 +113,13 @@ class Data:
 
     data_dir: str | None = _data_dir()
     source: str | None = _flag("The folder with the set's own files.", path=True)
-    out: str | None = _flag("make-mini: the version folder to write.", path=True)
+    out: str | None = _flag("images: NAME of the set; make-mini: the folder to write.", path=True)
+    size: int = _flag("images: height and width in pixels.", 64, minimum=1)
+    splits: str | None = _flag(
+        "images: percentages of train/validation/test; default 80/10/10, or the source's folders."
+    )
+    channels: int = _flag("images: 3, or 1 for grey.", 3)
+    skip_broken: bool = _flag("images: leave out what cannot be decoded.", False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Resolves a relative `data_dir` against the folder in which the run was started."""
+"""Resolves a relative path of data against the folder in which the run was started."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from mtard_tf.experiment.experiment import Experiment
 
 
 def resolve(experiment: Experiment, run_dir: pathlib.Path) -> Experiment:
-    """The experiment, with its data set's `data_dir` relative to where the run was started.
+    """The experiment, with its data set's path relative to where the run was started.
 
-    `environment.json` holds that folder. A `data_dir` that is not there is looked for in the
-    working directory, as in a new run.
+    `environment.json` holds that folder. A `data_dir`, or the `path` of `image_folder`, that is not
+    there is looked for in the working directory, as in a new run.
 
     Args:
-      experiment: as configured; the binding of `data_dir` is read from gin.
+      experiment: as configured; the binding of the path is read from gin.
       run_dir: the run directory.
     """
     start = _start_folder(run_dir)
-    key = f"{registry.selector(experiment.dataset)}.data_dir"
+    selector = registry.selector(experiment.dataset)
+    key = f"{selector}.{'path' if selector == 'datasets.image_folder' else 'data_dir'}"
     try:
         bound = gin.query_parameter(key)
     except ValueError:  # not bound, or no data set of the registry

@@ -23,6 +23,8 @@ _HOMES = {
     "evaluation_batches": "batches",
     "fashion_mini": "named_sets",
     "fashion_mnist": "named_sets",
+    "from_arrays": "arrays",
+    "image_folder": "image_folder",
     "mnist": "named_sets",
     "npz": "npz_sets",
     "steps_per_epoch": "batches",

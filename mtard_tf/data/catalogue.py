@@ -112,4 +112,6 @@ def table(data_dir: str | None = None) -> str:
     lines += [f"  {name:16} {version}" for name, version in prepared.items()] or ["  nothing"]
     lines += ["Known by name, and how to get them:"]
     lines += [f"  {name:16} {source}" for name, source in KNOWN.items()]
+    lines += ["Your own images, one folder per class:"]
+    lines += ["  mtard-data import images --source=DIR --out=NAME"]
     return "\n".join(lines)

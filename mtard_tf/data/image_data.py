@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from typing import Any
 
 import numpy as np
 
@@ -92,6 +94,22 @@ class ImageData:
                     f"{split.labels.max()}, but there are {self.num_classes} label names; give "
                     "one name per class."
                 )
+
+    @classmethod
+    def from_arrays(
+        cls, x_train: Any, y_train: Any, x_test: Any, y_test: Any, *args: Any, **settings: Any
+    ) -> ImageData:
+        """A set of arrays; arguments and errors as `mtard_tf.data.from_arrays`."""
+        from mtard_tf import data
+
+        return data.from_arrays(x_train, y_train, x_test, y_test, *args, **settings)
+
+    @classmethod
+    def from_folder(cls, path: str | os.PathLike[str], *args: Any, **settings: Any) -> ImageData:
+        """A set of a folder's images; arguments and errors as `mtard_tf.data.image_folder`."""
+        from mtard_tf import data
+
+        return data.image_folder(path, *args, **settings)
 
     def labelled(self, role: str, examples: int | None = None) -> Split:
         """At most `examples` images of a split (None: all), all of them labelled.

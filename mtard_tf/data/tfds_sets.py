@@ -41,9 +41,9 @@ def tfds(
         Without a version, the newest that is prepared.
       data_dir: where prepared sets lie. None means TFDS' default: $TFDS_DATA_DIR, or
         ~/tensorflow_datasets.
-      validation_examples: how many training examples are held out, class by class. None means a
-        tenth, at most 5,000. The test split is never used for it, nor is the set's own
-        validation split, if there is one.
+      validation_examples: how many training examples are held out, class by class. None means the
+        set's own validation split, if it has one beside its test split; otherwise a tenth of the
+        training examples, at most 5,000. The test split is never used for it.
       split_seed: chooses them; keep it the same for all stages.
       augmentation: "none" or "crop_flip"; None means "crop_flip" for colour images and "none" for
         grey ones.
@@ -93,10 +93,13 @@ def read(
     keys = _keys(builder.info, image_key, label_key)
     shape = _image_shape(builder.info, keys[0])
     test_split = _test_split(builder.info, test_split)
-    _check_size(builder.info, shape, test_split, validation_examples, max_bytes)
-    train, validation = carve(
-        read_split(builder, "train", keys, shape), validation_examples, split_seed
-    )
+    own = validation_examples is None and "validation" in {*builder.info.splits} - {test_split}
+    _check_size(builder.info, shape, test_split, own, validation_examples, max_bytes)
+    train = read_split(builder, "train", keys, shape)
+    if own:
+        validation = read_split(builder, "validation", keys, shape)
+    else:
+        train, validation = carve(train, validation_examples, split_seed)
     return ImageData(
         name=builder.info.name,
         label_names=tuple(builder.info.features[keys[1]].names),
@@ -171,14 +174,24 @@ def _test_split(info: Any, wanted: str | None) -> str:
 
 
 def _check_size(
-    info: Any, shape: tuple[int, ...], test_split: str, held_out: int | None, limit: int
+    info: Any,
+    shape: tuple[int, ...],
+    test_split: str,
+    own: bool,
+    held_out: int | None,
+    limit: int,
 ) -> None:
-    train, test = (info.splits[name].num_examples for name in ("train", test_split))
+    sizes = {name: split.num_examples for name, split in info.splits.items()}
     # Held-out images are copied; the gap that they leave in the training images stays.
-    count = train + test + validation_size(train, held_out)
-    size = count * int(np.prod(shape))
+    validation = sizes["validation"] if own else validation_size(sizes["train"], held_out)
+    count = sizes["train"] + sizes[test_split] + validation
+    check_bytes(info.name, count * int(np.prod(shape)), limit)
+
+
+def check_bytes(name: str, size: int, limit: int) -> None:
+    """Raises DataError if a set takes more bytes in memory than `max_bytes` allows."""
     if size > limit:
         raise DataError(
-            f"{info.name} takes {size / 2**30:.2f} GiB in memory, over the limit of "
+            f"{name} takes {size / 2**30:.2f} GiB in memory, over the limit of "
             f"{limit / 2**30:.2f} GiB; raise max_bytes if there is room, or use a smaller set."
         )

@@ -41,15 +41,11 @@ def read_split(
       DataError: a damaged file.
     """
     import tensorflow as tf
-    import tensorflow_datasets
 
     image_key, label_key = keys
     count = builder.info.splits[name].num_examples
     images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
-    dataset = builder.as_dataset(
-        split=name,
-        read_config=tensorflow_datasets.ReadConfig(try_autocache=False, skip_prefetch=True),
-    )
+    dataset = _examples(builder, name)
     # Other features go before batching: they may not have one size.
     dataset = dataset.map(lambda example: (example[image_key], example[label_key]))
     batch = max(1, min(1_000, _READ_BYTES // int(np.prod(shape))))
@@ -61,6 +57,23 @@ def read_split(
     except (tf.errors.OpError, ValueError) as error:
         raise damaged(builder.data_dir, error) from error
     return Split(images, labels)
+
+
+def _examples(builder: Any, name: str) -> Any:
+    """The split as a `tf.data.Dataset` of its features, decoded by TensorFlow in either format."""
+    import tensorflow as tf
+    import tensorflow_datasets
+
+    if builder.info.file_format.value != "array_record":
+        config = tensorflow_datasets.ReadConfig(try_autocache=False, skip_prefetch=True)
+        return builder.as_dataset(split=name, read_config=config)
+    source = builder.as_data_source(
+        split=name, deserialize_method=tensorflow_datasets.decode.DeserializeMethod.RAW_BYTES
+    )
+    records = tf.data.Dataset.from_generator(
+        lambda: iter(source), output_signature=tf.TensorSpec((), tf.string)
+    )
+    return records.map(builder.info.features.deserialize_example)
 
 
 def damaged(directory: str | os.PathLike[str], reason: object) -> DataError:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
-import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from mtard_tf import files
 from mtard_tf.data.image_data import DataError, Split
 
 Progress = Callable[[Sequence[int], str], Iterable[int]]
 """Wraps the places of a split, given its name, and shows how far they are gone through."""
 
+TFRECORD, ARRAY_RECORD = "tfrecord", "array_record"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOUR_TYPES = {1: 0, 3: 2}
 _ZLIB_STRATEGIES = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED)
-_RECORD_FRAME = 16  # bytes of length and checksums around every TFRecord
+
+
+class Written(NamedTuple):
+    """A split on disk: its examples, and the bytes of their records without the frames."""
+
+    examples: int
+    num_bytes: int
 
 
 def write_tfds(
@@ -48,81 +57,126 @@ def write_tfds(
     Raises:
       DataError: `directory` exists or cannot be written.
     """
-    target = pathlib.Path(directory)
-    if target.exists():
-        raise DataError(f"{target} is there already; remove it to write {name} again.")
-    # Beside the target, so that the rename stays on one file system; hidden, so that nobody takes
-    # what a killed process leaves for a version.
-    partial = target.with_name(f".{target.name}.incomplete-{os.getpid()}")
+
+    def examples(role: str, split: Split) -> Iterator[tuple[np.ndarray, int]]:
+        for place in progress(range(len(split)), role):
+            yield split.images[place], int(split.labels[place])
+
+    with new_version(directory, name) as partial:
+        written = {
+            role: write_records(partial, name, role, examples(role, split), smallest=smallest)
+            for role, split in splits.items()
+        }
+        write_metadata(
+            partial,
+            name,
+            written,
+            version=os.path.basename(directory),
+            image_shape=next(iter(splits.values())).images.shape[1:],
+            label_names=label_names,
+            description=description,
+            homepage=homepage,
+        )
+
+
+@contextlib.contextmanager
+def new_version(directory: str | os.PathLike[str], name: str) -> Iterator[pathlib.Path]:
+    """A temporary folder that becomes `directory` if the block ends well; errors as `write_tfds`.
+
+    It lies beside `directory`, hidden, so that nobody takes what a killed process left for a
+    version.
+    """
     import tensorflow as tf
 
+    check_absent(directory, name)
     try:
-        partial.mkdir(parents=True)
-        _write_files(partial, name, splits, smallest, progress)
-        _write_metadata(partial, name, target.name, splits, label_names, description, homepage)
-        os.rename(partial, target)
-    except (OSError, tf.errors.OpError) as error:
+        with files.replacing(directory) as partial:
+            partial.mkdir()
+            yield partial
+    except (OSError, RuntimeError, tf.errors.OpError) as error:  # RuntimeError is ArrayRecord's
         raise DataError(
-            f"{target} cannot be written ({error}); choose another folder or make room."
+            f"{directory} cannot be written ({error}); choose another folder or make room."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_files(
+def check_absent(directory: str | os.PathLike[str], name: str) -> None:
+    """Raises DataError if the version's folder is there: nothing is overwritten."""
+    if os.path.exists(directory):
+        raise DataError(f"{directory} is there already; remove it to write {name} again.")
+
+
+def write_records(
     directory: pathlib.Path,
     name: str,
-    splits: Mapping[str, Split],
-    smallest: bool,
-    progress: Progress,
-) -> None:
+    role: str,
+    examples: Iterable[tuple[np.ndarray, int]],
+    file_format: str = TFRECORD,
+    *,
+    smallest: bool = False,
+) -> Written:
+    """Writes one split of (image, label), one file in TFDS' naming; returns its sizes."""
     import tensorflow as tf
 
-    for role, split in splits.items():
-        with tf.io.TFRecordWriter(os.fspath(directory / _file_name(name, role))) as writer:
-            for place in progress(range(len(split)), role):
-                png = encode_png(split.images[place], smallest=smallest)
-                features = {
-                    "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[png])),
-                    "label": tf.train.Feature(
-                        int64_list=tf.train.Int64List(value=[int(split.labels[place])])
-                    ),
-                }
-                example = tf.train.Example(features=tf.train.Features(feature=features))
-                writer.write(example.SerializeToString(deterministic=True))
+    count = num_bytes = 0
+    path = os.fspath(directory / f"{name}-{role}.{file_format}-00000-of-00001")
+    with _writer(path, file_format) as writer:
+        for image, label in examples:
+            png = tf.train.BytesList(value=[encode_png(image, smallest=smallest)])
+            features = {
+                "image": tf.train.Feature(bytes_list=png),
+                "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=features))
+            record = example.SerializeToString(deterministic=True)
+            writer.write(record)
+            count, num_bytes = count + 1, num_bytes + len(record)
+    return Written(count, num_bytes)
 
 
-def _write_metadata(
+def _writer(path: str, file_format: str) -> Any:
+    if file_format == TFRECORD:
+        import tensorflow as tf
+
+        return tf.io.TFRecordWriter(path)
+    from array_record.python import array_record_module
+
+    # One record a group, as TFDS writes: random access decompresses nothing else.
+    return contextlib.closing(array_record_module.ArrayRecordWriter(path, "group_size:1"))
+
+
+def write_metadata(
     directory: pathlib.Path,
     name: str,
+    written: Mapping[str, Written],
+    *,
     version: str,
-    splits: Mapping[str, Split],
+    image_shape: Sequence[int],
     label_names: Sequence[str],
-    description: str,
-    homepage: str,
+    description: str = "",
+    homepage: str = "",
+    file_format: str = TFRECORD,
 ) -> None:
+    """Writes `dataset_info.json` and `features.json` for splits that `write_records` wrote."""
     import tensorflow_datasets
 
     features = tensorflow_datasets.features
     template = tensorflow_datasets.core.ShardedFileTemplate(
-        data_dir=os.fspath(directory), dataset_name=name, filetype_suffix="tfrecord"
+        data_dir=os.fspath(directory), dataset_name=name, filetype_suffix=file_format
     )
-    shape = next(iter(splits.values())).images.shape[1:]
     infos = [
         tensorflow_datasets.core.SplitInfo(
             name=role,
-            shard_lengths=[len(split)],
-            num_bytes=os.path.getsize(directory / _file_name(name, role))
-            - _RECORD_FRAME * len(split),
+            shard_lengths=[split.examples],
+            num_bytes=split.num_bytes,
             filename_template=template.replace(split=role),
         )
-        for role, split in splits.items()
+        for role, split in written.items()
     ]
     tensorflow_datasets.folder_dataset.write_metadata(
         data_dir=os.fspath(directory),
         features=features.FeaturesDict(
             {
-                "image": features.Image(shape=shape, encoding_format="png"),
+                "image": features.Image(shape=tuple(image_shape), encoding_format="png"),
                 "label": features.ClassLabel(names=list(label_names)),
             }
         ),
@@ -133,10 +187,6 @@ def _write_metadata(
         homepage=homepage,
         supervised_keys=("image", "label"),
     )
-
-
-def _file_name(name: str, role: str) -> str:
-    return f"{name}-{role}.tfrecord-00000-of-00001"
 
 
 def encode_png(image: np.ndarray, *, smallest: bool = False) -> bytes:
