@@ -24,7 +24,7 @@ _HOMES = {
     "fashion_mini": "named_sets",
     "fashion_mnist": "named_sets",
     "from_arrays": "arrays",
-    "image_folder": "image_folder",
+    "image_folder": "image_folders",
     "mnist": "named_sets",
     "npz": "npz_sets",
     "steps_per_epoch": "batches",

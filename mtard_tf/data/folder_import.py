@@ -9,7 +9,7 @@ from typing import Any
 
 from mtard_tf.data import catalogue, writing
 from mtard_tf.data.image_data import DataError
-from mtard_tf.data.image_folder import CHANNELS, SIZE
+from mtard_tf.data.image_folders import CHANNELS, SIZE
 from mtard_tf.data.photo_folders import Listing, list_photos
 from mtard_tf.data.photos import BACKGROUND, Reader
 
