@@ -97,7 +97,7 @@ def test_all_256_levels_survive_floats(dtype: type) -> None:
             {"label_names": ("a", "b")},
             "y_train has the label 3, and there are 2 label names; give one per class.",
         ),
-        ({"augmentation": "flip"}, "augmentation is 'flip'; use one of none, crop_flip."),
+        ({"augmentation": "flip"}, "augmentation is 'flip'; use one of none, crop_flip"),
         ({"validation_examples": 40}, "validation_examples is 40 of 40 training examples; give 1"),
     ],
 )

@@ -138,8 +138,8 @@ def test_tfds_reads_what_was_written_and_a_second_import_writes_the_same(mixed, 
 def test_broken_files_and_a_name_that_is_taken_are_refused(mixed, tmp_path) -> None:
     shutil.copytree(mixed, tmp_path / "photos")
     assert _refused(tmp_path / "photos", size=16) == (
-        f"SOURCE has broken files (1): {_truncated(mixed)}; repair or remove them, or leave them out with "
-        "skip_broken."
+        f"SOURCE has broken files (1): {_truncated(mixed)}; repair or remove them, or leave them "
+        "out with skip_broken."
     )
     (tmp_path / "sets" / "pets" / "1.0.0").mkdir(parents=True)
     with pytest.raises(DataError) as caught:
