@@ -366,6 +366,6 @@ def test_the_command_refuses_in_one_line(tmp_path: pathlib.Path) -> None:
     result = _command("import", "fashion_mnist")
     assert (result.returncode, result.stderr) == (
         1,
-        "mtard-data: say `list`, `import NAME --source=DIR`, or `make-mini --source=DIR "
-        "--out=DIR`; --help says more.\n",
+        "mtard-data: say `list`, `import images --source=DIR --out=NAME`, `import NAME "
+        "--source=DIR`, or `make-mini --source=DIR --out=DIR`; --help says more.\n",
     )

@@ -73,8 +73,7 @@ def list_photos(source: str | os.PathLike[str], splits: str | None = None) -> Li
         source's own splits; it must be None where it has them.
 
     Raises:
-      DataError: no folder, no images, one class, a class that is too small or not in all splits,
-        or wrong `splits`.
+      DataError: no folder, no images, one class, too few images of one, or wrong `splits`.
     """
     root = pathlib.Path(os.path.expanduser(source))
     if not root.is_dir():
@@ -105,7 +104,7 @@ def parse_splits(text: str) -> tuple[int, ...]:
     Raises:
       DataError: not three of at least 1 that sum to 100.
     """
-    shares = (0,)
+    shares: tuple[int, ...] = (0,)
     if isinstance(text, str) and re.fullmatch(r"\d+/\d+/\d+", text):
         shares = tuple(map(int, text.split("/")))
     if min(shares) < 1 or sum(shares) != 100:
@@ -125,7 +124,7 @@ def few(names: Sequence[str]) -> str:
 def _walk(
     root: pathlib.Path,
 ) -> tuple[list[_Below], list[_Below], collections.Counter[str]]:
-    """Images and folders below `root` by their paths from there, and counts of the rest."""
+    """Images and folders below `root`, and counts of the rest."""
     images, folders = [], []
     skipped: collections.Counter[str] = collections.Counter()
     for parent, below, files in os.walk(root, followlinks=True):
