@@ -15,6 +15,7 @@ import tensorflow_datasets
 from PIL import Image
 
 from mtard_tf.commands import data as command
+from mtard_tf.commands import requests
 from mtard_tf.data import photo_folders, photos, tfds_sets
 from mtard_tf.data.image_data import DataError, ImageData, Split
 
@@ -68,8 +69,8 @@ def _truncated(folder: pathlib.Path) -> str:
 
 
 def _import(source: pathlib.Path, data_dir: pathlib.Path, name: str = "pets", **settings) -> str:
-    request = command.Request(str(data_dir), str(source), name, **settings)
-    return command.run(["import", "images"], request, lambda places, _: places)
+    request = requests.Data(str(data_dir), str(source), name, **settings)
+    return command.run(request, ["import", "images"])
 
 
 def _refused(source: pathlib.Path, **settings) -> str:
