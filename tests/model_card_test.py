@@ -65,6 +65,17 @@ def test_a_card_has_all_of_it():
     assert "images = np.zeros((1, 32, 32, 3), np.uint8)" in card
 
 
+def test_extra_images_are_said():
+    extra = {"images": 1_000_000, "share": 0.7, "labels": None}
+    line = (
+        "2 classes (cat, dog). 1,000,000 extra images filled a share of 0.7 of every training batch"
+    )
+    for labels, end in ((None, "."), ("clean", ", labelled by the teacher clean.")):
+        stage = METADATA["stage"] | {"extra": extra | {"labels": labels}}
+        assert f"{line}{end}\n\n## Teachers" in model_card.text(METADATA | {"stage": stage})
+    assert "(cat, dog).\n\n## Teachers" in model_card.text(METADATA)
+
+
 def test_what_is_not_known_is_said():
     stage = METADATA["stage"] | {"teachers": {}, "sources": {}}
     threat = {"norm": "l2", "epsilon": 0.123456}
