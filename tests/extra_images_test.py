@@ -163,6 +163,8 @@ def test_an_npz_file(tmp_path) -> None:
     np.testing.assert_array_equal(found.images, images)
     np.testing.assert_array_equal(found.labels, labels)
     assert found.labels.dtype == np.int32
+    floats = npz(_write(tmp_path / "c.npz", image=images / 255, label=labels))
+    np.testing.assert_array_equal(floats.images, images)
     unlabelled = npz(_write(tmp_path / "b.npz", x=images), image_key="x")
     np.testing.assert_array_equal(unlabelled.labels, [-1] * 5)
 
@@ -192,8 +194,8 @@ def test_npz_files_that_are_refused(tmp_path) -> None:
         "there is room.",
         max_bytes=100,
     )
-    _write(path, image=images / 255, label=labels)
-    refused(": 'image' is float64 (5, 8, 8, 3); give uint8 [n, height, width, channels].")
+    _write(path, image=images.astype(np.int64), label=labels)
+    refused(": 'image' is int64; give uint8 in 0..255, or float in [0, 1].")
     _write(path, image=images, label=np.eye(5))
     refused(": 'label' is float64 (5, 5) for 5 images; give integers [5].")
     _write(path, image=images, label=labels - 2)

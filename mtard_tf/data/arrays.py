@@ -35,8 +35,8 @@ def from_arrays(
       validation_examples: how many training examples are held out, class by class, to choose
         checkpoints; None means a tenth, at most 5,000.
       split_seed: chooses them.
-      augmentation: "none" or "crop_flip"; None means "crop_flip" for colour images and "none" for
-        grey ones.
+      augmentation: "none", "crop_flip", "crop_shift", "idbh_weak" or "idbh_strong"; None means
+        "crop_flip" for colour images and "none" for grey ones.
 
     Raises:
       DataError: another dtype, shape or range, or labels that are not 0 to n - 1.

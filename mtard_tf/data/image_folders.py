@@ -39,8 +39,8 @@ def image_folder(
         not divided yet.
       channels: 3, or 1 for grey.
       skip_broken: leave out what cannot be decoded; otherwise it is refused.
-      augmentation: "none" or "crop_flip"; None means "crop_flip" for colour images and "none" for
-        grey ones.
+      augmentation: "none", "crop_flip", "crop_shift", "idbh_weak" or "idbh_strong"; None means
+        "crop_flip" for colour images and "none" for grey ones.
       max_bytes: refuse a folder that takes more than this when decoded.
 
     Raises:

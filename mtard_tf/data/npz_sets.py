@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mtard_tf.data import arrays
 from mtard_tf.data.image_data import DataError, Split
 from mtard_tf.data.tfds_sets import MAX_BYTES
 
@@ -26,7 +27,7 @@ def npz(
 
     Args:
       path: of the file; `~` is the home.
-      image_key: name of the array of images, uint8 `[n, height, width, channels]`.
+      image_key: name of the array of images, see `mtard_tf.data.from_arrays`.
       label_key: name of the array of labels, integers `[n]`. If the file has none of that name,
         the images have no labels.
       max_bytes: refuse images that take more than this.
@@ -49,12 +50,10 @@ def npz(
         )
     with _reading(name), np.load(name, allow_pickle=False) as file:
         images = file[image_key]
-        labels = file[label_key] if label_key in sizes else np.full(len(images), -1, np.int32)
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise DataError(
-            f"{name}: {image_key!r} is {images.dtype} {images.shape}; give uint8 "
-            "[n, height, width, channels]."
-        )
+        labels = file[label_key] if label_key in sizes else None
+    images = arrays.images(f"{name}: {image_key!r}", images)
+    if labels is None:
+        labels = np.full(len(images), -1, np.int32)
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
         raise DataError(
             f"{name}: {label_key!r} is {labels.dtype} {labels.shape} for {len(images):,} images; "

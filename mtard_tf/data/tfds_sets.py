@@ -45,8 +45,8 @@ def tfds(
         set's own validation split, if it has one beside its test split; otherwise a tenth of the
         training examples, at most 5,000. The test split is never used for it.
       split_seed: chooses them; keep it the same for all stages.
-      augmentation: "none" or "crop_flip"; None means "crop_flip" for colour images and "none" for
-        grey ones.
+      augmentation: "none", "crop_flip", "crop_shift", "idbh_weak" or "idbh_strong"; None means
+        "crop_flip" for colour images and "none" for grey ones.
       image_key: the image's feature; None means the set's own supervised key, or its only image.
       label_key: the label's feature (cifar100 has "label" and "coarse_label"); None as above.
       test_split: a whole split other than "train"; None means "test", or "validation" where there
