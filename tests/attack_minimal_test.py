@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mtard_tf.attacks.attack import Problem
 from mtard_tf.attacks.carlini_wagner import CWL2
 from mtard_tf.attacks.deepfool import DeepFool
 from mtard_tf.attacks.jsma import JSMA, changed_fraction
@@ -44,7 +45,7 @@ def _sizes(x, images, norm):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_deepfool_takes_the_shortest_way_out_of_a_linear_class(norm) -> None:
     images, labels = _problem()
-    x = DeepFool().minimal(_linear, images, labels, threat=ThreatModel(norm, 1.0))
+    x = DeepFool().minimal(Problem(_linear, images, labels, ThreatModel(norm, 1.0), None))
     assert not np.any(_linear(x).numpy().argmax(1) == labels.numpy())
     shortest = _distances(images, labels, norm).min(1)
     np.testing.assert_allclose(_sizes(x, images, norm), 1.02 * shortest, rtol=2e-2)
@@ -138,22 +139,22 @@ def test_jsma_moves_the_pair_with_the_greatest_saliency() -> None:
 
     images = tf.zeros([1, 2, 2, 1])
     attack = JSMA(max_fraction=1.0, targeted=True)
-    x = attack.minimal(model, images, tf.constant([0]), threat=ThreatModel("linf", 1.0))
+    x = attack.minimal(Problem(model, images, tf.constant([0]), ThreatModel("linf", 1.0), None))
     np.testing.assert_array_equal(tf.reshape(x, [-1]), [1.0, 1.0, 0.0, 0.0])
     assert float(changed_fraction(x, images)[0]) == 0.5
     # Untargeted from class 1, the same pair; from the target class, nothing to do.
     x = JSMA(max_fraction=1.0).minimal(
-        model, images, tf.constant([1]), threat=ThreatModel("linf", 1.0)
+        Problem(model, images, tf.constant([1]), ThreatModel("linf", 1.0), None)
     )
     np.testing.assert_array_equal(tf.reshape(x, [-1]), [1.0, 1.0, 0.0, 0.0])
-    x = attack.minimal(model, images, tf.constant([1]), threat=ThreatModel("linf", 1.0))
+    x = attack.minimal(Problem(model, images, tf.constant([1]), ThreatModel("linf", 1.0), None))
     np.testing.assert_array_equal(x, images)
 
 
 def test_jsma_budget_and_temperature() -> None:
     images, labels = _problem(6)
     threat = ThreatModel("linf", 1.0)
-    x = JSMA(max_fraction=0.25).minimal(_linear, images, labels, threat=threat)
+    x = JSMA(max_fraction=0.25).minimal(Problem(_linear, images, labels, threat, None))
     assert float(tf.reduce_max(changed_fraction(x, images))) <= 2 / 9 + 1e-6
     # A distilled net: at temperature 1 its softmax has no gradient, at its own it has.
     sharp = JSMA(theta=-1.0, max_fraction=0.9, temperature=1.0)
@@ -163,7 +164,7 @@ def test_jsma_budget_and_temperature() -> None:
         return 1000.0 * _linear(images)
 
     for attack, broken in ((sharp, 0), (fixed, 6)):
-        x = attack.minimal(model, images, labels, threat=threat)
+        x = attack.minimal(Problem(model, images, labels, threat, None))
         assert np.sum(model(x).numpy().argmax(1) != labels.numpy()) == broken
 
 
@@ -207,7 +208,7 @@ def test_deepfool_ends_beyond_the_boundary_at_every_scale_of_the_logits(norm) ->
         @tf.function
         def run(x, factor=factor):
             model = lambda x: net(x, range(36), factor)  # noqa: E731
-            return DeepFool().minimal(model, x, labels, threat=ThreatModel(norm, 1.0))
+            return DeepFool().minimal(Problem(model, x, labels, ThreatModel(norm, 1.0), None))
 
         perturbed = run(images)
         # The same sums in another order, as in a net that is counted and not attacked.

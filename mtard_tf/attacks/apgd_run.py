@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -69,14 +69,8 @@ class Run:
         rows = self._begin(images, labels, targets, seeds)
         found, margins, rows = self._drop(rows.best, rows.best_margin, rows)
 
-        def step(
-            i: tf.Tensor,
-            at: tf.Tensor,
-            window: tf.Tensor,
-            found: tf.Tensor,
-            margins: tf.Tensor,
-            rows: _Rows,
-        ) -> tuple:
+        def step(i: tf.Tensor, at: tf.Tensor, window: tf.Tensor, *state: Any) -> tuple:
+            found, margins, rows = state
             rows = self._move(rows, tf.where(i > 0, 0.75, 1.0))
             check = tf.equal(i + 1, at)
             rows = tf.cond(check, lambda: self._checkpoint(rows, window), lambda: rows)

@@ -119,15 +119,11 @@ class MinimalAttack(Attack):
 
     def run(self, problem: Problem) -> tf.Tensor:
         """The images that `minimal` finds where they lie in the ball, the clean ones elsewhere."""
-        model_fn, images, labels, threat, *_ = problem
-        found = self.minimal(model_fn, images, labels, threat=threat)
-        return geometry.only_inside(found, images, threat)
+        return geometry.only_inside(self.minimal(problem), problem.images, problem.threat)
 
     @abc.abstractmethod
-    def minimal(
-        self, model_fn: ModelFn, images: tf.Tensor, labels: tf.Tensor, *, threat: ThreatModel
-    ) -> tf.Tensor:
-        """The same without the ball: of `threat`, only the norm and the box are used."""
+    def minimal(self, problem: Problem) -> tf.Tensor:
+        """The same without the ball: of the threat model, only the norm and the box are used."""
 
 
 def require_at_least_one(settings: object, *fields: str) -> None:

@@ -9,9 +9,8 @@ import tensorflow as tf
 
 from mtard_tf import losses
 from mtard_tf.attacks import geometry, gradients, shrinking_batches
-from mtard_tf.attacks.attack import MinimalAttack, ModelFn, require_above_zero
+from mtard_tf.attacks.attack import MinimalAttack, Problem, require_above_zero
 from mtard_tf.attacks.spsa import adam
-from mtard_tf.threat import ThreatModel
 
 _NO_UPPER = 1e10
 # tanh reaches the ends of the box only at infinity.
@@ -57,36 +56,23 @@ class CWL2(MinimalAttack):
         if not self.confidence >= 0:
             raise ValueError(f"CWL2.confidence is {self.confidence}; give a number >= 0.")
 
-    def minimal(
-        self,
-        model_fn: ModelFn,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *,
-        threat: ThreatModel,
-        constants: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """The same without the ball: of `threat`, only the box is used.
+    def minimal(self, problem: Problem, constants: tf.Tensor | None = None) -> tf.Tensor:
+        """The same without the ball: of the threat model, only the box is used.
 
-        What is never broken comes back unchanged, and so does what is broken (`targeted`: in its
-        target class) to begin with. `constants`, float32 `[batch]`, are each image's own first c,
-        instead of `initial_constant`.
+        An image that is never broken comes back unchanged, and so does one that is broken
+        (`targeted`: in its target class) when clean. `constants`, float32 `[batch]`, are each
+        image's own first c, instead of `initial_constant`.
         """
+        model_fn, images, labels, *_ = problem
         if constants is None:
             constants = tf.fill([tf.shape(images)[0]], float(self.initial_constant))
         rows = shrinking_batches.rows_where(self._shortfall(model_fn(images), labels) > 0)
         clean, own, constants = shrinking_batches.take((images, labels, constants), rows)
         count = tf.size(rows)
-        search = _Search(self, model_fn, threat)
+        search = _Search(self, problem)
 
-        def step(
-            i: tf.Tensor,
-            constant: tf.Tensor,
-            lower: tf.Tensor,
-            upper: tf.Tensor,
-            best: tf.Tensor,
-            distance: tf.Tensor,
-        ) -> tuple:
+        def step(i: tf.Tensor, *state: tf.Tensor) -> tuple:
+            constant, lower, upper, best, distance = state
             # A long search ends on the best constant that is known, as the authors' does.
             last = tf.logical_and(self.search_steps >= 10, tf.equal(i, self.search_steps - 1))
             constant = tf.where(tf.logical_and(last, upper < _NO_UPPER), upper, constant)
@@ -128,8 +114,8 @@ class _Rows(NamedTuple):
 class _Search:
     """Adam for one constant by image, on a batch that images leave as they converge."""
 
-    def __init__(self, attack: CWL2, model_fn: ModelFn, threat: ThreatModel) -> None:
-        self.attack, self.model_fn = attack, model_fn
+    def __init__(self, attack: CWL2, problem: Problem) -> None:
+        self.attack, self.model_fn, threat = attack, problem.model_fn, problem.threat
         self.middle = (threat.maximum + threat.minimum) / 2
         self.half = (threat.maximum - threat.minimum) / 2
 

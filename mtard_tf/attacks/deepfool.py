@@ -8,8 +8,7 @@ import tensorflow as tf
 
 from mtard_tf import losses
 from mtard_tf.attacks import geometry, jacobian, shrinking_batches
-from mtard_tf.attacks.attack import MinimalAttack, ModelFn, require_at_least_one
-from mtard_tf.threat import ThreatModel
+from mtard_tf.attacks.attack import MinimalAttack, Problem, require_at_least_one
 
 # How far two ways to compute one logit may lie apart, relative to the largest.
 _ROUNDING, _FLOAT32 = {tf.float16: 8e-3, tf.bfloat16: 6e-2}, 3e-5
@@ -48,9 +47,9 @@ class DeepFool(MinimalAttack):
     def __post_init__(self) -> None:
         require_at_least_one(self, "num_steps", "candidates")
 
-    def minimal(
-        self, model_fn: ModelFn, images: tf.Tensor, labels: tf.Tensor, *, threat: ThreatModel
-    ) -> tf.Tensor:
+    def minimal(self, problem: Problem) -> tf.Tensor:
+        model_fn, images, labels, threat, *_ = problem
+
         def step(_: tf.Tensor, perturbed: tf.Tensor, total: tf.Tensor, margins: tf.Tensor) -> tuple:
             rows = shrinking_batches.rows_where(margins >= stop)
             x, clean, so_far, own, behind = shrinking_batches.take(

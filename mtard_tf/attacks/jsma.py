@@ -8,8 +8,7 @@ import tensorflow as tf
 
 from mtard_tf import losses
 from mtard_tf.attacks import gradients, shrinking_batches
-from mtard_tf.attacks.attack import MinimalAttack, ModelFn
-from mtard_tf.threat import ThreatModel
+from mtard_tf.attacks.attack import MinimalAttack, ModelFn, Problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +52,8 @@ class JSMA(MinimalAttack):
                 f"JSMA.temperature is {self.temperature}; give a number above 0 or None."
             )
 
-    def minimal(
-        self, model_fn: ModelFn, images: tf.Tensor, labels: tf.Tensor, *, threat: ThreatModel
-    ) -> tf.Tensor:
+    def minimal(self, problem: Problem) -> tf.Tensor:
+        model_fn, images, labels, threat, *_ = problem
         logits = model_fn(images)
         targets = labels if self.targeted else shrinking_batches.wrong_classes(logits, labels)[:, 0]
         targets = tf.cast(targets, tf.int32)
@@ -68,7 +66,7 @@ class JSMA(MinimalAttack):
         def step(_: tf.Tensor, perturbed: tf.Tensor, domain: tf.Tensor, left: tf.Tensor) -> tuple:
             rows = shrinking_batches.rows_where(left >= 0)
             x, free, own, aims = shrinking_batches.take((perturbed, domain, labels, targets), rows)
-            x, free, moved = self._move_pair(model_fn, x, free, aims, threat)
+            x, free, moved = self._move_pair(problem, x, free, aims)
             # Without a pair that helps, the search is over for this image.
             reached = tf.where(moved, scores(model_fn(x), own), -1.0)
             before, after = (perturbed, domain, left), (x, free, reached)
@@ -82,18 +80,13 @@ class JSMA(MinimalAttack):
         return perturbed
 
     def _move_pair(
-        self,
-        model_fn: ModelFn,
-        x: tf.Tensor,
-        domain: tf.Tensor,
-        targets: tf.Tensor,
-        threat: ThreatModel,
+        self, problem: Problem, x: tf.Tensor, domain: tf.Tensor, targets: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Images with their best pair moved, the pixels still free, and whether there was one."""
-        towards, away = self._saliency(model_fn, x, targets)
+        towards, away = self._saliency(problem.model_fn, x, targets)
         if self.theta < 0:
             towards, away = -towards, -away
-        shape, count = tf.shape(x), x.shape[1:].num_elements()
+        threat, shape, count = problem.threat, tf.shape(x), x.shape[1:].num_elements()
         flat = [tf.reshape(t, [-1, count]) for t in (towards, away, domain)]
         # One image at a time: the table of all pairs is as large as the square of the image.
         pairs, found = tf.map_fn(

@@ -55,13 +55,8 @@ class SPSA(Attack):
         def score(x: tf.Tensor, own: tf.Tensor) -> tf.Tensor:  # < 0 once broken
             return sign * losses.margin(model_fn(x), own)
 
-        def step(
-            i: tf.Tensor,
-            perturbed: tf.Tensor,
-            first: tf.Tensor,
-            second: tf.Tensor,
-            scores: tf.Tensor,
-        ) -> tuple:
+        def step(i: tf.Tensor, *state: tf.Tensor) -> tuple:
+            perturbed, first, second, scores = state
             rows = shrinking_batches.rows_where(scores >= 0)
             x, clean, m, v, own, own_seeds = shrinking_batches.take(
                 (perturbed, images, first, second, labels, random.fold(seeds, i)), rows
@@ -69,8 +64,7 @@ class SPSA(Attack):
             gradient = self._estimate(score, x, own, own_seeds)
             moved, m, v = adam(gradient, m, v, i, self.learning_rate)
             x = threat.project(x - moved, clean)
-            before, after = (perturbed, first, second, scores), (x, m, v, score(x, own))
-            return shrinking_batches.scatter(before, rows, after)
+            return shrinking_batches.scatter(state, rows, (x, m, v, score(x, own)))
 
         zeros = tf.zeros_like(images)
         scores = score(images, labels)

@@ -96,13 +96,14 @@ class CWDistortion(Measure):
         )
 
     def run(self, problem: Problem, temperature: float) -> dict[str, tf.Tensor]:
-        model_fn, images, labels, threat, *_ = problem
+        model_fn, images, labels, *_ = problem
         classes = model_fn(images).shape[-1]
         tiled, targets = every_target(images, labels, classes)
         constants = None
         if self.initial_constant is None:
             constants = 2 * smallest_constants(model_fn, tiled, targets)
-        found = self.attack().minimal(model_fn, tiled, targets, threat=threat, constants=constants)
+        every = problem._replace(images=tiled, labels=targets)
+        found = self.attack().minimal(every, constants)
         distances = geometry.size(found - tiled, "l2")
         return _over_targets(distances, _predicted(model_fn, found, targets), classes)
 
@@ -139,10 +140,10 @@ class JSMAFeatures(Measure):
         return JSMA(self.theta, self.max_fraction, targeted=True)
 
     def run(self, problem: Problem, temperature: float) -> dict[str, tf.Tensor]:
-        model_fn, images, labels, threat, *_ = problem
+        model_fn, images, labels, *_ = problem
         classes = model_fn(images).shape[-1]
         tiled, targets = every_target(images, labels, classes)
-        found = self.attack().minimal(model_fn, tiled, targets, threat=threat)
+        found = self.attack().minimal(problem._replace(images=tiled, labels=targets))
         reached = _predicted(model_fn, found, targets)
         pixels = images.shape[1:].num_elements()
         limit = 2 * int(self.max_fraction * pixels / 2) / pixels
@@ -183,10 +184,10 @@ class DeepFoolRobustness(Measure):
         return DeepFool(self.num_steps, self.overshoot)
 
     def run(self, problem: Problem, temperature: float) -> dict[str, tf.Tensor]:
-        model_fn, images, labels, threat, *_ = problem
+        model_fn, images, labels, *_ = problem
         right = _predicted(model_fn, images, labels)
-        threat = dataclasses.replace(threat, norm="l2")
-        found = self.attack().minimal(model_fn, images, labels, threat=threat)
+        threat = dataclasses.replace(problem.threat, norm="l2")
+        found = self.attack().minimal(problem._replace(threat=threat))
         broken = ~_predicted(model_fn, found, labels)
         relative = geometry.size(found - images, "l2") / geometry.size(images, "l2")
         return {
