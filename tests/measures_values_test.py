@@ -9,10 +9,11 @@ import pytest
 import tensorflow as tf
 
 from mtard_tf import registry
+from mtard_tf.attacks.attack import kind_of
 from mtard_tf.attacks.pgd import FGSM, PGD
 from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.attacks.tempered import AtTemperature
-from mtard_tf.auditing.suite import Suite, kind
+from mtard_tf.auditing.suite import Suite
 from mtard_tf.measuring import distortion, sensitivity
 from mtard_tf.threat import ThreatModel
 
@@ -255,7 +256,7 @@ def test_the_suite_fills_in_the_training_temperature() -> None:
     suite = Suite({"a": FGSM(), "b": AtTemperature(), "c": own}).at_temperature(40.0)
     assert suite.attacks == {"a": FGSM(), "b": AtTemperature(temperature=40.0), "c": own}
     assert suite.at_temperature(2.0) == suite
-    assert kind(suite.attacks["b"]) == "gradient"
+    assert kind_of(suite.attacks["b"]) == "gradient"
 
 
 def test_a_suite_prints_as_before_measures_were_there() -> None:
