@@ -151,10 +151,10 @@ def test_the_evaluator_attacks_what_it_counts():
     split = Split(np.array(IMAGES * 255).astype(np.uint8), labels)
     evaluator = Evaluator(net, ThreatModel("linf", 0.05))
     own = evaluator.attacked(PGD(num_steps=3, start="none"), split)
-    assert evaluator.inference._twin is None
+    assert evaluator.compiled.inference._twin is None
     plain = Evaluator(_net(), ThreatModel("linf", 0.05))
     plain.attacked(PGD(num_steps=3, start="none"), split)
-    assert plain.inference._twin is not None
+    assert plain.compiled.inference._twin is not None
     images = tf.cast(split.images, tf.float32) / 255
     perturbed = PGD(num_steps=3, start="none")(
         net, images, labels, threat=ThreatModel("linf", 0.05), seeds=tf.zeros((8, 2), tf.int32)
@@ -172,7 +172,7 @@ def test_images_fix_the_size_that_a_model_leaves_open():
     evaluator = Evaluator(net, ThreatModel("l2", 0.5))
     for attack in (PGD(num_steps=2), APGD(num_steps=2)):
         assert evaluator.attacked(attack, split).shape == (8,)
-    assert evaluator.inference._twin is not None
+    assert evaluator.compiled.inference._twin is not None
     distiller = PGDAdversarialTraining(net)
     distiller.compile(optimizer="sgd", jit_compile=False)
     batch = (IMAGES, labels, tf.range(8, dtype=tf.int64))
