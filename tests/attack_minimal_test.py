@@ -57,7 +57,7 @@ def cw_images():
     attack = tf.function(
         CWL2(num_steps=300, search_steps=8, initial_constant=0.1).minimal, autograph=False
     )
-    return images, labels, attack(_linear, images, labels, threat=ThreatModel("l2", 1.0))
+    return images, labels, attack(Problem(_linear, images, labels, ThreatModel("l2", 1.0), None))
 
 
 def test_cw_l2_finds_the_smallest_distance(cw_images) -> None:
@@ -73,12 +73,12 @@ def test_cw_l2_targeted_reaches_the_class_that_is_asked_for(cw_images) -> None:
     images, labels, untargeted = cw_images
     targets = (labels + 2) % 4
     attack = tf.function(CWL2(300, 8, initial_constant=0.1, targeted=True).minimal, autograph=False)
-    x = attack(_linear, images, targets, threat=ThreatModel("l2", 1.0))
+    x = attack(Problem(_linear, images, targets, ThreatModel("l2", 1.0), None))
     np.testing.assert_array_equal(_linear(x).numpy().argmax(1), targets)
     sizes = _sizes(x, images, "l2")
     assert np.all(sizes >= _sizes(untargeted, images, "l2") * 0.97)
     # Already in the target class: nothing to do.
-    same = attack(_linear, images, labels, threat=ThreatModel("l2", 1.0))
+    same = attack(Problem(_linear, images, labels, ThreatModel("l2", 1.0), None))
     np.testing.assert_array_equal(same, images)
 
 
@@ -87,7 +87,7 @@ def test_cw_l2_confidence_is_the_margin_of_the_wrong_class() -> None:
     attack = tf.function(
         CWL2(200, 6, initial_constant=1.0, confidence=0.5).minimal, autograph=False
     )
-    logits = _linear(attack(_linear, images, labels, threat=ThreatModel("l2", 1.0))).numpy()
+    logits = _linear(attack(Problem(_linear, images, labels, ThreatModel("l2", 1.0), None))).numpy()
     own = logits[np.arange(4), labels.numpy()]
     others = np.where(np.eye(4)[labels.numpy()] > 0, -np.inf, logits).max(1)
     assert np.all(others - own >= 0.5 - 1e-5)
@@ -96,8 +96,8 @@ def test_cw_l2_confidence_is_the_margin_of_the_wrong_class() -> None:
 def test_cw_l2_state_is_each_image_s_own() -> None:
     images, labels = _problem()
     attack = tf.function(CWL2(60, 3, initial_constant=1.0).minimal, autograph=False)
-    together = attack(_linear, images, labels, threat=ThreatModel("l2", 1.0))
-    alone = attack(_linear, images[2:3], labels[2:3], threat=ThreatModel("l2", 1.0))
+    together = attack(Problem(_linear, images, labels, ThreatModel("l2", 1.0), None))
+    alone = attack(Problem(_linear, images[2:3], labels[2:3], ThreatModel("l2", 1.0), None))
     np.testing.assert_allclose(together[2:3], alone, atol=1e-5)
 
 
