@@ -465,4 +465,4 @@ def test_from_a_folder_to_an_export(mixed, tmp_path, monkeypatch) -> None:
     run = f"--run_dir={tmp_path}/folder"
     called("eval", run, "--stage=net", "--suite=quick", "--examples=10")
     called("export", run, "--stage=net")
-    assert (tmp_path / "folder" / "export" / "net" / "saved_model.pb").exists()
+    assert len(list((tmp_path / "folder" / "export" / "net").rglob("saved_model.pb"))) == 1
