@@ -274,7 +274,7 @@ def test_a_failed_job_stops_only_what_needs_it(tmp_path):
         run_jobs(jobs, 2, tmp_path, lines.append)
     assert str(caught.value) == (
         "wrong failed (mtard-train: what was wrong); not started, as they need it: after, last; "
-        f"see {tmp_path}/<name>.log. The same command goes on from what is finished."
+        f"see {tmp_path}/<name>.log. The same command resumes after what is finished."
     )
     assert "wrong failed (mtard-train: what was wrong)" in lines
     assert (tmp_path / "other.log").read_text() == "ok\n"

@@ -99,7 +99,7 @@ def test_notes_that_no_training_wrote(tmp_path, notes) -> None:
     path = tmp_path / "state-000000007.npz"
     assert str(caught.value).startswith(f"{path} has notes that no training wrote (")
     assert str(caught.value).endswith(
-        "); remove the file, and the stage goes on from the state before it."
+        "); remove the file, and the stage resumes from the state before it."
     )
 
 
@@ -145,7 +145,7 @@ def test_a_run_that_is_preempted_again_and_again(
                 break
             except preemption.Preempted as error:
                 preempted += 1
-                assert str(error).endswith("The same command goes on.")
+                assert str(error).endswith("The same command resumes.")
     assert preempted >= 3
     assert "resumes at step" in capsys.readouterr().err
     for stage in STAGES:

@@ -40,7 +40,7 @@ def test_before_there_is_anything_to_checkpoint(tmp_path, number, code, cause) -
         partial.write_text("{")
         os.kill(os.getpid(), number)
         time.sleep(10)
-    assert str(caught.value) == f"{cause}: what is written is whole. The same command goes on."
+    assert str(caught.value) == f"{cause}: what is written is whole. The same command resumes."
     assert caught.value.code == code and preemption.received()
     assert not list(tmp_path.iterdir())
     assert not isinstance(caught.value, Exception)  # `except Exception` lets it pass
@@ -55,7 +55,7 @@ def test_where_there_is_something_to_checkpoint(number, code, cause) -> None:
         assert heard.received
     error = Preempted(1200)
     assert error.code == code
-    assert str(error) == f"{cause}: checkpointed at step 1,200. The same command goes on."
+    assert str(error) == f"{cause}: checkpointed at step 1,200. The same command resumes."
 
 
 def test_a_second_ctrl_c_does_not_wait_and_sigterm_does() -> None:
@@ -96,5 +96,5 @@ def test_a_command_that_is_still_loading(tmp_path, number, code, cause) -> None:
         time.sleep(0.005)
     process.send_signal(number)
     said = process.communicate(timeout=60)
-    line = f"mtard-eval: {cause}: what is written is whole. The same command goes on.\n"
+    line = f"mtard-eval: {cause}: what is written is whole. The same command resumes.\n"
     assert said == ("", line) and process.returncode == code

@@ -109,7 +109,9 @@ def test_twins_of_teachers_are_held_against_them_on_training_images(tmp_path, mo
         raise _Stop
 
     monkeypatch.setattr(twins, "equal", equal)
-    monkeypatch.setattr(stage_run, "judged_student", stop)  # comes after the teachers' measurement
+    monkeypatch.setattr(
+        stage_run, "validated_student", stop
+    )  # comes after the teachers' measurement
 
     def net(shape, classes):
         images = keras.Input(shape)

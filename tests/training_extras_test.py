@@ -25,7 +25,7 @@ from mtard_tf.plugins.adversarial_training.trades import Trades
 from mtard_tf.plugins.multi_teacher.bmtard import BMTARD
 from mtard_tf.processes.preemption import Preempted, Preemption
 from mtard_tf.running import checkpoints
-from mtard_tf.running.averaged_student import BatchStatistics, judged_student
+from mtard_tf.running.averaged_student import BatchStatistics, validated_student
 from mtard_tf.running.callbacks import Validation
 from mtard_tf.running.context import RunContext
 from mtard_tf.running.stage_run import train
@@ -258,10 +258,10 @@ def test_batch_statistics_equal_numpy():
     _equal(net.layers[1].get_weights()[2:], [np.zeros(2), np.ones(2)])
 
 
-def test_the_judged_student_has_averages_and_their_statistics(data):
+def test_the_validated_student_has_averages_and_their_statistics(data):
     distiller = _fit(data, averaging=EMA(decay=0.5, batch_norm_examples=20))
     setting = {"batch_size": 16, "seed": 7, "strategy": tf.distribute.get_strategy()}
-    model, refresh = judged_student(distiller, data, **setting)
+    model, refresh = validated_student(distiller, data, **setting)
     refresh()
     _equal(
         [v.numpy() for v in model.trainable_variables],
@@ -274,7 +274,7 @@ def test_the_judged_student_has_averages_and_their_statistics(data):
     theirs = [v.numpy() for v in distiller.student.non_trainable_variables]
     assert not any(np.array_equal(a, b) for a, b in zip(statistics, theirs, strict=True))
     plain = _fit(data, epochs=1)
-    assert judged_student(plain, data, **setting)[0] is plain.student
+    assert validated_student(plain, data, **setting)[0] is plain.student
 
 
 # Whole stages: what is saved, resuming and patience.
@@ -307,7 +307,7 @@ def test_the_averaged_student_is_what_is_saved(data, tmp_path, select):
     _train(dataclasses.replace(STAGE, **changes), tmp_path, data)
     saved = keras.models.load_model(tmp_path / "student.keras", compile=False).get_weights()
     distiller = _fit(data, epochs=1, averaging=EMA(decay=0.5))
-    model, refresh = judged_student(
+    model, refresh = validated_student(
         distiller, data, batch_size=16, seed=7, strategy=tf.distribute.get_strategy()
     )
     refresh()

@@ -103,7 +103,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_term(data):
     assert str(caught.value) == (
         "student: kl_robust is not finite at step 3 (batch 3 of epoch 1, seed 7). Lower the "
         "learning rate, warm up epsilon, or set Stage.on_non_finite = 'skip'; the same command "
-        "goes on from the last checkpoint."
+        "resumes from the last checkpoint."
     )
 
 

@@ -28,7 +28,7 @@ _LOST_WORKER = ("UnavailableError", "AbortedError", "DeadlineExceededError", "Ca
 def run(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> None:
     """Runs `main` under absl: quiet TensorFlow, and a user's error as one line with exit code 1.
 
-    Preempted (SIGTERM, Ctrl-C), also before `main` has begun, the process says so in one line and
+    Preempted (SIGTERM, Ctrl-C), also before `main` has begun, the process prints one line and
     exits with 75 or 130.
 
     Args:
@@ -48,12 +48,7 @@ def run(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> 
             # A TypeError is a user's only where gin left an argument of a plugin unset.
             if _DEBUG.value or (isinstance(error, TypeError) and "by Gin" not in str(error)):
                 raise
-            message = str(error)
-            if "In call to configurable" in message:
-                from mtard_tf.config.gin_errors import explain
-
-                message = explain(error)
-            sys.exit(f"{_command(argv[0])}: {message}")
+            sys.exit(f"{_command(argv[0])}: {_explained(error)}")
         except Exception as error:
             # TensorFlow is not imported here; its errors of a lost connection have these names.
             lost = type(error).__name__ in _LOST_WORKER and "TF_CONFIG" in os.environ
@@ -62,7 +57,7 @@ def run(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> 
             _leave(
                 argv[0],
                 f"Another worker is gone ({type(error).__name__}; --debug says more). Start all "
-                "workers again with the same commands; they go on from the last checkpoint.",
+                "workers again with the same commands; they resume from the last checkpoint.",
                 EXIT_CODE,
             )
 
@@ -73,6 +68,14 @@ def run(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> 
         app.run(guarded, flags_parser=lambda argv: usage.parse(argv, _command(argv[0]), docstring))
     except Preempted as error:
         _leave(sys.argv[0], str(error), error.code)
+
+
+def _explained(error: Exception) -> str:
+    if "In call to configurable" not in str(error):
+        return str(error)
+    from mtard_tf.config.gin_errors import explain
+
+    return explain(error)
 
 
 def _unless_preempted(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:

@@ -4,7 +4,7 @@
     mtard-compare --run_dir=runs/compare --suite=paper --examples=1000
 
 Stages `<row>_s0`, `<row>_s1`, ... are replicates of one row. What is finished is not done again, so
-the same command goes on after a kill. Without --config nothing is trained: it audits what a run
+the same command resumes after a kill. Without --config nothing is trained: it audits what a run
 holds. Writes <run_dir>/comparison/: table.md, table.csv, table.tex, trade_off.png, comparison.json,
 and for chains temperatures.md.
 Also `python -m mtard_tf.bin.compare ...`.

@@ -3,11 +3,11 @@
     mtard-train --config=quickstart.gin --run_dir=runs/quickstart
     mtard-train --config=quickstart.gin --gin='student/Stage.epochs = 20' --run_dir=runs/longer
 
-Finished stages are not run again; one that was cut off goes on from its last checkpoint, so the
+Finished stages are not run again; one that was interrupted resumes from its last checkpoint, so the
 same command is all that a scheduler repeats. Exit codes: 0 done, 1 a mistake that repeating will
 not mend, 75 preempted (SIGTERM) or left by another worker: run it again; 130 Ctrl-C.
 
-Without --config it goes on with the run that is there. --jobs=2 trains in two processes. On
+Without --config it resumes the run that is there. --jobs=2 trains in two processes. On
 several devices:
 
     mtard-train --strategy=mirrored --config=... --run_dir=...

@@ -34,7 +34,7 @@ def parse(argv: Sequence[str], command: str, docstring: str) -> list[str]:
 def described(command: str) -> str:
     """All flags of a command, one paragraph each."""
     modules = flags.FLAGS.flags_by_module_dict()
-    # A module that is run by `python -m` stands under the path of its file.
+    # A module that is run by `python -m` has the path of its file as its name.
     own = [m for m in modules if m.startswith("mtard_tf.bin") or m == sys.argv[0]]
     paragraphs = {}
     for flag in (flag for module in own for flag in modules[module]):

@@ -30,7 +30,7 @@ def run(request: requests.Compare) -> str:
     Raises:
       ValueError: flags that name nothing of the run, or, once the others have ended and the table
         of what is there is written, a stage or an audit that failed; the message is one line.
-      Preempted: the process was preempted; the same command goes on.
+      Preempted: the process was preempted; the same command resumes.
     """
     # Before anything is trained: it replaces the configuration, and may be a mistake.
     suite = gin_files.suite(request.suite).without(request.skip)
@@ -162,8 +162,8 @@ def _audit_jobs(
                     f"{absent[0]} is not trained, so {stage.name} cannot be audited; train it with "
                     f"--config, or leave {stage.name} out of --stage."
                 )
-            continue  # the run goes on elsewhere, or was cut off
-        if not to_train & set(needs) and report.stands(run_dir, experiment, audit, stage.name):
+            continue  # another process trains it, or it was interrupted
+        if not to_train & set(needs) and report.is_current(run_dir, experiment, audit, stage.name):
             continue
         if stage.name not in to_train:
             suite = audit.suite if source else audit.suite.without(list(audit.suite.transfer))

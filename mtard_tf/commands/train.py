@@ -17,7 +17,7 @@ def run(request: requests.Train) -> str:
 
     Raises:
       ValueError: flags that do not go together, or whatever the run refuses; one line.
-      Preempted: the process was preempted; the same command goes on.
+      Preempted: the process was preempted; the same command resumes.
     """
     run_dir = pathlib.Path(request.run_dir)
     described = gin_files.start_or_resume(run_dir, request.config, request.gin)

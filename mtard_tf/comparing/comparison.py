@@ -43,8 +43,7 @@ def compare(
       seed: of the bootstrap.
 
     Raises:
-      ComparisonError: nothing to compare, audits of different images or threat models or without
-        an attack in common, or a baseline that is no row or without an audit.
+      ComparisonError: nothing to compare, or audits or a baseline that cannot be compared.
     """
     check_alike(audited)
     rows: dict[str, list[Audited]] = {}
@@ -63,11 +62,9 @@ def compare(
     if baseline is not None:
         check_row(names, baseline)
         check_audited(rows, baseline)
-        for entry in entries:
-            if entry["row"] != baseline:
-                entry["against_baseline"] = _against(
-                    rows[entry["row"]], rows[baseline], shared, seed
-                )
+        for entry in (entry for entry in entries if entry["row"] != baseline):
+            against = _against(rows[entry["row"]], rows[baseline], shared, seed)
+            entry["against_baseline"] = against
     report = audited[0].report
     present = {one.name for one in audited}
     return {

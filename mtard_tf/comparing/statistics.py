@@ -1,4 +1,4 @@
-"""What replicates amount to: their mean and spread, and how far two rows of them differ."""
+"""Statistics over replicates: mean, deviation, and the paired difference of two rows."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
 
 
 def w_robust_by_example(clean: np.ndarray, robust: np.ndarray) -> np.ndarray:
-    """Each example's part of W-Robust: 1 if it stands, 0.5 if it is right only clean, else 0.
+    """W-Robust by example: 1 if it survives the attack, 0.5 if it is correct only clean, else 0.
 
     Args:
-      clean: which examples are classified rightly, bool `[...]`.
-      robust: which of them stand under an attack, bool `[...]`.
+      clean: which examples are classified correctly, bool `[...]`.
+      robust: which of them survive the attack, bool `[...]`.
 
     Returns:
       float64 `[...]`; its mean is W-Robust.

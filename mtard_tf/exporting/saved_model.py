@@ -1,4 +1,20 @@
-"""A student as a SavedModel for TF Serving, proven in a process that never imported us."""
+"""A student as a SavedModel for TF Serving, proven in a process that never imported us.
+
+Two signatures return `logits`, `probabilities` (float32 `[batch, classes]`), `label`
+(int64 `[batch]`) and `label_name` (string `[batch]`):
+
+* `serving_default`: `images`, uint8 `[batch, height, width, channels]`, 0 to 255;
+* `encoded_images`: `encoded`, string `[batch]`, PNG or JPEG bytes of up to 4,096 pixels a side,
+  resized (bilinear) if their size differs from the model's; absent unless the images have 1
+  or 3 channels.
+
+A third returns `logits` alone and lets gradients through, for `mtard-eval`:
+
+* `logits`: `images`, float32 `[batch, height, width, channels]`, 0 to 1.
+
+A batch may be empty. Images of another rank, size or number of channels, and bytes that are no
+image, are an InvalidArgumentError; the process survives it.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +65,7 @@ np.savez(sys.argv[3], **answers)
 
 
 class ExportError(ValueError):
-    """An export that must not be served. Nothing is left on disk; the message is one line."""
+    """A failed export, of which nothing is left on disk. The message is one line."""
 
 
 def export(
@@ -61,29 +77,14 @@ def export(
 ) -> pathlib.Path:
     """Writes `<folder>/<version>/`, the next free version, in TF Serving's layout.
 
-    Two signatures return `logits`, `probabilities` (float32 `[batch, classes]`), `label`
-    (int64 `[batch]`) and `label_name` (string `[batch]`):
-
-    * `serving_default`: `images`, uint8 `[batch, height, width, channels]`, 0 to 255;
-    * `encoded_images`: `encoded`, string `[batch]`, PNG or JPEG bytes of up to 4,096 pixels a side,
-      resized (bilinear) if their size differs from the model's; absent unless the images have 1
-      or 3 channels.
-
-    A third returns `logits` alone and lets gradients through, for `mtard-eval`:
-
-    * `logits`: `images`, float32 `[batch, height, width, channels]`, 0 to 1.
-
-    A batch may be empty. Images of another rank, size or number of channels, and bytes that are no
-    image, are an error that says so; the process lives.
-
     Args:
       student: from float32 images in [0, 1] to logits.
       label_names: one per class.
       folder: parent of the versions.
       probe_images: uint8 `[n, height, width, channels]`; the signatures take images of their shape,
         and the exported logits on them must equal the student's.
-      metadata: from `model_card.metadata`; kept as `assets.extra/metadata.json`, and told in
-        `README.md`.
+      metadata: from `model_card.metadata`; kept as `assets.extra/metadata.json`, and the
+        source of `README.md`.
 
     Returns:
       The folder of the new version.

@@ -51,25 +51,16 @@ def run(
     """Runs the jobs, `count` at a time, in their order as far as what they need allows.
 
     Args:
-      jobs: what to run. Needs that are no job of this call count as met.
-      count: how many at a time; each gets an equal share of the cores to itself.
+      jobs: needs that are no job of this call count as met.
+      count: how many at a time, at least 1; each gets an equal share of the cores to itself.
       logs: folder for what each job prints, `<name>.log`.
       say: is given one line for each job that starts and ends.
 
     Raises:
       JobError: jobs need one another; or some failed, and all that do not need them succeeded.
-      Preempted: this process was preempted (SIGTERM, Ctrl-C), or a job was; the others have been
-        sent SIGTERM and have ended.
-      ValueError: a count below 1.
+      Preempted: this process or a job was preempted; the other jobs have ended on SIGTERM.
     """
-    if count < 1:
-        raise ValueError(f"The number of jobs is {count}; give at least 1.")
-    named = {job.name: job for job in jobs}
-    order = graphlib.TopologicalSorter({j.name: named.keys() & set(j.needs) for j in jobs})
-    try:
-        order.prepare()
-    except graphlib.CycleError as error:
-        raise JobError(f"These jobs wait for one another: {', '.join(error.args[1])}.") from error
+    order = _order(jobs)
     logs.mkdir(parents=True, exist_ok=True)
     waiting: set[str] = set()
     failed: dict[str, str] = {}  # "" for one that needs a failed one, and was not started
@@ -87,17 +78,26 @@ def run(
                     pool.start(job)
                     say(f"{job.name}: started")
                 else:
-                    continue
+                    break
                 waiting.remove(job.name)
             for job, seconds, reason in pool.ended():
                 order.done(job.name)
-                if reason:
-                    failed[job.name] = f"{job.name} failed ({reason})"
-                    say(failed[job.name])
-                    continue
-                done += 1
-                say(f"{job.name}: done in {seconds:,.0f} s ({done} of {len(jobs)})")
+                done += not reason
+                failed |= {job.name: f"{job.name} failed ({reason})"} if reason else {}
+                line = f"{job.name}: done in {seconds:,.0f} s ({done} of {len(jobs)})"
+                say(failed.get(job.name, line))
     _check(failed, logs)
+
+
+def _order(jobs: Sequence[Job]) -> graphlib.TopologicalSorter[str]:
+    """The names of the jobs, prepared; raises JobError where jobs need one another."""
+    names = {job.name for job in jobs}
+    order = graphlib.TopologicalSorter({job.name: names & set(job.needs) for job in jobs})
+    try:
+        order.prepare()
+    except graphlib.CycleError as error:
+        raise JobError(f"These jobs wait for one another: {', '.join(error.args[1])}.") from error
+    return order
 
 
 def _check(failed: dict[str, str], logs: pathlib.Path) -> None:
@@ -108,7 +108,7 @@ def _check(failed: dict[str, str], logs: pathlib.Path) -> None:
     if skipped := [name for name, reason in failed.items() if not reason]:
         reasons.append(f"not started, as they need it: {', '.join(skipped)}")
     raise JobError(
-        f"{'; '.join(reasons)}; see {logs}/<name>.log. The same command goes on from what is "
+        f"{'; '.join(reasons)}; see {logs}/<name>.log. The same command resumes after what is "
         "finished."
     )
 

@@ -38,7 +38,7 @@ class Preempted(BaseException):
         self.code = INTERRUPTED if by_hand else EXIT_CODE
         where = where if step is None else f"checkpointed at step {step:,}"
         cause = "Interrupted (Ctrl-C)" if by_hand else "Preempted (SIGTERM)"
-        super().__init__(f"{cause}: {where}. The same command goes on.")
+        super().__init__(f"{cause}: {where}. The same command resumes.")
 
 
 class Preemption:

@@ -63,7 +63,7 @@ def report(path: pathlib.Path) -> dict[str, Any]:
 
 
 def sound_report(path: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """A `report.json`; an empty one, of which `say` hears, where it is damaged."""
+    """A `report.json`; where it is damaged an empty one, and `say` is given a line."""
     try:
         return report(path)
     except RunFileError:

@@ -18,37 +18,37 @@ from mtard_tf.models.layers import batch_norms
 from mtard_tf.models.precision import with_precision
 
 
-def judged_student(
-    distiller: Distiller, data: ImageData, **setting: Any
+def validated_student(
+    distiller: Distiller, data: ImageData, **how: Any
 ) -> tuple[keras.Model, Callable[[], None]]:
-    """The model that validation judges and saves, and what brings it up to date.
+    """The model that is validated and saved, and a function that updates it.
 
-    The student itself, where nothing is averaged, and in float32, as `student.keras` is; arguments
-    as `AveragedStudent`.
+    It is the student, or its average where there is one, in float32 as `student.keras` is. Takes
+    the arguments of `AveragedStudent`.
     """
     model: keras.Model = distiller.student
     refresh: Callable[[], None] = lambda: None  # noqa: E731
     if distiller.averages is not None:
-        averaged = AveragedStudent(distiller, data, **setting)
+        averaged = AveragedStudent(distiller, data, **how)
         model, refresh = averaged.model, averaged.refresh
-    with setting["strategy"].scope():
-        judged = with_precision(model, "float32")
-    if judged is model:
+    with how["strategy"].scope():
+        validated = with_precision(model, "float32")
+    if validated is model:
         return model, refresh
 
     def refresh_both() -> None:
         refresh()
-        judged.set_weights(model.get_weights())
+        validated.set_weights(model.get_weights())
 
-    return judged, refresh_both
+    return validated, refresh_both
 
 
 class AveragedStudent:
     """Keeps `model` at the averages of a distiller's student, with BatchNorm statistics of its own.
 
-    The running statistics of the student belong to weights that the average never had. Those of
-    `model` are re-estimated on clean training images, augmented and in the order of the first
-    epoch: what comes out is a function of the averages and the seed.
+    The student's running statistics are those of other weights than the averages. Those of `model`
+    are re-estimated on clean training images, augmented and in the order of the first epoch, so
+    that they are a function of the averages and the seed.
 
     Args:
       distiller: one that averages.
@@ -75,13 +75,13 @@ class AveragedStudent:
         self._statistics = BatchStatistics(distiller.student)
 
     def refresh(self) -> None:
-        """Brings `model` to the averages of the moment."""
+        """Sets `model` to the current averages."""
         assert self._distiller.averages is not None
         averages = [np.asarray(v.numpy()) for v in self._distiller.averages.values]
         others = [np.asarray(v.numpy()) for v in self._distiller.student.non_trainable_variables]
         batches = training_batches(self._data, batch_size=self._size, epochs=1, seed=self._seed)
         images = (batch[0] for batch in batches.take(self._batches))
-        # Before averaging begins it is the student itself, statistics and all.
+        # Before averaging begins it is the student, with its statistics.
         begun = int(self._distiller.averages.taken.numpy()) > 0
         found = self._statistics.over(images, averages, others) if begun else {}
         for variable, value in zip(self.model.trainable_variables, averages, strict=True):
@@ -91,14 +91,14 @@ class AveragedStudent:
 
 
 def statistics_batches(rule: EMA | SWA, data: ImageData, batch_size: int) -> tuple[int, int]:
-    """Images in a batch that BatchNorm's statistics are taken of, and the number of batches."""
+    """Size and number of the batches over which BatchNorm's statistics are taken."""
     count = min(rule.batch_norm_examples or len(data.train), len(data.train))
     size = min(batch_size, count)
     return size, count // size
 
 
 class BatchStatistics:
-    """BatchNorm's running statistics as plain means of batches' own, in training mode.
+    """BatchNorm's statistics as means over batches, in training mode.
 
     Args:
       model: from images to logits; neither changed nor owned.
@@ -107,7 +107,7 @@ class BatchStatistics:
     def __init__(self, model: keras.Model) -> None:
         self._twin = keras.models.clone_model(model)
         for layer in batch_norms(self._twin):
-            layer.momentum = 0.0  # what it keeps is then the last batch's
+            layer.momentum = 0.0  # its running statistics are then those of the last batch
         # Place among the non-trainable variables -> variable.
         self._moving = {
             i: variable

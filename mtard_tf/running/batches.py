@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -35,26 +36,23 @@ def training_data(
       extra: see `training_batches`.
     """
     replicas = strategy.num_replicas_in_sync
-
-    def batches(parts: Sequence[int]) -> tf.data.Dataset:
-        return training_batches(
-            data,
-            batch_size=batch_size,
-            epochs=epoch + 1,
-            seed=seed,
-            start_step=start_step,
-            parts=parts,
-            replicas=replicas,
-            tensors=tensors,
-            extra=extra,
-        )
-
+    batches = functools.partial(
+        training_batches,
+        data,
+        batch_size=batch_size,
+        epochs=epoch + 1,
+        seed=seed,
+        start_step=start_step,
+        replicas=replicas,
+        tensors=tensors,
+        extra=extra,
+    )
     if replicas == 1:
-        return batches((0,))
+        return batches(parts=(0,))
 
     def of_process(context: tf.distribute.InputContext) -> tf.data.Dataset:
         local = replicas // context.num_input_pipelines
         first = context.input_pipeline_id * local
-        return batches(range(first, first + local))
+        return batches(parts=range(first, first + local))
 
     return strategy.distribute_datasets_from_function(of_process)

@@ -25,7 +25,7 @@ _VALUES = "values/"
 # What reading a damaged archive raises.
 _DAMAGED = (
     *(EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error),
-    *(RecursionError, NotImplementedError),  # notes without an end, a compression of a stranger's
+    *(RecursionError, NotImplementedError),  # endless notes, an unknown compression
 )
 
 
@@ -35,12 +35,12 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What a training has come to.
+    """The state of a training.
 
     Attributes:
       step: batches done.
       values: path -> value of every variable of distiller and optimizer.
-      notes: what the callbacks go on with; must survive JSON.
+      notes: what the callbacks resume with; as JSON keeps it.
     """
 
     step: int
@@ -74,7 +74,7 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
     def newest(self, say: Callable[[str], None] = lambda line: None) -> State | None:
-        """The newest state that is whole, or None; `say` hears of each that is not.
+        """The newest state that is whole, or None; `say` is given a line for each that is not.
 
         Raises:
           OSError: a file cannot be read at all, which says nothing about what is in it.
@@ -88,7 +88,7 @@ class Checkpoints:
         return None
 
     def notes(self) -> Mapping[str, Any] | None:
-        """The notes of the newest state whose notes are whole, without its variables; or None."""
+        """The notes of the newest state that has readable ones, without its variables; or None."""
         for path in self._paths():
             with contextlib.suppress(*_DAMAGED), _archive(path) as archive:
                 return _notes(archive)
@@ -96,7 +96,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def noted(self, state: State) -> Iterator[None]:
-        """Within it the notes of a state are gone on with.
+        """The block restores from the notes of a state.
 
         Raises:
           CheckpointError: they are not what a training writes.
@@ -107,7 +107,7 @@ class Checkpoints:
             reason = f"{type(error).__name__}: {error}"
             raise CheckpointError(
                 f"{self._path(state.step)} has notes that no training wrote ({reason}); remove the "
-                "file, and the stage goes on from the state before it."
+                "file, and the stage resumes from the state before it."
             ) from error
 
     def any(self) -> bool:

@@ -99,7 +99,7 @@ def _built(
         distiller = stage.build(data, teachers, threat, 0, check)
     except TypeError as error:
         if "by Gin" in str(error):
-            raise  # an argument that is not bound, which is told elsewhere
+            raise  # an argument that is not bound, which `config` explains
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"Stage {stage.name!r} cannot be built: {reason} (--debug shows where)."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -71,17 +71,8 @@ def run(
     strategy = strategy or tf.distribute.get_strategy()
     stages, data, extras, identities = prepare(experiment, run_dir, strategy, only, restart)
     named = (identity.of_experiment(experiment), EXPERIMENT) if config is None else (config, CONFIG)
-    with contextlib.ExitStack() as stack:
-        if strategies.is_chief(strategy):
-            claim(run_dir, *named)
-            stack.enter_context(locked(run_dir, shared=bool(only)))
-            for name in dict.fromkeys(only):  # a lock is held once
-                stack.enter_context(locked(run_dir, f"{name}.lock"))
-        strategies.wait_for_all(strategy)
-        if not strategies.is_chief(strategy):
-            claim(run_dir, *named)  # by now it is there: this compares
+    with _claimed(run_dir, named, only, strategy), Preemption().listening() as preemption:
         check_begun(stages, run_dir, identities, restart)
-        preemption = stack.enter_context(Preemption().listening())
         context = RunContext(data, experiment.threat, strategy, preemption, callbacks, extras)
         results = []
         for stage in stages:
@@ -91,6 +82,26 @@ def run(
             strategies.wait_for_all(strategy)
             results.append(_stage(experiment, stage, run_dir, context, now))
         return results
+
+
+@contextlib.contextmanager
+def _claimed(
+    run_dir: pathlib.Path,
+    named: tuple[str, str],
+    only: Sequence[str],
+    strategy: tf.distribute.Strategy,
+) -> Iterator[None]:
+    """Within it the directory is this run's, and the stages of the chief's process are locked."""
+    with contextlib.ExitStack() as stack:
+        if strategies.is_chief(strategy):
+            claim(run_dir, *named)
+            stack.enter_context(locked(run_dir, shared=bool(only)))
+            for name in dict.fromkeys(only):  # a lock is held once
+                stack.enter_context(locked(run_dir, f"{name}.lock"))
+        strategies.wait_for_all(strategy)
+        if not strategies.is_chief(strategy):
+            claim(run_dir, *named)  # by now it is there: this compares
+        yield
 
 
 def prepare(

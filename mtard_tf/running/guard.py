@@ -1,4 +1,4 @@
-"""Stops a training that trains nothing: what is not finite, and steps without an update."""
+"""Stops a training at values that are not finite, or after many steps without an update."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from mtard_tf.auditing.evaluator import NonFiniteLogits
 
-# A batch that cannot be learned from is an accident; so many in a row are not.
+# One batch that cannot be learned from is an accident, this many in a row are not.
 SKIPS_IN_A_ROW = 20
 # Loss scaling begins at 2^15 and halves: after 30 it is at 2^-15, and what overflows there is no
 # matter of scale.
@@ -60,8 +60,8 @@ class Guard(keras.callbacks.Callback):
         if count and "skipped" not in logs:
             raise NonFinite(
                 f"{self._stage}: {what} at {self._place()}. Lower the learning rate, warm up "
-                "epsilon, or set Stage.on_non_finite = 'skip'; the same command goes on from the "
-                "last checkpoint."
+                "epsilon, or set Stage.on_non_finite = 'skip'; the same command resumes from "
+                "the last checkpoint."
             )
         self._count(logs)
         if _scalar(logs.get("skipped", 0.0)) and self.left_out >= SKIPS_IN_A_ROW:
@@ -92,8 +92,8 @@ class Guard(keras.callbacks.Callback):
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise NonFinite(
                     f"{self._stage}: {variable.path} is not finite after {self._place()}; it is "
-                    "not kept. Lower the learning rate or warm up epsilon; the same command goes "
-                    "on from the last checkpoint."
+                    "not kept. Lower the learning rate or warm up epsilon; the same command "
+                    "resumes from the last checkpoint."
                 )
 
     def check_end(self, distiller: Any) -> None:
@@ -112,13 +112,13 @@ class Guard(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def judging(self) -> Iterator[None]:
-        """Says of a student in training whose logits are not finite what it says of losses."""
+        """Turns logits of the student that are not finite into an error like that of a loss."""
         try:
             yield
         except NonFiniteLogits as error:
             raise NonFinite(
                 f"{self._stage}: {str(error).split(';')[0]} after {self._place()}; "
-                f"{_advice(self.model)}; the same command goes on from the last checkpoint."
+                f"{_advice(self.model)}; the same command resumes from the last checkpoint."
             ) from error
 
     def _count(self, logs: Any) -> None:

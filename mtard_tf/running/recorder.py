@@ -23,8 +23,8 @@ class Recorder(keras.callbacks.Callback):
     """Writes every term, weight, temperature and entropy to `metrics.jsonl` and TensorBoard.
 
     Rows of kind "step" hold the scalars of one step, rows of kind "epoch" their means over the
-    epoch and what validation found. `timing.jsonl` has what no two runs share: seconds and memory.
-    Of a "partial" epoch only what came after a resumption was timed; a "validated" one ended with a
+    epoch and what validation found. `timing.jsonl` has seconds and memory, which differ between
+    runs. A "partial" epoch was timed from a resumption on; a "validated" one ended with a
     validation.
 
     Args:
@@ -54,7 +54,7 @@ class Recorder(keras.callbacks.Callback):
         return {"sums": self._sums, "last": self._last, "bytes": size}
 
     def restore(self, notes: Mapping[str, Any]) -> None:
-        """Goes on from `notes`: rows written after it are cut off, to be written again."""
+        """Resumes from `notes`: rows written after it are cut off, to be written again."""
         self._sums, self._last = dict(notes["sums"]), notes["last"]
         self._partial = bool(self._sums)
         if self._path.stat().st_size > notes["bytes"]:  # less only if somebody removed the file
@@ -123,8 +123,8 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         found = {n: (logs or {}).get(f"validation_{n}") for n in ("clean", "robust")}
-        told = [f"{name} {value:.1%}" for name, value in found.items() if value is not None]
-        self._found = f", validation: {', '.join(told)}" if told else self._found
+        shown = [f"{name} {value:.1%}" for name, value in found.items() if value is not None]
+        self._found = f", validation: {', '.join(shown)}" if shown else self._found
         self._bar.set_postfix_str(f"epoch {epoch + 1}/{self._epochs}{self._found}")
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class Progress(keras.callbacks.Callback):
 
 
 def peak_memory_mb() -> float | None:
-    """The most memory that the process has had so far, in MiB; None where nobody counts it."""
+    """Peak memory of the process so far, in MiB; None where the system does not count it."""
     try:
         import resource
     except ImportError:  # Windows

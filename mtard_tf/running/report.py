@@ -36,10 +36,7 @@ def evaluate_run(
     """Audits students of a run; writes `evaluation/<stage>/` and the report over all stages.
 
     Args:
-      run_dir: of finished stages.
-      experiment: as it was run.
-      audit: suite, data and threat model.
-      stages: their names; all of the experiment if empty.
+      stages: names; all of the experiment if empty.
       surrogate: model file for the transfer attacks; None takes the stage's robust teacher, or that
         of the last stage that has one.
       out: instead of `evaluation/`.
@@ -48,20 +45,21 @@ def evaluate_run(
       One `report.json` per stage.
 
     Raises:
-      RunError: a stage that the experiment does not have, or that is not finished.
+      RunError: no such stage, or one that is not finished.
     """
-    known = [stage.name for stage in experiment.stages]
     for stage in stages:
         check_stage(experiment, stage)
+    known = [stage.name for stage in experiment.stages]
+    chosen = list(dict.fromkeys(stages)) or known
     if out is None and audit.whole:
-        _check_readable(run_dir, known, stages or known)
+        _check_readable(run_dir, known, chosen)
     reports = []
-    for stage in dict.fromkeys(stages) or known:
-        model = load_student(run_dir, stage)
+    for stage in chosen:
+        model, folder = load_student(run_dir, stage), (out or run_dir / "evaluation") / stage
         report = audit.at_temperature(_temperature(run_dir, stage))(
             model,
             stage,
-            (out or run_dir / "evaluation") / stage,
+            folder,
             _surrogate(run_dir, experiment, stage, surrogate) if audit.suite.transfer else None,
             {"stage": stage, "student": file_digest(student_path(run_dir, stage))},
         )
@@ -94,8 +92,8 @@ def surrogate_of(experiment: Experiment, stage: str) -> str | None:
     return None if source == stage else source
 
 
-def stands(run_dir: pathlib.Path, experiment: Experiment, audit: Audit, stage: str) -> bool:
-    """Whether the stage's report is there, of this audit and of the student as it is now."""
+def is_current(run_dir: pathlib.Path, experiment: Experiment, audit: Audit, stage: str) -> bool:
+    """Whether the report is there, of this audit and of the student as it is now."""
     path = run_dir / "evaluation" / stage / "report.json"
     if not path.exists():
         return False
@@ -143,7 +141,7 @@ def write_report(run_dir: pathlib.Path, experiment: Experiment) -> pathlib.Path:
         *_table(reports),
         "",
         "W-Robust is (clean + robust) / 2 per attack; the worst case counts an image as robust "
-        "only if it stands under every attack.",
+        "only if it survives every attack.",
         "",
         "![clean against robust accuracy](trade_off.png)",
         "",

@@ -1,4 +1,4 @@
-"""The directory of a run: whose it is, and the students that lie in it."""
+"""The directory of a run: its configuration, its environment, and the students in it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def claim(run_dir: pathlib.Path, config: str, name: str = CONFIG) -> None:
 
 
 def environment() -> dict:
-    """Where a run took place."""
+    """Versions, devices and working directory of a run."""
     return {
         "mtard_tf": __version__,
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -30,16 +30,11 @@ def write_result(
 
     Args:
       folder: of the stage, with the checkpoints of its validation.
-      stage: as it was trained.
-      distiller: after the last step.
-      data: what it was trained on.
       begun: `sources`, `identity`, `computed_on` and `seed` of the stage, and what `check_teachers`
         found of its teachers as `taught`, and the `extra` images or None.
-      validation: what it found.
     """
-    chosen = keras.models.load_model(
-        folder / "checkpoints" / f"{stage.select}.keras", compile=False
-    )
+    selected = folder / "checkpoints" / f"{stage.select}.keras"
+    chosen = keras.models.load_model(selected, compile=False)
     with files.replacing(folder / "student.keras") as temporary:
         with_precision(chosen, "float32").save(temporary)
     files.write_text(folder / "operative_config.gin", canonical_text.operative())

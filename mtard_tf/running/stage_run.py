@@ -1,7 +1,8 @@
-"""Trains a stage, or goes on with one, and writes its folder."""
+"""Trains a stage, or resumes one, and writes its folder."""
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.twins import PROBED
 from mtard_tf.reporting import run_files
 from mtard_tf.running import batches, checkpoints, extra_images, soft_labels
-from mtard_tf.running.averaged_student import judged_student
+from mtard_tf.running.averaged_student import validated_student
 from mtard_tf.running.callbacks import Saver, Validation
 from mtard_tf.running.checkpoints import Checkpoints, State
 from mtard_tf.running.context import RunContext
@@ -45,7 +46,6 @@ def train(
     A stage that was interrupted resumes from its newest checkpoint, to the same weights.
 
     Args:
-      stage: what to train.
       teachers: role -> model, made under the strategy's scope.
       folder: of the stage.
       context: what it is trained on.
@@ -59,8 +59,7 @@ def train(
 
     Raises:
       Preempted: the process was preempted; a checkpoint is written.
-      NonFinite, NothingTrained, TeacherError: see `guard` and `teacher_check`.
-      CheckpointError: the checkpoint is of another student.
+      NonFinite, NothingTrained, TeacherError, CheckpointError: see the modules of these.
     """
     strategy = context.strategy
     with strategy.scope():
@@ -70,10 +69,8 @@ def train(
     begun = {"sources": dict(sources or {}), "identity": identity or {}}
     run = _Run(stage, distiller, folder, context, seed, begun)
     run.resume()
-    try:
+    with contextlib.closing(run):
         run.fit(teachers)
-    finally:
-        run.close()
     if strategies.is_chief(strategy):
         run.finish()
     strategies.wait_for_all(strategy)
@@ -111,7 +108,7 @@ class _Run:
 
     def _validating(self) -> Validation:
         stage, data, strategy = self._stage, self._context.data, self._context.strategy
-        judged, refresh = judged_student(
+        validated, refresh = validated_student(
             self._distiller,
             stage.augmented(data, stage.epochs - 1),
             batch_size=stage.batch_size,
@@ -120,7 +117,7 @@ class _Run:
         )
         return Validation(
             data.validation,
-            Evaluator(judged, self._context.threat, strategy=strategy),
+            Evaluator(validated, self._context.threat, strategy=strategy),
             stage.validation_attack,
             self._folder / "checkpoints" if self._chief else None,
             epochs=stage.epochs,
@@ -168,21 +165,7 @@ class _Run:
         """Trains what is left, epoch by epoch."""
         stage, distiller = self._stage, self._distiller
         guard = Guard(stage.name, self._steps, self._seed)
-        callbacks = [guard, self._validation]
-        if self._recorder is not None:
-            callbacks += [self._recorder, self._progress]
-        callbacks.append(
-            Saver(
-                self._checkpoints if self._chief else None,
-                self._notes,
-                every=stage.checkpoint_every,
-                steps=self._steps,
-                preempted=self._context.preempted,
-                ask_every=10 if strategies.is_multi_worker(self._context.strategy) else 1,
-                guard=guard,
-            )
-        )
-        callbacks += self._context.callbacks
+        callbacks = self._callbacks(guard)
         given = teachers, self._begun["sources"], self._folder, self._context
         extra = extra_images.labelled(stage, self._extra, *given)
         tables = soft_labels.tables(distiller, *given, self._extra)
@@ -212,6 +195,19 @@ class _Run:
                     callbacks=list(callbacks),
                 )
         guard.check_end(distiller)
+
+    def _callbacks(self, guard: Guard) -> list[keras.callbacks.Callback]:
+        saver = Saver(
+            self._checkpoints if self._chief else None,
+            self._notes,
+            every=self._stage.checkpoint_every,
+            steps=self._steps,
+            preempted=self._context.preempted,
+            ask_every=10 if strategies.is_multi_worker(self._context.strategy) else 1,
+            guard=guard,
+        )
+        seen = [] if self._recorder is None else [self._recorder, self._progress]
+        return [guard, self._validation, *seen, saver, *self._context.callbacks]
 
     def finish(self) -> None:
         """Writes what marks the stage as finished, and removes what only a resumption needs."""

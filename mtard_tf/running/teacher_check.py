@@ -1,4 +1,4 @@
-"""Whether teachers know what they teach, before anybody learns from them."""
+"""Measures the teachers of a stage before its student learns from them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.distiller.distiller import Distiller
 from mtard_tf.experiment.stage import Stage
 
-# Enough to tell turned classes from a bad teacher; a large teacher takes a minute for them.
+# Enough to tell classes in another order from a bad teacher; a large one takes a minute for them.
 EXAMPLES = 256
 _BATCH = 64
 
 
 class TeacherError(ValueError):
-    """A teacher that teaches nothing, or nothing true. The message is one line."""
+    """A teacher that cannot be learned from. The message is one line."""
 
 
 def check_teachers(
@@ -26,15 +26,15 @@ def check_teachers(
 ) -> dict[str, dict]:
     """Measures each teacher, in the stage's precision, on at most `EXAMPLES` validation images.
 
-    They are spread evenly over the split and left as they are: no attack.
+    They are spread evenly over the split, and not attacked.
 
     Args:
       stage: which names them.
       distiller: with its teachers.
       data: its validation split is read.
-      say: hears one line of each teacher that is worse than guessing, as one with turned classes
-        is, or no better than always naming the largest class; and what the distiller says of a
-        student that starts from one of them.
+      say: is given one line for each teacher that is worse than guessing, as one with its classes
+        in another order is, or no better than always predicting the largest class; and the
+        distiller's line about a student that starts from one of them.
 
     Returns:
       role -> `validation_clean`, of how many `examples`, and whether it is `at_chance`.
@@ -50,21 +50,21 @@ def check_teachers(
         right = _right(stage, distiller, role, split, who)
         accuracy, weak = right / len(split), at_chance(right, len(split), share)
         found[role] = {"validation_clean": accuracy, "examples": len(split), "at_chance": weak}
-        told = f"{who} gets {accuracy:.1%} of {len(split)} validation images right"
+        line = f"{who} gets {accuracy:.1%} of {len(split)} validation images right"
         if below_chance(right, len(split), data.num_classes):
             say(
-                f"{told}, fewer than by guessing ({1 / data.num_classes:.1%}): its classes may be "
+                f"{line}, fewer than by guessing ({1 / data.num_classes:.1%}): its classes may be "
                 "in another order than the data set's, or its images on another scale; mend the "
                 "file, or name another one in Stage.teachers."
             )
         elif weak:
             say(
-                f"{told}, no more than by always naming the largest class ({share:.1%}): the "
+                f"{line}, no more than by always naming the largest class ({share:.1%}): the "
                 "student will learn nothing from it."
             )
     copied = [role for role, source in stage.teachers.items() if source == stage.initial]
-    if line := distiller.said_at_start(copied):
-        say(line)
+    if said := distiller.said_at_start(copied):
+        say(said)
     return found
 
 
