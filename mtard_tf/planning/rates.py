@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from mtard_tf import losses
 from mtard_tf.attacks.pgd import PGD
+from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
@@ -159,7 +160,13 @@ def _passes(built: Built) -> dict[str, Callable]:
         size = -(-images.shape[0] // distiller.attack_shards)
         parts = [slice(start, start + size) for start in range(0, images.shape[0], size)]
         return [
-            climb(model_fn, images[rows], labels[rows], threat=threat, seeds=ids[rows, None])
+            climb(
+                model_fn,
+                images[rows],
+                labels[rows],
+                threat=threat,
+                seeds=image_seeds(0, ids[rows]),
+            )
             for rows in parts
         ]
 
