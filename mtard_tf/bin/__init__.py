@@ -22,6 +22,10 @@ from mtard_tf.processes.preemption import (
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the whole stack trace of an error.")
 
+_PLUGINS = flags.DEFINE_multi_string(
+    "plugins", [], "Python file that registers parts of your own; repeatable."
+)
+
 _LOST_WORKER = ("UnavailableError", "AbortedError", "DeadlineExceededError", "CancelledError")
 
 
@@ -43,6 +47,7 @@ def run(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> 
             keras_environment.check()
             logging.set_verbosity(logging.FATAL)
             import_tensorflow_quietly()
+            _load_plugins()
             _unless_preempted(main, argv)
         except (ValueError, OSError, TypeError) as error:
             # A TypeError is a user's only where gin left an argument of a plugin unset.
@@ -76,6 +81,13 @@ def _explained(error: Exception) -> str:
     from mtard_tf.config.gin_errors import explain
 
     return explain(error)
+
+
+def _load_plugins() -> None:
+    if _PLUGINS.value:
+        from mtard_tf.config import plugin_files
+
+        plugin_files.load(_PLUGINS.value)
 
 
 def _unless_preempted(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:

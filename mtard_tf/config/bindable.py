@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gin
@@ -24,10 +24,13 @@ def described(
     norm: str = "linf",
     seed: int = 0,
     strategy: str = "one_device",
+    plugins: str | Sequence[str] = (),
 ) -> Experiment:
     """The experiment of a run file; a stage's name is the gin scope that configures it.
 
     Teachers that stages name and `stages` lacks are added, each before the stages that it teaches.
+    `plugins` are Python files with parts of one's own, relative to the gin file; they are imported
+    when that is read, see `plugin_files.load_bound`.
     """
     # Experiment parses an epsilon that is text, such as "8/255".
     return Experiment(dataset, tuple(stage_lists.complete(stages)), epsilon, norm, seed, strategy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib.util
+import io
 import os
 import pathlib
 import re
@@ -16,7 +17,7 @@ import gin
 
 from mtard_tf import registry
 from mtard_tf.auditing.suite import Suite
-from mtard_tf.config import bindings, canonical_text, data_of_run
+from mtard_tf.config import bindings, canonical_text, data_of_run, plugin_files
 from mtard_tf.config.bindable import CONFIGURABLE
 from mtard_tf.config.binding_values import check_values
 from mtard_tf.config.gin_errors import ConfigError, one_line
@@ -127,6 +128,7 @@ def of_run(run_dir: pathlib.Path) -> Experiment:
     path = run_dir / "config.gin"
     if not path.exists():
         raise ConfigError(f"{run_dir} holds no run (no config.gin); run mtard-train first.")
+    plugin_files.load_kept(run_dir)
     parse([str(path.resolve())], finished=True)
     return data_of_run.resolve(experiment(), run_dir)
 
@@ -175,8 +177,9 @@ def _open(name: str) -> Iterator[IO[str]]:
         raise ConfigError(f"{path} includes itself; leave one of the includes out.")
     _reading.append(path.resolve())
     try:
-        with open(path, encoding="utf-8") as file:
-            yield file
+        text = path.read_text(encoding="utf-8")
+        plugin_files.load_bound(text, path.parent)
+        yield io.StringIO(text)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not text in UTF-8; give a gin file.") from error
     finally:

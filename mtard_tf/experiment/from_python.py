@@ -12,7 +12,7 @@ import keras
 
 from mtard_tf import optimizers, registry, schedules
 from mtard_tf.experiment.stage import Stage
-from mtard_tf.models.architecture import Architecture
+from mtard_tf.models.borrowed import Architecture
 
 _FIELDS = {field.name for field in dataclasses.fields(Stage)}
 # What `stage` is given by other arguments.

@@ -1,4 +1,4 @@
-"""Architectures from elsewhere: a net's file, and Keras' own applications."""
+"""Architectures from elsewhere: of a net, of a file, and Keras' own applications."""
 
 from __future__ import annotations
 
@@ -9,12 +9,53 @@ from collections.abc import Sequence
 
 import keras
 
+from mtard_tf.files import digest
 from mtard_tf.models import model_files
-from mtard_tf.models.architecture import Architecture
+from mtard_tf.models.model_files import structure
 
 _SMALLEST = re.compile(r"at least (\d+)x(\d+)")
 # Their first layers take 0 to 255, and nothing turns that off.
 _SCALED_INSIDE = re.compile(r"EfficientNetB\d")
+
+
+class Architecture:
+    """`factory(image_shape, num_classes)` that builds a given net again, with fresh weights.
+
+    The net itself is only read. Equal global seeds give equal weights. Without branches, those are
+    what the code that made the net would have drawn; with branches, Keras builds in another order.
+
+    Args:
+      net: from images `[batch, height, width, channels]` to logits `[batch, classes]`.
+
+    Raises:
+      ValueError: the net is none that Keras can build again from its configuration.
+    """
+
+    def __init__(self, net: keras.Model) -> None:
+        if not isinstance(net, keras.Model):
+            raise ValueError(f"The net is {type(net).__name__}; give a keras.Model.")
+        self._net = net
+        try:
+            keras.models.clone_model(net)
+            self._print = digest(structure(net))
+        except (NotImplementedError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{net.name} cannot be built again from its configuration, as a subclass of "
+                "keras.Model cannot; make it functional: keras.Model(inputs, outputs)."
+            ) from error
+
+    def __repr__(self) -> str:
+        """What a run knows the architecture by."""
+        return f"Architecture({self._net.name!r}, {self._print})"
+
+    def __call__(self, image_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
+        shape, outputs = tuple(self._net.input_shape[1:]), self._net.output_shape[-1]
+        if shape != tuple(image_shape) or outputs != num_classes:
+            raise ValueError(
+                f"{self._net.name} takes images of {shape} and has {outputs} outputs; the data "
+                f"have images of {tuple(image_shape)} and {num_classes} classes: build it for them."
+            )
+        return keras.models.clone_model(self._net)
 
 
 def from_file(image_shape: Sequence[int], num_classes: int, *, path: str) -> keras.Model:
@@ -52,9 +93,7 @@ def keras_application(
     """
     known = sorted(n for n, made in vars(keras.applications).items() if inspect.isfunction(made))
     if name not in known:
-        raise ValueError(
-            f"keras_application.name is {name!r}; use one of {', '.join(known)}."
-        )
+        raise ValueError(f"keras_application.name is {name!r}; use one of {', '.join(known)}.")
     if weights is not None and not pathlib.Path(weights).expanduser().is_file():
         raise ValueError(
             f"keras_application.weights is {weights!r}; give the path of a file, or None: nothing "

@@ -42,7 +42,7 @@ def convnext_femto(
     """
     if len(depths) != len(widths) or not depths:
         raise ValueError(
-            f"convnext_femto.depths is {tuple(depths)} and widths {tuple(widths)}; give one of each "
+            f"convnext_femto.depths is {tuple(depths)} and widths {tuple(widths)}; give one each "
             "for every stage."
         )
     images, x = image_input(image_shape, normalization)
@@ -60,11 +60,11 @@ def convnext_femto(
     return keras.Model(images, _L.Dense(num_classes, name="logits")(x), name="convnext_femto")
 
 
-def _norm(x, name: str):
+def _norm(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     return _L.LayerNormalization(epsilon=1e-6, name=name)(x)
 
 
-def _block(x, kernel: int, name: str):
+def _block(x: keras.KerasTensor, kernel: int, name: str) -> keras.KerasTensor:
     width = x.shape[-1]
     y = _L.DepthwiseConv2D(kernel, padding="same", name=f"{name}_depthwise")(x)
     y = _norm(y, f"{name}_norm")

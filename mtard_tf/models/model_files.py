@@ -158,15 +158,19 @@ def check_logits(logits: np.ndarray) -> None:
 
 def fingerprint(model: Any) -> str:
     """A digest of a model's weights and, for a Keras model, its structure."""
-    structure = ""
-    if isinstance(model, keras.Model):
-        structure = model.to_json()
-        # Default names are numbered per process.
-        for place, layer in enumerate([model, *model.layers]):
-            structure = structure.replace(f'"{layer.name}"', f'"{place}"')
+    described = structure(model) if isinstance(model, keras.Model) else ""
     # Not `variables`, which hold the seeds of Dropout: files do not keep them.
     weights = model.weights if isinstance(model, keras.Model) else model.variables
-    return digest(structure, *[np.asarray(variable) for variable in weights])
+    return digest(described, *[np.asarray(variable) for variable in weights])
+
+
+def structure(model: keras.Model) -> str:
+    """A Keras model's configuration without the names of layers."""
+    text = model.to_json()
+    # Default names are numbered per process.
+    for place, layer in enumerate([model, *model.layers]):
+        text = text.replace(f'"{layer.name}"', f'"{place}"')
+    return text
 
 
 def file_digest(path: pathlib.Path) -> str:

@@ -69,7 +69,9 @@ def vit_tiny(
     return keras.Model(images, _L.Dense(num_classes, name="logits")(x), name="vit_tiny")
 
 
-def _block(x, heads: int, expansion: int, dropout: float, name: str):
+def _block(
+    x: keras.KerasTensor, heads: int, expansion: int, dropout: float, name: str
+) -> keras.KerasTensor:
     width = x.shape[-1]
     y = _L.LayerNormalization(epsilon=1e-6, name=f"{name}_norm1")(x)
     y = _L.MultiHeadAttention(heads, width // heads, name=f"{name}_attention")(y, y)

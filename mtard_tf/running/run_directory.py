@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from mtard_tf import __version__, files, keras_environment
+from mtard_tf.config import plugin_files
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.experiment.sources import is_path
 from mtard_tf.models import model_files
@@ -64,10 +65,12 @@ def claim(run_dir: pathlib.Path, config: str, name: str = CONFIG) -> None:
                 f"{run_dir} holds a run of another configuration; choose another --run_dir, or "
                 f"remove it:\n{difference}"
             )
+        plugin_files.keep(run_dir, begun=True)
         return
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         files.write_json(run_dir / "environment.json", environment())
+        plugin_files.keep(run_dir, begun=False)
         files.write_text(path, config)  # last: from then on this is a run
     except OSError as error:
         raise RunError(
