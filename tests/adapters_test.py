@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 
 from mtard_tf.auditing.wrong_inputs import hint
+from mtard_tf.commands import import_, requests
 from mtard_tf.data import Split
 from mtard_tf.models.adapters import adapted
-from mtard_tf.models.model_files import EvaluationError
+from mtard_tf.models.model_files import EvaluationError, check_classes, check_shapes
 
 _IMAGES = np.random.RandomState(0).uniform(0, 1, (6, 4, 5, 3)).astype(np.float32)
 
@@ -91,3 +94,27 @@ def test_a_model_at_chance_names_the_flag_that_it_seems_to_lack() -> None:
         "be 90: give that flag if the model was trained so."
     )
     assert hint(adapted(net, input_scale=255), split) == ""
+
+
+def test_shapes_that_a_flag_mends_name_it() -> None:
+    with pytest.raises(
+        EvaluationError, match=r"and the data set has \(4, 5, 3\); give --channels_f"
+    ):
+        check_shapes(_net(shape=(3, 4, 5)), (4, 5, 3))
+    with pytest.raises(EvaluationError, match="net has one output for two classes; give --from_pr"):
+        check_classes(_net(1), 2)
+
+
+def test_a_file_is_adapted_for_a_teacher(tmp_path) -> None:
+    net = _net()
+    _like(net, "softmax").save(tmp_path / "net.keras")
+    request = requests.Import(
+        source=str(tmp_path / "net.keras"), out=str(tmp_path / "t.keras"), from_probabilities=True
+    )
+    import_.run(request, lambda line: None)
+    teacher = keras.models.load_model(tmp_path / "t.keras", compile=False)
+    np.testing.assert_array_equal(teacher(_IMAGES), net(_IMAGES))
+    with pytest.raises(ValueError, match="holds weights; name the net that they are for: --model"):
+        import_.run(dataclasses.replace(request, source="net.pt"))
+    with pytest.raises(ValueError, match="adapt a .keras --source; leave --model out, or them"):
+        import_.run(dataclasses.replace(request, model="models.small_cnn"))

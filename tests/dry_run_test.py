@@ -75,7 +75,7 @@ def _two_outputs():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: _net(activation="softmax"), "M: The model returns probabilities (every row lies in [0, 1] and adds up to 1); attacks and distillation need raw logits: remove the softmax from its last layer."),
+        (lambda: _net(activation="softmax"), "M: The model returns probabilities (every row lies in [0, 1] and adds up to 1); attacks and distillation need raw logits: remove the softmax from its last layer, as --from_probabilities of mtard-eval and mtard-import does."),
         (lambda: _net(units=4), "M: net has 4 logits and the data set 3 classes; end it with a layer of num_classes units."),
         (lambda: _net(images=keras.Input(batch_shape=(32, *SHAPE))), "M: net takes batches of 32 images only; save it with a batch size of None, which takes any."),
         (_two_outputs, "M: net takes (None, 4, 4, 1) and returns [(None, 3), (None, 2)]; give a functional model"),

@@ -4,6 +4,8 @@
     mtard-import --source=resnet20.th --model=models.resnet20 --normalization=imagenet \\
         --gin="models.resnet20.shortcut='A'" --dataset=cifar10 --out=teacher.keras
 
+    mtard-import --source=net.keras --from_probabilities --input_scale=255 --out=teacher.keras
+
 With --dataset it measures the clean accuracy; with --probe it compares logits with the source's.
 docs/teachers.md says more. Also `python -m mtard_tf.bin.import_ ...`.
 """

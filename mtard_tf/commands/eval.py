@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import pathlib
 import shlex
+import sys
+from typing import Any
 
+from mtard_tf.auditing import wrong_inputs
 from mtard_tf.auditing.audit import Audit
 from mtard_tf.commands import requests
 from mtard_tf.commands.datasets import dataset
 from mtard_tf.config import gin_files
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.models import model_files
+from mtard_tf.models.adapters import adapted
 from mtard_tf.running import report
 from mtard_tf.threat import ThreatModel, radius
+
+# What `adapted` is given for a model that takes images in [0, 1] and returns logits.
+_AS_IT_IS = {
+    "from_probabilities": False,
+    "input_scale": 1.0,
+    "normalization": "raw",
+    "channels_first": False,
+}
 
 
 def run(request: requests.Eval) -> str:
@@ -45,7 +57,7 @@ def _run_model(request: requests.Eval) -> str:
         raise ValueError(f"--model needs {' and '.join(missing)} as well, such as --epsilon=8/255.")
     norm = request.norm or "linf"
     threat = ThreatModel(norm, radius(request.epsilon, "--epsilon", norm))
-    model = model_files.load(str(request.model))
+    model = _adapted(request, model_files.load(str(request.model)))
     surrogate = model_files.load(request.surrogate) if request.surrogate else None
     data = dataset(str(request.dataset), request.data_dir)
     out = pathlib.Path(str(request.out))
@@ -53,13 +65,24 @@ def _run_model(request: requests.Eval) -> str:
     name = path.stem if path.is_file() else model.name
     temperature = 1.0 if request.temperature is None else request.temperature
     audit = _audit(request, data, threat, request.seed or 0).at_temperature(temperature)
+    model_files.check(model, audit.chosen, data.label_names)
+    if missing_flag := wrong_inputs.hint(model, audit.chosen):
+        print(f"warning: {missing_flag}", file=sys.stderr)
     result = audit(model, name, out, surrogate, {"file": str(request.model)})
     return f"{result['verdict']}\nReport: {out / 'report.md'}"
+
+
+def _adapted(request: requests.Eval, model: Any) -> Any:
+    changes = {name: getattr(request, name) for name in _AS_IT_IS}
+    return model if changes == _AS_IT_IS else adapted(model, **changes)
 
 
 def _run_stages(request: requests.Eval) -> str:
     if request.temperature is not None:
         raise ValueError("--temperature is of --model; a run's stages say their own.")
+    for name, value in _AS_IT_IS.items():
+        if getattr(request, name) != value:
+            raise ValueError(f"--{name} is of --model; a run's students need none.")
     if request.data_dir is not None and request.dataset is None:
         raise ValueError(
             "--data_dir is of --dataset, and a run reads its own data; name the set with --dataset "

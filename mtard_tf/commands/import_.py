@@ -15,6 +15,7 @@ from mtard_tf.config import bindings, gin_errors
 from mtard_tf.config.binding_values import check_values
 from mtard_tf.importing import checkpoint, checks, matching
 from mtard_tf.models import model_files
+from mtard_tf.models.adapters import adapted
 from mtard_tf.models.layers import NORMALIZATIONS, Normalization
 
 
@@ -37,13 +38,10 @@ def run(request: requests.Import, say: Callable[[str], None] = print) -> keras.M
             "--verify compares logits with those of the source: record them there and give "
             "--probe=FILE.npz with `images` and `logits` (docs/teachers.md)."
         )
-    source = checkpoint.read(request.source, request.key)
-    model = build(request)
-    found = matching.match(source, model, allow_unused=request.allow_unused)
-    _describe(source, found, model, say)
-    if source.statistics is not None and not request.allow_unused:
-        say(checks.check_normalization(source, model))
-    matching.load(source, found)
+    if request.model is None:
+        model = _adapted(request)
+    else:
+        model = _filled(request, say)
     if request.probe is not None:
         say(checks.check_recorded_logits(model, pathlib.Path(request.probe)))
     if request.dataset is not None:
@@ -60,12 +58,45 @@ def run(request: requests.Import, say: Callable[[str], None] = print) -> keras.M
     return model
 
 
+def _filled(request: requests.Import, say: Callable[[str], None]) -> keras.Model:
+    """The net that `--model` names, with the weights of the source."""
+    if request.from_probabilities or request.channels_first or request.input_scale != 1:
+        raise ValueError(
+            "--from_probabilities, --input_scale and --channels_first adapt a .keras --source; "
+            "leave --model out, or them."
+        )
+    source = checkpoint.read(request.source, request.key)
+    model = build(request)
+    found = matching.match(source, model, allow_unused=request.allow_unused)
+    _describe(source, found, model, say)
+    if source.statistics is not None and not request.allow_unused:
+        say(checks.check_normalization(source, model))
+    matching.load(source, found)
+    return model
+
+
+def _adapted(request: requests.Import) -> keras.Model:
+    """The source, a Keras model, as one from images in [0, 1] to logits."""
+    if not request.source.endswith(".keras"):
+        raise ValueError(
+            f"{request.source} holds weights; name the net that they are for: --model=models.NAME."
+        )
+    return adapted(
+        model_files.load(request.source),
+        from_probabilities=request.from_probabilities,
+        input_scale=request.input_scale,
+        normalization=request.normalization or "raw",
+        channels_first=request.channels_first,
+    )
+
+
 def build(request: requests.Import) -> keras.Model:
     """The model that the weights are for, not yet theirs.
 
     Raises:
       ValueError: an unknown name, settings that it does not take, or no such file.
     """
+    assert request.model is not None  # else the source is adapted
     if request.model.endswith(".keras"):
         if request.normalization is not None or request.gin:
             raise ValueError(

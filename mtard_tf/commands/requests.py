@@ -35,6 +35,18 @@ def _suite() -> Any:
     return _flag("Name of the suite, or a .gin file.", "quick")
 
 
+def _from_probabilities() -> Any:
+    return _flag("The Keras model ends in softmax or sigmoid: take that away.", False)
+
+
+def _input_scale() -> Any:
+    return _flag("What the Keras model takes for white; 255 for images of 0 to 255.", 1.0)
+
+
+def _channels_first() -> Any:
+    return _flag("The Keras model takes [batch, channels, height, width].", False)
+
+
 @dataclasses.dataclass(frozen=True)
 class Train:
     """mtard-train."""
@@ -75,6 +87,12 @@ class Eval:
         "Of the attacks; default the run's, or 0.", minimum=0, maximum=2**31 - 1
     )
     temperature: float | None = _flag("Of --model's training; default 1.", minimum=1e-9)
+    from_probabilities: bool = _from_probabilities()
+    input_scale: float = _input_scale()
+    normalization: str = _flag(
+        "Mean and deviation that --model expects taken out: imagenet.", "raw"
+    )
+    channels_first: bool = _channels_first()
     share: str = _flag(
         "I/N: only this part of the batches, and no report; see docs/scaling.md.", "0/1"
     )
@@ -144,15 +162,18 @@ class Plan:
 class Import:
     """mtard-import."""
 
-    source: str = _required("The file of weights.", path=True)
-    model: str = _required("models.NAME, or a .keras file with the same layers.", path=True)
+    source: str = _required("The file of weights; or a .keras file to adapt.", path=True)
     out: str = _required("The .keras file to write.", path=True)
+    model: str | None = _flag("models.NAME, or a .keras file with the same layers.", path=True)
     classes: int = _flag("Number of logits.", 10, minimum=1)
     image_shape: str = _flag("height,width,channels.", "32,32,3")
     normalization: str | None = _flag(
         "raw, cifar10, cifar10_chenyaofo, cifar100, imagenet, or a mean and a deviation per "
         "channel: 0.5,0.5,0.5/0.2,0.2,0.2. Default the model's own, raw for most."
     )
+    from_probabilities: bool = _from_probabilities()
+    input_scale: float = _input_scale()
+    channels_first: bool = _channels_first()
     gin: Sequence[str] = _flag("Binding of the model; repeatable.", ())
     key: str | None = _flag("Which of several state_dicts in the file.")
     allow_unused: bool = _flag("Leave out what has no place.", False)

@@ -122,15 +122,22 @@ def check_shapes(model: Any, image_shape: tuple[int, ...]) -> None:
         )
     wanted, given = tuple(taken[1:]), tuple(image_shape)
     if len(wanted) != 3 or any(w not in (None, g) for w, g in zip(wanted, given, strict=True)):
+        way = "use the data set that it was trained on"
+        if wanted == (given[-1], *given[:-1]):
+            way = "give --channels_first to mtard-eval or mtard-import"
         raise EvaluationError(
-            f"{model.name} takes images of {wanted} and the data set has {given}; use the data set "
-            "that it was trained on."
+            f"{model.name} takes images of {wanted} and the data set has {given}; {way}."
         )
 
 
 def check_classes(model: Any, classes: int) -> None:
     """Raises EvaluationError unless the model has as many classes as the data."""
     logits = model.output_shape[-1]
+    if (logits, classes) == (1, 2):
+        raise EvaluationError(
+            f"{model.name} has one output for two classes; give --from_probabilities, of "
+            "mtard-eval or mtard-import, for two logits in its place."
+        )
     if logits - _has_outlier_class(model) != classes:
         raise EvaluationError(
             f"{model.name} has {logits} classes and the data set {classes}; use the data set that "
@@ -152,7 +159,8 @@ def check_logits(logits: np.ndarray) -> None:
     if inside and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
         raise EvaluationError(
             "The model returns probabilities (every row lies in [0, 1] and adds up to 1); attacks "
-            "and distillation need raw logits: remove the softmax from its last layer."
+            "and distillation need raw logits: remove the softmax from its last layer, as "
+            "--from_probabilities of mtard-eval and mtard-import does."
         )
 
 
