@@ -16,7 +16,7 @@ from PIL import Image
 
 from mtard_tf.commands import data as command
 from mtard_tf.commands import requests
-from mtard_tf.data import photo_folders, photos, tfds_sets
+from mtard_tf.data import photo_folders, photos, tfds_sets, tfds_splits
 from mtard_tf.data.image_data import DataError, ImageData, Split
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -134,6 +134,23 @@ def test_tfds_reads_what_was_written_and_a_second_import_writes_the_same(mixed, 
     assert len(source) == 29
     np.testing.assert_array_equal([example["image"] for example in source], data.test.images)
     assert [example["label"] for example in source] == list(data.test.labels)
+
+
+def test_a_damaged_set_is_refused_in_one_line(tmp_path, monkeypatch, capfd) -> None:
+    _write_classes(tmp_path / "photos", 8)
+    _import(tmp_path / "photos", tmp_path, size=4)
+    monkeypatch.setattr(tfds_splits, "_RECORDS", 5)  # several turns
+    folder = ImageData.from_folder(tmp_path / "photos", size=4)
+    _assert_same(tfds_sets.tfds("pets", str(tmp_path)).train, folder.train)
+    (path,) = (tmp_path / "pets").rglob("*train*")
+    content = path.read_bytes()
+    capfd.readouterr()
+    for part in (content[:1_000], content[:200] + bytes(300) + content[500:]):
+        path.write_bytes(part)
+        with pytest.raises(DataError, match="^TFDS cannot read .*; prepare it again.$") as caught:
+            tfds_sets.tfds("pets", str(tmp_path))
+        assert "\n" not in str(caught.value)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_broken_files_and_a_name_that_is_taken_are_refused(mixed, tmp_path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from mtard_tf.data.image_data import DataError, Split, held_out
 
 # Decoded at a time; TFDS holds a few of these beside what is read.
 _READ_BYTES = 4 * 2**20
+_RECORDS = 4_000  # of an ArrayRecord set, at a time
 _MOVED = 1_000  # images at a time
 
 
@@ -45,35 +47,36 @@ def read_split(
     image_key, label_key = keys
     count = builder.info.splits[name].num_examples
     images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
-    dataset = _examples(builder, name)
-    # Other features go before batching: they may not have one size.
-    dataset = dataset.map(lambda example: (example[image_key], example[label_key]))
     batch = max(1, min(1_000, _READ_BYTES // int(np.prod(shape))))
     stop = 0
     try:
-        for batch_images, batch_labels in dataset.batch(batch).prefetch(1):
-            start, stop = stop, stop + len(batch_labels)
-            images[start:stop], labels[start:stop] = batch_images, batch_labels
-    except (tf.errors.OpError, ValueError) as error:
+        for dataset in _parts(builder, name):
+            # Other features go before batching: they may not have one size.
+            dataset = dataset.map(lambda example: (example[image_key], example[label_key]))
+            for batch_images, batch_labels in dataset.batch(batch).prefetch(1):
+                start, stop = stop, stop + len(batch_labels)
+                images[start:stop], labels[start:stop] = batch_images, batch_labels
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:  # the last is ArrayRecord's
         raise damaged(builder.data_dir, error) from error
     return Split(images, labels)
 
 
-def _examples(builder: Any, name: str) -> Any:
-    """The split as a `tf.data.Dataset` of its features, decoded by TensorFlow in either format."""
+def _parts(builder: Any, name: str) -> Iterator[Any]:
+    """The split, as one or several `tf.data.Dataset`s; TensorFlow decodes either file format."""
     import tensorflow as tf
     import tensorflow_datasets
 
     if builder.info.file_format.value != "array_record":
         config = tensorflow_datasets.ReadConfig(try_autocache=False, skip_prefetch=True)
-        return builder.as_dataset(split=name, read_config=config)
+        yield builder.as_dataset(split=name, read_config=config)
+        return
     source = builder.as_data_source(
         split=name, deserialize_method=tensorflow_datasets.decode.DeserializeMethod.RAW_BYTES
     )
-    records = tf.data.Dataset.from_generator(
-        lambda: iter(source), output_signature=tf.TensorSpec((), tf.string)
-    )
-    return records.map(builder.info.features.deserialize_example)
+    for start in range(0, len(source), _RECORDS):
+        records = source.__getitems__(range(start, min(start + _RECORDS, len(source))))
+        dataset = tf.data.Dataset.from_tensor_slices(records)
+        yield dataset.map(builder.info.features.deserialize_example)
 
 
 def damaged(directory: str | os.PathLike[str], reason: object) -> DataError:
