@@ -228,7 +228,7 @@ def test_an_existing_target_is_kept(
     target.mkdir(parents=True)
     (target / "mine").write_text("kept")
     assert _message(source, source_dir) == (
-        f"{target} is there already; remove it to write fashion_mnist again."
+        f"{target} exists already; remove it to write fashion_mnist again."
     )
     assert (target / "mine").read_text() == "kept"
 

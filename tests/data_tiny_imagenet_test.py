@@ -57,7 +57,7 @@ def test_the_folders_become_a_set(source, tmp_path):
     np.testing.assert_array_equal(data.test.images.mean(axis=(1, 2)).argmax(axis=1), [1, 0, 2])
     grey = (data.train.images == data.train.images[..., :1]).all(axis=(1, 2, 3))
     assert 3 <= grey.sum() <= 6
-    with pytest.raises(DataError, match="is there already; remove it to write tiny_imagenet again"):
+    with pytest.raises(DataError, match="exists already; remove it to write tiny_imagenet again"):
         import_tiny_imagenet(str(source), str(tmp_path / "sets"))
 
 

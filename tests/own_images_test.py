@@ -163,7 +163,7 @@ def test_broken_files_and_a_name_that_is_taken_are_refused(mixed, tmp_path) -> N
     with pytest.raises(DataError) as caught:
         _import(mixed, tmp_path / "sets")
     assert str(caught.value) == (
-        f"{tmp_path}/sets/pets/1.0.0 is there already; remove it to write pets again."
+        f"{tmp_path}/sets/pets/1.0.0 exists already; remove it to write pets again."
     )
     for name, message in (
         ("sets/pets", "the set's name is 'sets/pets'; give lower-case letters"),

@@ -1,4 +1,12 @@
-"""Batches as a pure function of (seed, step), so that a resumed run sees the same batches."""
+"""Batches as a pure function of (seed, step), so that a resumed run sees the same batches.
+
+The order of epoch e of a training depends on (seed, e) alone, and the augmentation of an image on
+(seed, id): its id is the position in the stream, `epoch * n + position` without extra images, and
+so unique. The last batch of an epoch is short if the batch size does not divide n.
+
+With several replicas each batch has as many parts: part r of a batch of b images is its rows
+`b * r // replicas` to `b * (r + 1) // replicas`.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +41,6 @@ def training_batches(
 ) -> tf.data.Dataset:
     """`epochs * ceil(n / batch_size)` shuffled, augmented batches of the training split.
 
-    The order of epoch e depends on (seed, e) alone, and the augmentation of an image on (seed, id).
-    The last batch of an epoch is short if `batch_size` does not divide n.
-
     Args:
       data: its training split and `augmentation` are used.
       batch_size: images per batch, over all replicas.
@@ -43,30 +48,20 @@ def training_batches(
       seed: integer, for the order and the augmentation.
       start_step: batches to skip, for resuming; 0 to `epochs * ceil(n / batch_size)`.
       parts: the parts of each batch that this process takes, each as an element of its own.
-      replicas: number of parts of each batch: part r of a batch of b images is its rows
-        `b * r // replicas` to `b * (r + 1) // replicas`.
-      tensors: from `training_tensors(data, extra)`, to share one copy of the images among calls;
-        each batch also gets the rows of further tensors `[n, ...]` after these two.
-      extra: further images, which follow the training split in `tensors`; see `Extra` for the
-        batches of an epoch. None for none.
+      replicas: number of parts of each batch.
+      tensors: `training_tensors(data, extra)`, to share one copy of the images among calls; each
+        batch also gets the rows of further tensors `[n, ...]` after these two.
+      extra: further images, after the training split in `tensors`; see `Extra`. None for none.
 
     Returns:
       A dataset of (images float32 `[batch, h, w, c]` in [0, 1], labels int32 `[batch]`,
-      ids int64 `[batch]`, and rows of further tensors); an id is the position in the stream,
-      `epoch * n + position` without extra images, and so unique.
+      ids int64 `[batch]`, and rows of further tensors).
 
     Raises:
-      DataError: a size below 1, an empty split, `start_step` out of range, or a last batch with
-        fewer images than there are replicas.
+      DataError: a size below 1, `start_step` out of range, or fewer images than replicas in a batch.
     """
     examples = len(data.train)
-    _check_positive(batch_size=batch_size, epochs=epochs, training_examples=examples)
-    per_epoch = steps_per_epoch(examples, batch_size)
-    if not 0 <= start_step <= epochs * per_epoch:
-        raise DataError(
-            f"start_step is {start_step}; {epochs} epochs of {per_epoch} batches allow 0 to "
-            f"{epochs * per_epoch}."
-        )
+    _check_start(examples, batch_size, epochs, start_step)
     check_batches(batch_size if extra else examples, batch_size, replicas)
     images, labels, *further = tensors or training_tensors(data, extra)
 
@@ -77,6 +72,16 @@ def training_batches(
 
     order = _places_and_ids(examples, batch_size, epochs, seed, start_step, parts, replicas, extra)
     return order.map(examples_of).prefetch(_PREFETCHED_BATCHES)
+
+
+def _check_start(examples: int, batch_size: int, epochs: int, start_step: int) -> None:
+    _check_positive(batch_size=batch_size, epochs=epochs, training_examples=examples)
+    per_epoch = steps_per_epoch(examples, batch_size)
+    if not 0 <= start_step <= epochs * per_epoch:
+        raise DataError(
+            f"start_step is {start_step}; {epochs} epochs of {per_epoch} batches allow 0 to "
+            f"{epochs * per_epoch}."
+        )
 
 
 def _places_and_ids(
@@ -101,8 +106,8 @@ def _places_and_ids(
         def batch_part(turn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             batch, part = turn // len(parts), tf.gather(own, turn % len(parts))
             if extra is not None:
-                begun = epoch * per_epoch
-                places, ids = extra.places(order, begun + batch, begun, batch_size, seed)
+                first = epoch * per_epoch
+                places, ids = extra.places(order, first + batch, first, batch_size, seed)
                 start, stop = batch_size * part // replicas, batch_size * (part + 1) // replicas
                 return places[start:stop], ids[start:stop]
             first = batch * batch_size

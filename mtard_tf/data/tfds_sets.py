@@ -38,20 +38,20 @@ def tfds(
 
     Args:
       name: as TFDS writes it: "cifar10", "cifar10:3.0.2", "mnist_corrupted/fog", "a/config:1.0.0".
-        Without a version, the newest that is prepared.
-      data_dir: where prepared sets lie. None means TFDS' default: $TFDS_DATA_DIR, or
+        Without a version, the newest prepared one.
+      data_dir: the folder of prepared sets. None means TFDS' default: $TFDS_DATA_DIR, or
         ~/tensorflow_datasets.
       validation_examples: how many training examples are held out, class by class. None means the
         set's own validation split, if it has one beside its test split; otherwise a tenth of the
         training examples, at most 5,000. The test split is never used for it.
-      split_seed: chooses them; keep it the same for all stages.
+      split_seed: chooses them; use the same for all stages.
       augmentation: "none", "crop_flip", "crop_shift", "idbh_weak" or "idbh_strong"; None means
         "crop_flip" for colour images and "none" for grey ones.
-      image_key: the image's feature; None means the set's own supervised key, or its only image.
+      image_key: the image's feature; None means the set's supervised key, or its only image.
       label_key: the label's feature (cifar100 has "label" and "coarse_label"); None as above.
       test_split: a whole split other than "train"; None means "test", or "validation" where there
         is no "test". It may be without labels (-1): then it cannot be audited.
-      max_bytes: refuse a set that takes more than this when decoded, held-out images twice.
+      max_bytes: the limit on decoded images in memory; held-out images count twice.
 
     Raises:
       DataError: the set is not prepared, is not one image of fixed size with one label, is larger
@@ -88,7 +88,7 @@ def read(
     catalogue.check_features(pathlib.Path(directory))
     try:
         builder = tensorflow_datasets.builder_from_directory(os.fspath(directory))
-    except Exception as error:  # whatever TFDS meets in a damaged folder
+    except Exception as error:  # TFDS raises various errors for damaged folders
         raise damaged(directory, error) from error
     keys = _keys(builder.info, image_key, label_key)
     shape = _image_shape(builder.info, keys[0])
@@ -182,7 +182,7 @@ def _check_size(
     limit: int,
 ) -> None:
     sizes = {name: split.num_examples for name, split in info.splits.items()}
-    # Held-out images are copied; the gap that they leave in the training images stays.
+    # Held-out images are copied, and their memory in the training images is not freed.
     validation = sizes["validation"] if own else validation_size(sizes["train"], held_out)
     count = sizes["train"] + sizes[test_split] + validation
     check_bytes(info.name, count * int(np.prod(shape)), limit)

@@ -1,4 +1,4 @@
-"""Reads and divides the splits of a TFDS set in hardly more memory than the images take."""
+"""Reads and divides the splits of a TFDS set, in little more memory than the images take."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import numpy as np
 
 from mtard_tf.data.image_data import DataError, Split, held_out
 
-# Decoded at a time; TFDS holds a few of these beside what is read.
+# Bytes decoded at a time; TFDS holds a few such batches.
 _READ_BYTES = 4 * 2**20
 _RECORDS = 4_000  # of an ArrayRecord set, at a time
 _MOVED = 1_000  # images at a time
 
 
 def carve(split: Split, examples: int | None, seed: int) -> tuple[Split, Split]:
-    """`carve_validation` in the memory of `split`, which is overwritten."""
+    """`carve_validation` in place: the memory of `split` is overwritten."""
     chosen = held_out(split.labels, examples, seed=seed)
     validation = split.take(np.flatnonzero(chosen))
     kept = np.flatnonzero(~chosen)
     for start in range(0, len(kept), _MOVED):
-        places = kept[start : start + _MOVED]  # never before `start`, so nothing is lost
+        places = kept[
+            start : start + _MOVED
+        ]  # never below `start`, so that nothing is overwritten unread
         split.images[start : start + len(places)] = split.images[places]
     return Split(split.images[: len(kept)], split.labels[kept]), validation
 
@@ -31,7 +33,7 @@ def carve(split: Split, examples: int | None, seed: int) -> tuple[Split, Split]:
 def read_split(
     builder: Any, name: str, keys: tuple[str, str], shape: tuple[int, int, int]
 ) -> Split:
-    """One split of a prepared set, in the order in which TFDS gives it.
+    """One split of a prepared set, in TFDS' order.
 
     Args:
       builder: TFDS' builder of the set.
@@ -80,7 +82,7 @@ def _parts(builder: Any, name: str) -> Iterator[Any]:
 
 
 def damaged(directory: str | os.PathLike[str], reason: object) -> DataError:
-    """The error of a folder that TFDS cannot read, in one line."""
-    # TensorFlow wraps the words in "{{function_node ...}} ... [Op:...] name:".
+    """The error for a folder that TFDS cannot read."""
+    # TensorFlow wraps the message in "{{function_node ...}} ... [Op:...] name:".
     words = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", str(reason).strip().partition("\n")[0])
     return DataError(f"TFDS cannot read {directory} ({words}); prepare it again.")

@@ -53,7 +53,7 @@ def import_tiny_imagenet(
     root = pathlib.Path(os.path.expanduser(data_dir or catalogue.default_data_dir()))
     target = root / NAME / VERSION
     if target.exists():  # before ten minutes of reading
-        raise DataError(f"{target} is there already; remove it to write {NAME} again.")
+        raise DataError(f"{target} exists already; remove it to write {NAME} again.")
     splits = {
         role: Split(read_images(paths, f"read {role}", progress), labels)
         for role, (paths, labels) in listed.items()

@@ -16,7 +16,7 @@ from mtard_tf import files
 from mtard_tf.data.image_data import DataError, Split
 
 Progress = Callable[[Sequence[int], str], Iterable[int]]
-"""Wraps the places of a split, given its name, and shows how far they are gone through."""
+"""Wraps the indices of a split, given its name, to show progress."""
 
 TFRECORD, ARRAY_RECORD = "tfrecord", "array_record"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -42,17 +42,16 @@ def write_tfds(
     smallest: bool = False,
     progress: Progress = lambda places, _: places,
 ) -> None:
-    """Writes `splits`, in their order, to `directory`: whole or not at all.
+    """Writes `splits`, in their order, to `directory`, atomically.
 
     Args:
       directory: the version's folder, `<data_dir>/<name>/<major.minor.patch>`; must not exist.
       name: the set's name in TFDS.
       splits: by TFDS' name of the split ("train", "test").
       label_names: one per class.
-      description: for `dataset_info.json`.
-      homepage: for `dataset_info.json`.
+      description: for `dataset_info.json`, as is `homepage`.
       smallest: search for the smallest PNG of each image, about 20 times slower.
-      progress: wraps the places of each split.
+      progress: wraps the indices of each split.
 
     Raises:
       DataError: `directory` exists or cannot be written.
@@ -102,7 +101,7 @@ def new_version(directory: str | os.PathLike[str], name: str) -> Iterator[pathli
 def check_absent(directory: str | os.PathLike[str], name: str) -> None:
     """Raises DataError if the version's folder is there: nothing is overwritten."""
     if os.path.exists(directory):
-        raise DataError(f"{directory} is there already; remove it to write {name} again.")
+        raise DataError(f"{directory} exists already; remove it to write {name} again.")
 
 
 def write_records(

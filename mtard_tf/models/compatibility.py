@@ -45,8 +45,7 @@ def check_fit(
             f"{name}: the student adds losses of its own (a regulariser), which no distiller "
             "counts; use the optimizer's weight decay."
         )
-    needed = sorted(roles)
-    if sorted(teachers) != needed:
+    if sorted(teachers) != (needed := sorted(roles)):
         raise ValueError(
             f"{name} has the teachers {sorted(teachers) or 'none'}; it needs "
             f"{needed or 'none'}: set Stage.teachers = "

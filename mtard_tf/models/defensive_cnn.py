@@ -51,16 +51,14 @@ def defensive_cnn(
       dense: units of each of the two dense layers.
       form: "carlini" (no padding, 2x2 max pooling, dropout after the first dense layer) or
         "bethgelab" (padding, 3x3 max pooling with stride 2, dropout after the second).
-      centered: shift images to [-0.5, 0.5] in the first layer; False for the variant on [0, 1] (the
-        authors' first MNIST net).
+      centered: shift images to [-0.5, 0.5]; False for [0, 1] (the authors' first MNIST net).
       dropout: dropout rate.
       outlier_class: add a last logit for outliers, for `extended_defensive_experimental`.
 
     Raises:
       ValueError: an unknown form, or not two widths.
 
-    Source: Papernot et al. (IEEE S&P 2016, arXiv 1511.04508) for the layers; the code named above
-    for what the paper does not say.
+    Source: Papernot et al. (IEEE S&P 2016, arXiv 1511.04508); for the rest, the code named above.
     """
     if form not in FORMS:
         raise ValueError(f"defensive_cnn.form is {form!r}; use {' or '.join(map(repr, FORMS))}.")
@@ -74,9 +72,8 @@ def defensive_cnn(
         x = _L.Dense(dense, activation="relu", name=f"dense{i}")(x)
         if i == FORMS[form].dropout_after:
             x = _L.Dropout(dropout, name="dropout")(x)
-    name = OUTLIER_LAYER if outlier_class else "logits"
-    logits = _L.Dense(num_classes + outlier_class, name=name)(x)
-    return keras.Model(images, logits, name="defensive_cnn")
+    last = _L.Dense(num_classes + outlier_class, name=OUTLIER_LAYER if outlier_class else "logits")
+    return keras.Model(images, last(x), name="defensive_cnn")
 
 
 def _convolutions(x: keras.KerasTensor, widths: Sequence[int], form: _Form) -> keras.KerasTensor:

@@ -10,8 +10,8 @@ from mtard_tf.planning.rates import Check, Rates
 from mtard_tf.reporting.tables import Table
 
 _NOTES = """\
-A FLOP is one of the two of a multiply-add in a convolution or matrix product, forward or backward.
-Hours hold the training steps and the validations, not reading the data, compiling, or mtard-eval.
+FLOPs are those of convolutions and matrix products, forward and backward, 2 per multiply-add.
+Hours are those of training steps and validations, without data loading, compiling and mtard-eval.
 Memory is a lower bound: weights, gradients, optimizer slots, activations that gradients read."""
 
 
@@ -22,7 +22,7 @@ class Row:
     Attributes:
       plan: its cost.
       rates: of the device.
-      check: whole steps, where they were timed.
+      check: measured steps; None if they were not timed.
     """
 
     plan: StagePlan
@@ -31,7 +31,7 @@ class Row:
 
 
 def markdown(rows: Sequence[Row], device: str) -> str:
-    """The tables: what the stages cost, and how fast the device is.
+    """The table of the stages' costs, and that of measured steps.
 
     Args:
       rows: in the order of the run; at least one.
