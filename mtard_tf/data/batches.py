@@ -58,7 +58,7 @@ def training_batches(
       ids int64 `[batch]`, and rows of further tensors).
 
     Raises:
-      DataError: a size below 1, `start_step` out of range, or fewer images than replicas in a batch.
+      DataError: a size below 1, `start_step` out of range, or a batch smaller than `replicas`.
     """
     examples = len(data.train)
     _check_start(examples, batch_size, epochs, start_step)

@@ -58,7 +58,7 @@ def defensive_cnn(
     Raises:
       ValueError: an unknown form, or not two widths.
 
-    Source: Papernot et al. (IEEE S&P 2016, arXiv 1511.04508); for the rest, the code named above.
+    Source: Papernot et al. (IEEE S&P 2016, arXiv 1511.04508), and the code named above.
     """
     if form not in FORMS:
         raise ValueError(f"defensive_cnn.form is {form!r}; use {' or '.join(map(repr, FORMS))}.")
@@ -70,8 +70,7 @@ def defensive_cnn(
     x = _convolutions(x, widths, FORMS[form])
     for i in (1, 2):
         x = _L.Dense(dense, activation="relu", name=f"dense{i}")(x)
-        if i == FORMS[form].dropout_after:
-            x = _L.Dropout(dropout, name="dropout")(x)
+        x = _L.Dropout(dropout, name="dropout")(x) if i == FORMS[form].dropout_after else x
     last = _L.Dense(num_classes + outlier_class, name=OUTLIER_LAYER if outlier_class else "logits")
     return keras.Model(images, last(x), name="defensive_cnn")
 
