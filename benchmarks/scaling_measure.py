@@ -133,7 +133,7 @@ def measure(setting: dict[str, Any]) -> dict[str, float]:
         result["checkpoint"] = float(np.median(times))
     if setting.get("memory"):
         result |= {"early": clock.memory[199], "late": clock.memory[-1]}
-        evaluator = Evaluator(made.student, made.threat)
+        evaluator = Evaluator(made.student, made.context.threat)
         attack = PGD(num_steps=5)
         evaluator.attacked(attack, data.train, 500)
         result["evaluated_500"] = resident()

@@ -71,9 +71,9 @@ def make_step(distiller: str, model: str, batch: int):
 
 def floor_parts(distiller, images: tf.Tensor, labels: tf.Tensor, steps: int) -> dict[str, float]:
     """Seconds of the passes that the step needs, each alone."""
-    student, training = distiller.student, distiller._student_training
+    student, training = distiller.student, distiller.student_training
     fold = FoldedInference(student)
-    teacher_folds = distiller._teacher_inference
+    teacher_folds = distiller.teachers.inference
 
     def climb(x, y):
         model_fn = fold()
@@ -88,7 +88,7 @@ def floor_parts(distiller, images: tf.Tensor, labels: tf.Tensor, steps: int) -> 
 
     @tf.function
     def attack(x):
-        shards = distiller.attack_shards
+        shards = distiller.context.shards
         return [
             climb(*part) for part in zip(tf.split(x, shards), tf.split(labels, shards), strict=True)
         ]
@@ -104,7 +104,7 @@ def floor_parts(distiller, images: tf.Tensor, labels: tf.Tensor, steps: int) -> 
         return [inference()(x) for inference in teacher_folds.values()]
 
     parts = {}
-    if distiller.attack is not None:
+    if distiller.inner_attack is not None:
         parts["attack"] = median_seconds(attack, (images,), steps)
     parts["student"] = len(distiller.student_views) * median_seconds(train, (images,), steps)
     if teacher_folds:

@@ -20,6 +20,7 @@ _PUBLIC = {
     "ImageData": "mtard_tf.data.image_data",
     "PGD": "mtard_tf.attacks.pgd",
     "ThreatModel": "mtard_tf.threat",
+    "TrainingContext": "mtard_tf.distiller.context",
     "audit": "mtard_tf.api",
     "data": "mtard_tf.data",
     "distil": "mtard_tf.api",

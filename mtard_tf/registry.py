@@ -33,19 +33,7 @@ RESERVED = (
 )
 
 # What a stage gives every distiller; a binding of these would be overruled without a word.
-SET_BY_STAGE = (
-    "student",
-    "teachers",
-    "threat",
-    "epsilon_schedule",
-    "step_size_schedule",
-    "weight_perturbation",
-    "averaging",
-    "rate_schedule",
-    "steps_per_epoch",
-    "seed",
-    "skip_non_finite",
-)
+SET_BY_STAGE = ("student", "teachers", "context")
 
 
 class RegistryError(ValueError):
@@ -203,17 +191,26 @@ def _add(kind: str, name: str, target: Any, origin: str) -> None:
             "rename one of them."
         )
     hidden = SET_BY_STAGE if kind == "distillers" else ()
+    taken = inspect.signature(target).parameters
+    further = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    if missing := [argument for argument in hidden if argument not in taken and not further]:
+        raise RegistryError(
+            f"{kind}.{name}, of {origin}, does not take {', '.join(missing)}; a distiller is "
+            "called with (student, teachers, context=...)."
+        )
     factory = gin.external_configurable(
-        _factory(target, f"{kind}.{name}"), name=name, module=kind, denylist=_known(target, hidden)
+        _factory(target, f"{kind}.{name}"),
+        name=name,
+        module=kind,
+        denylist=list(hidden),
     )
     table[name] = Plugin(target, factory, origin)
 
 
 def _factory(target: Any, selector: str) -> Callable[..., Any]:
-    """A plain function that calls `target`, with the signature that gin should see.
+    """A plain function that calls `target`, with its signature.
 
-    Gin would subclass a class, which breaks Keras models (their `get_config` and `build`), and
-    would not see the keyword arguments that a subclass passes on to its base.
+    Gin would subclass a class, which breaks Keras models (their `get_config` and `build`).
     """
 
     def make(*args: Any, **kwargs: Any) -> Any:
@@ -223,28 +220,5 @@ def _factory(target: Any, selector: str) -> Callable[..., Any]:
     make.__module__ = target.__module__
     make.__doc__ = target.__doc__
     make.mtard_selector = selector  # type: ignore[attr-defined]
-    make.__signature__ = _full_signature(target)  # type: ignore[attr-defined]
+    make.__signature__ = inspect.signature(target)  # type: ignore[attr-defined]
     return make
-
-
-def _known(target: Any, hidden: tuple[str, ...]) -> list[str]:
-    return [name for name in hidden if name in _full_signature(target).parameters]
-
-
-def _full_signature(target: Any) -> inspect.Signature:
-    if not inspect.isclass(target):
-        return inspect.signature(target)
-    parameters: dict[str, inspect.Parameter] = {}
-    for cls in target.__mro__:
-        initialise = vars(cls).get("__init__")
-        if initialise is None:
-            continue
-        own = list(inspect.signature(initialise).parameters.values())[1:]
-        for parameter in own:
-            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-                parameters.setdefault(parameter.name, parameter)
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
-            break
-        if cls.__module__.startswith("mtard_tf.distiller.distiller"):
-            break  # below it is Keras, whose arguments are no business of a run file
-    return inspect.Signature(sorted(parameters.values(), key=lambda p: p.kind))

@@ -12,9 +12,10 @@ import tensorflow as tf
 
 from mtard_tf import registry
 from mtard_tf.attacks.pgd import FGSM, PGD
+from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.models.precision import with_precision
 from mtard_tf.optimizers import sgd
-from mtard_tf.plugins.adversarial_distillation.absld import class_temperatures
+from mtard_tf.plugins.adversarial_distillation.class_balance import class_temperatures
 from mtard_tf.plugins.adversarial_distillation.iad import distrust
 
 
@@ -63,9 +64,9 @@ def test_distrust_worked_example(epoch, expected):
     ],
 )
 def test_official_quirks(name, batch_norm, views):
-    assert _make(name).attack_batch_norm == "inference"
+    assert _make(name).inner_attack.batch_norm == "inference"
     quirky = _make(name, official_quirks=True)
-    assert quirky.attack_batch_norm == batch_norm
+    assert quirky.inner_attack.batch_norm == batch_norm
     assert quirky.student_views == views
 
 
@@ -113,7 +114,11 @@ def test_absld_divides_twice_in_the_official_code():
 
 def test_absld_ends_an_epoch_whose_last_step_was_skipped():
     random = np.random.RandomState(0)
-    distiller = _make("absld", steps_per_epoch=2, skip_non_finite=True, attack=FGSM())
+    distiller = _make(
+        "absld",
+        context=TrainingContext(steps_per_epoch=2, skip_non_finite=True),
+        attack=FGSM(),
+    )
     distiller.compile(optimizer=sgd(0.1), jit_compile=False)
     ended, temperatures = [], []
     for step in range(4):

@@ -15,6 +15,7 @@ import tensorflow as tf
 from mtard_tf import registry
 from mtard_tf.attacks.pgd import uniform_in_ball
 from mtard_tf.attacks.seeds import image_seeds, normal
+from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.threat import ThreatModel
 
 SHAPE, CLASSES, BATCH, EPSILON, RATE = (2, 2, 1), 3, 5, 0.1, 0.1
@@ -257,8 +258,9 @@ def test_steps_equal_numpy(case):
     name, settings, climbed, step_size, start, loss = CASES[case]
     cls = registry.target("distillers", name)
     threat = ThreatModel(epsilon=EPSILON)
+    context = TrainingContext(threat, seed=7, attack_shards=1)
     teachers = {role: net(seed) for seed, role in enumerate(cls.teacher_views, 1)}
-    distiller = cls(net(0), teachers, threat=threat, seed=7, attack_shards=1, **settings)
+    distiller = cls(net(0), teachers, context=context, **settings)
     distiller.compile(optimizer=keras.optimizers.SGD(RATE), jit_compile=False)
     oracle = NumpySteps(distiller, teachers.items(), climbed, step_size, loss)
     random = np.random.RandomState(3)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds, normal
+from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.optimizers import CoupledSGD
 from mtard_tf.plugins.multi_teacher.bmtard import BMTARD
 from mtard_tf.plugins.multi_teacher.mtard import MTARD
@@ -83,10 +84,9 @@ def test_steps_equal_numpy(temperature_rate, weight_rate):
     distiller = BMTARD(
         student,
         {"robust": robust, "clean": clean},
-        threat=ThreatModel(epsilon=EPSILON),
+        context=TrainingContext(ThreatModel(epsilon=EPSILON), seed=7),
         temperature_rate=temperature_rate,
         weight_rate=weight_rate,
-        seed=7,
     )
     distiller.compile(optimizer=CoupledSGD(RATE, MOMENTUM, DECAY), jit_compile=False)
     step = tf.function(distiller.train_step, autograph=False)
@@ -134,7 +134,11 @@ def test_epsilon_zero_and_equal_teachers_are_plain_distillation(batch):
     # Both views are the clean images and both targets the same, so every weighting of the two
     # terms gives the gradient of KL(T(x) || S(x)) / 10. The Gaussian start is projected away.
     teacher = linear(1)
-    mtard = MTARD(linear(0), {"robust": teacher, "clean": teacher}, threat=ThreatModel(epsilon=0.0))
+    mtard = MTARD(
+        linear(0),
+        {"robust": teacher, "clean": teacher},
+        context=TrainingContext(ThreatModel(epsilon=0.0)),
+    )
     ours = _weights_after(mtard, batch)
     student, optimizer = linear(0), CoupledSGD(RATE, MOMENTUM, DECAY)
     for _ in range(3):
@@ -161,9 +165,13 @@ def test_three_teachers_share_the_weights(batch):
 
 def test_attack_shards_change_nothing_but_speed(batch):
     teachers = {"robust": linear(1), "clean": linear(2)}
-    one = _weights_after(BMTARD(linear(0), teachers, attack_shards=1), batch)
+    one = _weights_after(
+        BMTARD(linear(0), teachers, context=TrainingContext(attack_shards=1)), batch
+    )
     for shards in (2, 3, 7):  # 7 shards of 5 images: some are empty
-        several = _weights_after(BMTARD(linear(0), teachers, attack_shards=shards), batch)
+        several = _weights_after(
+            BMTARD(linear(0), teachers, context=TrainingContext(attack_shards=shards)), batch
+        )
         for a, b in zip(one, several, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from mtard_tf import registry
 from mtard_tf.data.image_data import Split
+from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.optimizers import sgd
 from mtard_tf.plugins.defensive.extended import uncertainty
 
@@ -145,7 +146,7 @@ def test_one_ancestor_is_hinton():
 def test_densely_guided_drops_some_ancestors_anew_in_each_step():
     ancestors = {f"link{i}": _linear(2 + i) for i in range(3)}
     cls = registry.target("distillers", "densely_guided")
-    distiller = cls(_linear(1), ancestors, drop=1, seed=3)
+    distiller = cls(_linear(1), ancestors, drop=1, context=TrainingContext(seed=3))
     seen = set()
     for step in range(20):
         distiller.steps_done.assign(step)
@@ -153,7 +154,7 @@ def test_densely_guided_drops_some_ancestors_anew_in_each_step():
         assert sum(kept) == 2
         seen.add(kept)
     assert len(seen) == 3
-    again = cls(_linear(1), ancestors, drop=1, seed=3)
+    again = cls(_linear(1), ancestors, drop=1, context=TrainingContext(seed=3))
     again.steps_done.assign(19)
     assert tuple(again.kept().numpy()) == kept
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.attacks.sharding import shards
+from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.losses import cross_entropy
 from mtard_tf.models.small_cnn import small_cnn
 from mtard_tf.optimizers import sgd
@@ -24,7 +25,9 @@ def _net():
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_short_batch_trains(batch):
-    distiller = BMTARD(_net(), {"clean": _net(), "robust": _net()}, attack_shards=2)
+    distiller = BMTARD(
+        _net(), {"clean": _net(), "robust": _net()}, context=TrainingContext(attack_shards=2)
+    )
     distiller.compile(optimizer=sgd(0.1), jit_compile=False)
     images = tf.random.stateless_uniform([4, 8, 8, 1], [0, 1])
     step = tf.function(
@@ -62,7 +65,9 @@ def test_a_step_with_batchnorm_equals_plain_keras():
     images = brightness * tf.random.stateless_uniform([6, 8, 8, 1], [2, 3])
     labels, ids = tf.constant([0, 1, 2, 0, 1, 2]), tf.range(6, dtype=tf.int64)
     threat = ThreatModel(epsilon=0.1)
-    distiller = BMTARD(student, {"clean": clean, "robust": robust}, threat=threat, seed=4)
+    distiller = BMTARD(
+        student, {"clean": clean, "robust": robust}, context=TrainingContext(threat, seed=4)
+    )
     distiller.compile(optimizer=sgd(0.1), jit_compile=False)
     distiller.train_step((images, labels, ids))
 
@@ -96,10 +101,9 @@ def test_batchnorm_of_the_attack(mode):
     threat = ThreatModel(epsilon=0.1)
     distiller = PGDAdversarialTraining(
         student,
-        threat=threat,
+        context=TrainingContext(threat, attack_shards=2),
         attack=PGD(num_steps=2, start="none"),
         attack_batch_norm=mode,
-        attack_shards=2,
     )
     distiller.compile(optimizer=sgd(0.1), jit_compile=False)
     distiller.train_step((images, labels, ids))

@@ -21,8 +21,8 @@ import numpy as np
 
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.distiller.averaging import EMA
-from mtard_tf.distiller.fit_data import CheckedFit
-from mtard_tf.distiller.keras_shims import DistributedFit
+from mtard_tf.distiller.fit_data import FitModel
+from mtard_tf.distiller.keras_shims import ShimmedModel
 from mtard_tf.distribute import strategies
 from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.small_cnn import small_cnn
@@ -55,9 +55,9 @@ def main() -> None:
     options = [a for a in sys.argv if a.startswith("--")]
     out, variants, name, devices, *cluster = [a for a in sys.argv[1:] if not a.startswith("--")]
     if "--without_shim=build" in options:
-        del CheckedFit._maybe_symbolic_build
+        del FitModel._maybe_symbolic_build
     if "--without_shim=logs" in options:
-        DistributedFit.fit_logs = lambda self, logs: logs
+        ShimmedModel.fit_logs = lambda self, logs: logs
     workers, index = (cluster[0].split(","), int(cluster[1])) if cluster else ((), None)
     strategy = strategies.create(name, devices=int(devices), workers=workers, index=index)
     result = {}
@@ -114,7 +114,9 @@ def steps(strategy, variant: str) -> dict[str, np.ndarray]:
             verbose=0,
             callbacks=[trace],
         )
-    evaluator = Evaluator(distiller.student, distiller.threat, batch_size=4, strategy=strategy)
+    evaluator = Evaluator(
+        distiller.student, distiller.context.threat, batch_size=4, strategy=strategy
+    )
     kept = [
         *distiller.student.variables,
         *(distiller.averages.values if distiller.averages else ()),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.plugins.adversarial_training.natural import Natural
 from mtard_tf.plugins.multi_teacher.mtard import MTARD
 from mtard_tf.schedules import Warmup
@@ -18,8 +19,8 @@ def _net():
     return keras.Model(images, keras.layers.Dense(3)(keras.layers.Flatten()(images)))
 
 
-def _distiller(metrics=None, **settings):
-    distiller = Natural(_net(), threat=ThreatModel(epsilon=0.1), **settings)
+def _distiller(metrics=None, **given):
+    distiller = Natural(_net(), context=TrainingContext(ThreatModel(epsilon=0.1), **given))
     distiller.compile(optimizer="sgd", jit_compile=False, metrics=metrics)
     return distiller
 
@@ -42,7 +43,7 @@ def test_an_epoch_is_that_of_fit():
     distiller = _distiller(epsilon_schedule=Warmup(2))
     _fit(distiller, _batches(*_arrays()), epochs=1)
     assert distiller.steps_per_epoch == 4 and float(distiller.epoch) == 1.0
-    assert float(distiller.current_threat.epsilon) == pytest.approx(0.05)
+    assert float(distiller.context.threat_at(distiller.epoch).epsilon) == pytest.approx(0.05)
     _fit(distiller, _batches(*_arrays()).repeat(), epochs=1, steps_per_epoch=2)
     assert distiller.steps_per_epoch == 2
     told = _distiller(steps_per_epoch=7)
@@ -97,7 +98,7 @@ def test_what_a_step_cannot_take_is_refused_before_the_first(arrays, message):
 
 def test_images_and_labels_are_enough():
     teachers = {"clean": _net(), "robust": _net()}
-    distiller = MTARD(_net(), teachers, threat=ThreatModel(epsilon=0.1))
+    distiller = MTARD(_net(), teachers, context=TrainingContext(ThreatModel(epsilon=0.1)))
     distiller.compile(optimizer="sgd", jit_compile=False)
     history = distiller.fit(IMAGES, LABELS, batch_size=2, epochs=1, verbose=0).history
     assert np.isfinite(history["loss"]).all() and distiller.step == 4

@@ -13,6 +13,7 @@ from mtard_tf.attacks.autoattack import AutoAttack
 from mtard_tf.attacks.pgd import FGSM, PGD
 from mtard_tf.data.batches import training_batches
 from mtard_tf.distiller.averaging import EMA, SWA
+from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.distiller.inner_attack import with_step_scaled
 from mtard_tf.distiller.weight_perturbation import WeightPerturbation, perturbed
 from mtard_tf.experiment.stage import Stage
@@ -42,7 +43,7 @@ def _net(shape=(8, 8, 3), classes=3):
 
 
 def _bmtard(*args, **kwargs):
-    return BMTARD(*args, attack=FGSM(), attack_shards=1, **kwargs)
+    return BMTARD(*args, attack=FGSM(), **kwargs)
 
 
 STAGE = Stage(
@@ -55,6 +56,7 @@ STAGE = Stage(
     learning_rate=0.05,
     learning_rate_schedule=CONSTANT,
     validation_attack=None,
+    attack_shards=1,
 )
 
 
@@ -119,9 +121,8 @@ def test_perturbed_steps_equal_numpy():
     )
     w, b = random.randn(4, 3), random.randn(3)
     student.set_weights([w, b])
-    distiller = Natural(
-        student, weight_perturbation=WeightPerturbation(gamma, 1), steps_per_epoch=2
-    )
+    context = TrainingContext(weight_perturbation=WeightPerturbation(gamma, 1), steps_per_epoch=2)
+    distiller = Natural(student, context=context)
     distiller.compile(optimizer=CoupledSGD(rate, momentum, decay), jit_compile=False)
     step = tf.function(distiller.train_step, autograph=False)
     buffers = [np.zeros_like(w), np.zeros_like(b)]
@@ -422,17 +423,20 @@ def test_scheduled_step_size_and_epsilon(data):
     assert whole.relative_step_size == 0.25
     assert float(with_step_scaled(FGSM(), 0.5).relative_step_size) == 0.5
     # In a distiller: epoch 1 of a warm-up over 2 is half of the step, at the same epsilon.
-    scheduled = Trades(net, attack=whole, step_size_schedule=Warmup(2), threat=THREAT)
+    scheduled = Trades(
+        net, attack=whole, context=TrainingContext(THREAT, step_size_schedule=Warmup(2))
+    )
     scheduled.steps_done.assign(1)
-    plain = Trades(net, attack=half, step_size_schedule=Constant(), threat=THREAT)
+    plain = Trades(net, attack=half, context=TrainingContext(THREAT, step_size_schedule=Constant()))
     _equal(
         [scheduled.perturb(images, labels, seeds, {})], [plain.perturb(images, labels, seeds, {})]
     )
     # So with epsilon: half of 0.1, and the whole once the warm-up is over.
-    growing = Trades(net, attack=whole, epsilon_schedule=Warmup(2), threat=THREAT)
+    growing = Trades(net, attack=whole, context=TrainingContext(THREAT, Warmup(2)))
     for epoch, epsilon in ((1, 0.05), (2, 0.1), (7, 0.1)):
         growing.steps_done.assign(epoch)
-        fixed = Trades(net, attack=whole, threat=ThreatModel("linf", epsilon))
+        context = TrainingContext(ThreatModel("linf", epsilon))
+        fixed = Trades(net, attack=whole, context=context)
         moved = growing.perturb(images, labels, seeds, {})
         _equal([moved], [fixed.perturb(images, labels, seeds, {})])
         assert 0.4 * epsilon < float(tf.reduce_max(tf.abs(moved - images))) < 0.6 * epsilon
@@ -461,7 +465,11 @@ def test_scheduled_step_size_and_epsilon(data):
         (lambda: Natural(_net(), label_smoothing=1.0), "label_smoothing is 1.0; give a number"),
         (lambda: ARD(_net(), {"robust": _net()}, label_smoothing=0.1), "label_smoothing is 0.1, b"),
         (
-            lambda: Trades(_net(), attack=AutoAttack(), step_size_schedule=Warmup(2)),
+            lambda: Trades(
+                _net(),
+                attack=AutoAttack(),
+                context=TrainingContext(step_size_schedule=Warmup(2)),
+            ),
             "Trades's attack has no relative_step_size for Stage.step_size_schedule to scale; take",
         ),
     ],

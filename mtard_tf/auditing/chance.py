@@ -56,10 +56,10 @@ def advice(distiller: Any, weak_teachers: Sequence[str] = ()) -> str:
         return (
             f"{distiller.step} steps are few: give more Stage.epochs, or a smaller Stage.batch_size"
         )
-    if distiller.attack is not None:
+    if distiller.inner_attack is not None:
         return (
-            f"epsilon {distiller.threat.epsilon:.3g} may be too large for it: try a longer warm-up "
-            "(Stage.epsilon_schedule = @schedules.Warmup()), a smaller Stage.epsilon, a larger net "
-            "or @optimizers.adam"
+            f"epsilon {distiller.context.threat.epsilon:.3g} may be too large for it: try a longer "
+            "warm-up (Stage.epsilon_schedule = @schedules.Warmup()), a smaller Stage.epsilon, a "
+            "larger net or @optimizers.adam"
         )
     return "try another Stage.learning_rate, or @optimizers.adam"

@@ -1,43 +1,81 @@
-"""What Keras' `fit` is given from Python: looked at before the first step, and what an epoch is."""
+"""Keras' `fit` for a distiller: its first batch is checked, and its epochs are the schedules'."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from mtard_tf.distiller.context import TrainingContext
+from mtard_tf.distiller.keras_shims import ShimmedModel
+from mtard_tf.distribute.replicas import replicated_state
+from mtard_tf.schedules import epoch_of
 from mtard_tf.threat import ThreatModel
 
 _ROUNDING = 1e-6  # what resizing and colour operations leave beyond the box
 _NUMBERS = 2**12  # for the images of one step on one replica
 
 
-class CheckedFit:
-    """Mixed into a distiller; the attributes are its own."""
+class FitModel(ShimmedModel):
+    """A Keras model whose `fit` trains a student; a subclass brings `train_step`.
 
-    student: Any
-    threat: ThreatModel
-    extra_classes: int
-    cached_roles: tuple[str, ...]
-    train_function: Any
-    _epoch_steps: int | None
-    _steps_given: bool
-    distribute_strategy: Any
-    _fitting = False
-    _looked = False
+    Args:
+      student: from images to logits; its layers are built.
+      context: names the box of the images and, where it is known, the length of an epoch.
+    """
+
+    # Logits of the student beyond the classes of the labels.
+    extra_classes: int = 0
+
+    def __init__(self, student: keras.Model, context: TrainingContext) -> None:
+        super().__init__()
+        self.student = student
+        self.context = context
+        self._steps = context.steps_per_epoch
+        # Not the optimizer's own count: that leaves out skipped and accumulated steps.
+        self.steps_done = replicated_state(self, "steps_done", dtype="int64")
+        self._fitting = self._looked = False
+        self.built = True  # the student is; Keras saves and restores what is built
 
     @property
     def steps_per_epoch(self) -> int:
-        """What an epoch is: as the constructor was told, else as `fit` was."""
-        return self._epoch_steps or 1
+        """Length of an epoch: that of the context, else that of the last `fit`."""
+        return self._steps or 1
+
+    @property
+    def step(self) -> int:
+        """Steps done, outside of a `tf.function`."""
+        # Not int(variable): Keras' goes wrong for one that lies on several replicas.
+        return int(self.steps_done.numpy())
+
+    @property
+    def epoch(self) -> tf.Tensor:
+        """Epochs done, as a float32 scalar."""
+        return epoch_of(self.steps_done.value, self.steps_per_epoch)
+
+    @property
+    def trained_models(self) -> tuple[keras.Model, ...]:
+        """The student first, and what is trained beside it; all are part of a checkpoint."""
+        return (self.student,)
+
+    @property
+    def trained_variables(self) -> list[keras.Variable]:
+        """What the optimizer moves."""
+        return [v for model in self.trained_models for v in model.trainable_variables]
+
+    @property
+    def cached_parts(self) -> int:
+        """How many parts a batch may have beyond (images, labels, ids)."""
+        return 0
 
     def fit(self, *args, **kwargs):
         """Keras' `fit`, on (images, labels[, ids]) in the threat model's box.
 
         Batches without ids get numbers of their own, so that each attack's start is its own. An
-        epoch of the schedules is one of this call, unless the constructor was told.
+        epoch of the schedules is one of this call, unless the context gives its length.
 
         Raises:
           ValueError: a first batch that is not what a step takes, an epoch of unknown length, or
@@ -51,22 +89,23 @@ class CheckedFit:
             )
         self._fitting = True
         try:
-            return super().fit(*args, **kwargs)  # type: ignore[misc]
+            return super().fit(*args, **kwargs)
         finally:
             self._fitting = False
 
-    def save(self, filepath, *args, **kwargs) -> None:
-        """Saves the student as a `.keras` file, which is what a training is for.
+    def call(self, inputs, training=False):
+        """The student's logits."""
+        return self.student(inputs, training=training)
 
-        `save_weights` keeps all that training goes on with.
-        """
+    def save(self, filepath, *args, **kwargs) -> None:
+        """Saves the student as a `.keras` file; `save_weights` keeps all that training needs."""
         self.student.save(filepath, *args, **kwargs)
 
     def test_step(self, data):
         """The compiled metrics of the student on (clean images, labels, ...)."""
         images, labels = data[:2]
-        logits = self(images, training=False)  # type: ignore[operator]
-        return self.compute_metrics(images, labels, logits)  # type: ignore[attr-defined]
+        logits = self(images, training=False)
+        return self.compute_metrics(images, labels, logits)
 
     def _get_metrics_result_or_logs(self, logs):
         # Training updates no metric, and what `test_step` returns is over all batches so far.
@@ -77,7 +116,7 @@ class CheckedFit:
         if not self._fitting:
             return
         self._fitting = False  # what follows is its validation
-        if not self._steps_given:
+        if self.context.steps_per_epoch is None:
             self._take_steps(iterator.num_batches)
         workers = tf.distribute.MultiWorkerMirroredStrategy  # one worker alone may not take a batch
         if not self._looked and not isinstance(self.distribute_strategy, workers):
@@ -92,15 +131,15 @@ class CheckedFit:
                 f"{type(self).__name__}.fit cannot tell how many steps an epoch has; give it "
                 "steps_per_epoch=..."
             )
-        if self._epoch_steps not in (None, steps):
+        if self._steps not in (None, steps):
             self.train_function = None  # it holds the old length
-        self._epoch_steps = int(steps)
+        self._steps = int(steps)
 
     def _look(self, batch: Any) -> None:
         parts = tf.nest.map_structure(_local, batch)
         classes = self.student.output_shape[-1] - self.extra_classes
-        fault = batch_fault(parts, self.student.input_shape[1:], classes, self.threat)
-        if fault is None and len(parts) not in (2, 3, 3 + len(self.cached_roles)):
+        fault = batch_fault(parts, self.student.input_shape[1:], classes, self.context.threat)
+        if fault is None and len(parts) not in (2, 3, 3 + self.cached_parts):
             fault = (
                 f"batches have {len(parts)} parts; give (images, labels) or (images, labels, ids)"
             )
@@ -111,10 +150,10 @@ class CheckedFit:
 def batch_fault(
     batch: Any, image_shape: Sequence[int | None], classes: int, threat: ThreatModel
 ) -> str | None:
-    """What is wrong with a batch, and what to give instead; None for nothing.
+    """What is wrong with a batch, and what to give instead; None where nothing is.
 
     Args:
-      batch: (images, labels, ids, ...) as tensors or arrays; what is from ids on may be absent.
+      batch: (images, labels[, ids, ...]) as tensors or arrays.
       image_shape: of the student, (height, width, channels); None for any size.
       classes: labels are 0 to `classes - 1`.
       threat: images must lie in its box.
@@ -163,5 +202,5 @@ def with_ids(batch: Sequence[tf.Tensor], steps_done: tf.Tensor) -> Sequence[tf.T
 
 
 def _local(value: Any) -> Any:
-    """This process' part of what lies on several replicas."""
+    """The first replica's part of a distributed value; any other value as it is."""
     return value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value

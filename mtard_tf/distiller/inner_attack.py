@@ -1,255 +1,166 @@
-"""What a training step looks at: the views of a batch, and the teachers' word on them."""
+"""The inner maximisation of a training step: an attack on the student as it is at that step."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from mtard_tf.attacks import gradients, sharding
+from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds
-from mtard_tf.data.batches import evaluation_batches
-from mtard_tf.data.image_data import Split
-from mtard_tf.losses import kl_divergence
+from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.models import twins
 from mtard_tf.models.empty_batches import never_empty
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
-from mtard_tf.schedules import CONSTANT, Schedule
-from mtard_tf.threat import ThreatModel
+from mtard_tf.schedules import CONSTANT
 
-_TABLE_BATCH = 500
-FIELD = "relative_step_size"  # of an attack, which a schedule may scale
-
-Tensors = Mapping[str, tf.Tensor]
-
-# BatchNorm of the student while it is attacked, see `distiller.Distiller`.
-ATTACK_BATCH_NORM = ("inference", "batch", "training")
+BATCH_NORM = ("inference", "batch", "training")
+STEP_SIZE = "relative_step_size"  # the field of an attack that `step_size_schedule` scales
 
 
-class Views:
-    """The part of a distiller that makes views and asks teachers; the attributes are its own."""
+class InnerAttack:
+    """Attacks a student in training, at the epsilon and step size of the epoch.
 
-    student_views: tuple[str, ...] = ("clean",)
-    teacher_views: Mapping[str, str | tuple[str, ...]] = {}
-    cached_roles: tuple[str, ...] = ()
-    # What `table` depends on beside the teacher and the images.
-    table_settings: tuple = ()
+    Args:
+      attack: as `mtard_tf.attacks` describes it.
+      student: from images to logits.
+      training: runs the student in training mode.
+      context: threat model, schedules, shards and seed.
+      batch_norm: the student's BatchNorm while it is attacked. "inference": the running
+        statistics; "batch": the batch's own, the running ones stay; "training": the batch's own,
+        and every pass of the attack moves the running ones. The last two attack in one shard.
+      owner: name of the distiller, for messages.
 
-    student: keras.Model
-    threat: ThreatModel
-    attack: Callable | None
-    attack_batch_norm: str
-    attack_shards: int
-    step_size_schedule: Schedule
-    epsilon_schedule: Schedule
-    epoch: Any
-    seed: int
-    _student_inference: FoldedInference
-    _student_training: FusedTraining
-    _teacher_inference: Mapping[str, FoldedInference]
+    Raises:
+      ValueError: another mode, no attack, or a step-size schedule and an attack without one.
+    """
+
+    def __init__(
+        self,
+        attack: Callable | None,
+        student: keras.Model,
+        training: FusedTraining,
+        context: TrainingContext,
+        batch_norm: str = "inference",
+        owner: str = "The distiller",
+    ) -> None:
+        if batch_norm not in BATCH_NORM:
+            raise ValueError(
+                f"{owner}.attack_batch_norm is {batch_norm!r}; use one of {', '.join(BATCH_NORM)}."
+            )
+        if attack is None:
+            raise ValueError(
+                f"{owner} trains on adversarial images; give it an attack, such as @attacks.pgd()."
+            )
+        if context.step_size_schedule != CONSTANT and not hasattr(attack, STEP_SIZE):
+            raise ValueError(
+                f"{owner}'s attack has no {STEP_SIZE} for Stage.step_size_schedule to scale; take "
+                "one like @attacks.pgd()."
+            )
+        self.attack, self.batch_norm = attack, batch_norm
+        self._student, self._training = student, training
+        self._context, self._owner = context, owner
+        self._inference = FoldedInference(student)
 
     def prove(self, images: tf.Tensor) -> None:
-        """Looks at real images before the first step: which nets have a twin that is their equal.
+        """Compares the folded twin with the student, and looks for the student's input gradient.
 
         Args:
-          images: some of the training set, float32 in [0, 1].
+          images: of the training set, float32 in [0, 1].
 
         Raises:
-          ValueError: the attack follows gradients and the student sends none to its images.
+          ValueError: the attack follows gradients and none reaches the student's images.
         """
-        for net in self._rebuilt_nets:
-            net.prove(images)
-        if not self._needs_attack or getattr(self.attack, "kind", "gradient") == "black_box":
+        self._inference.prove(images)
+        if getattr(self.attack, "kind", "gradient") == "black_box":
             return
-        model = self.student
+        model = self._student
         if gradients.none_reaches(lambda x: model(x, training=False), images[: twins.PROBED]):
             raise ValueError(
-                f"{type(self).__name__}: no gradient of the student {model.name} reaches its "
-                "images (rounding, a cast to integers or stop_gradient), so that its attack would "
-                "stand still; take that out, or train with @attacks.square()."
+                f"{self._owner}: no gradient of the student {model.name} reaches its images "
+                "(rounding, a cast to integers or stop_gradient), so that its attack would stand "
+                "still; take that out, or train with @attacks.square()."
             )
 
-    @property
-    def _rebuilt_nets(self) -> list[FoldedInference | FusedTraining]:
-        """The nets that a twin may run for."""
-        teachers = self._teacher_inference.values()
-        return [self._student_inference, self._student_training, *teachers]
+    def model_fn(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The student as the attack sees it: images -> float32 logits, with its weights of now."""
+        if self.batch_norm == "inference":
+            inference = never_empty(self._inference())
+            return lambda images: tf.cast(inference(images), tf.float32)
 
-    # Hooks of a family.
+        def on_batch_statistics(images: tf.Tensor) -> tf.Tensor:
+            return tf.cast(self._training(images), tf.float32)
 
-    def perturb(
-        self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, teachers: Tensors
+        on_batch_statistics.mixes_images = True  # type: ignore[attr-defined]
+        return on_batch_statistics
+
+    def __call__(
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        seeds: tf.Tensor,
+        epoch: tf.Tensor,
+        objective: Callable | None = None,
     ) -> tf.Tensor:
-        """The adversarial view, `[batch, height, width, channels]`: cross-entropy is maximised.
-
-        Args:
-          images: clean images, `[batch, height, width, channels]`.
-          labels: class ids, `[batch]`.
-          seeds: one per image, int32 `[batch, 2]`.
-          teachers: as in `terms`, of the teachers that see the clean view.
-        """
-        return self.run_attack(images, labels, seeds)
-
-    def further_views(self, views: Tensors) -> dict[str, tf.Tensor]:
-        """Views beside "clean" and "adversarial", made from these."""
-        return {}
-
-    def table(self, role: str, model: keras.Model, split: Split) -> np.ndarray:
-        """What a cached role says of every image as it is, float32 `[images, ...]`: its logits."""
-        infer = tf.function(lambda images: model(images, training=False), autograph=False)
-        batches = evaluation_batches(split, _TABLE_BATCH)
-        return np.concatenate([infer(images).numpy() for images, _, _ in batches])
-
-    def said_at_start(self, copied: Sequence[str]) -> str:
-        """A line on a student that starts from a teacher's weights, or "" if that changes nothing.
-
-        Args:
-          copied: roles of the teachers that it starts from.
-        """
-        return ""
-
-    # What families use.
-
-    def set_labels(self, labels: str) -> None:
-        """Notes whether teachers label the plain images once ("cached") or every batch."""
-        if labels not in ("cached", "online"):
-            raise ValueError(
-                f"{type(self).__name__}.labels is {labels!r}; use 'cached' or 'online'."
-            )
-        self.cached_roles = tuple(self.teacher_views) if labels == "cached" else ()
-
-    @property
-    def current_threat(self) -> ThreatModel:
-        """The threat model at this step of the epsilon schedule."""
-        return self.threat.scaled(self.epsilon_schedule(self.epoch))
-
-    def teacher_fn(self, role: str) -> Callable[[tf.Tensor], tf.Tensor]:
-        """A teacher as a function: images -> float32 logits; gradients reach the images."""
-        inference = never_empty(self._teacher_inference[role]())
-        return lambda images: as_float32(inference(images))
-
-    def attacked_fn(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """The student as the attack sees it: images -> float32 logits."""
-        if self.attack_batch_norm != "inference":
-
-            def on_batch_statistics(images: tf.Tensor) -> tf.Tensor:
-                return as_float32(self._student_training(images))
-
-            on_batch_statistics.mixes_images = True  # type: ignore[attr-defined]
-            return on_batch_statistics
-        inference = never_empty(self._student_inference())  # BatchNorm folded
-        return lambda images: as_float32(inference(images))
-
-    def run_attack(self, images, labels, seeds, objective=None) -> tf.Tensor:
-        """The attack on `attacked_fn`, projected by us.
+        """The perturbed images, projected into the ball and the box of the epoch.
 
         Args:
           images: clean images of this replica, `[batch, height, width, channels]`.
           labels: class ids, `[batch]`.
           seeds: one per image, int32 `[batch, 2]`.
-          objective: `objective(perturbed, logits, rows) -> [batch]` replaces cross-entropy; `rows`
-            is the slice of the batch that is attacked.
+          epoch: epochs done, float32 scalar.
+          objective: `objective(perturbed, logits, rows) -> [batch]` is maximised instead of
+            cross-entropy; `rows` is the slice of the batch that is attacked.
         """
-        assert self.attack is not None  # the constructor has seen to it
         attack = self.attack
-        if self.step_size_schedule != CONSTANT:
-            attack = with_step_scaled(attack, self.step_size_schedule(self.epoch))
+        if self._context.step_size_schedule != CONSTANT:
+            attack = with_step_scaled(attack, self._context.step_size_schedule(epoch))
         return sharding.attack_in_parts(
             attack,
-            self.attacked_fn(),
+            self.model_fn(),
             images,
             labels,
-            threat=self.current_threat,
+            threat=self._context.threat_at(epoch),
             seeds=seeds,
             objective=objective,
             # Statistics of the batch are those of the whole batch.
-            parts=self.attack_shards if self.attack_batch_norm == "inference" else 1,
+            parts=self._context.shards if self.batch_norm == "inference" else 1,
         )
 
-    def attack_divergence(self, images, labels, seeds, target) -> tf.Tensor:
-        """`run_attack` on KL(target || student), of the target's logits `[batch, classes]`."""
+    def view(self, perturb: Callable[[tf.Tensor], tf.Tensor], ids: tf.Tensor) -> tf.Tensor:
+        """What `perturb(seeds)` returns, in the scope that a profile shows as "attack".
 
-        def objective(_, logits, rows):
-            return kl_divergence(target[rows], logits)
-
-        return self.run_attack(images, labels, seeds, objective)
-
-    # What a step does, under the scopes that name its parts in a profile and for `mtard-plan`.
-
-    def _ask(self, views: Tensors, known: Tensors) -> dict[str, tf.Tensor]:
-        """What is known of the teachers' logits, and those on the views that are there by now."""
-        answers = dict(known)
-        with tf.name_scope("teachers/"):  # the slash goes on with the scope
-            for name, role, view in self._questions():
-                if name not in answers and view in views:
-                    answers[name] = tf.stop_gradient(self.teacher_fn(role)(views[view]))
-        return answers
-
-    def _perturbed(self, images, labels, ids, teachers: Tensors) -> tf.Tensor:
-        still = self.student.non_trainable_variables if self.attack_batch_norm == "batch" else []
-        before = [tf.convert_to_tensor(v.value) for v in still]
+        Args:
+          perturb: makes the adversarial view; in mode "batch" the running statistics of BatchNorm
+            are put back after it.
+          ids: of the images, int64 `[batch]`.
+        """
+        kept = self._student.non_trainable_variables if self.batch_norm == "batch" else []
+        before = [tf.convert_to_tensor(variable.value) for variable in kept]
         with tf.name_scope("attack"):
-            seeds = image_seeds(self.seed, ids)
-            perturbed = self.perturb(images, labels, seeds, teachers)
-        for variable, value in zip(still, before, strict=True):
+            perturbed = perturb(image_seeds(self._context.seed, ids))
+        for variable, value in zip(kept, before, strict=True):
             variable.assign(value)
         return perturbed
 
-    @property
-    def _needs_attack(self) -> bool:
-        asked = [view for _, _, view in self._questions()]
-        return "adversarial" in (*self.student_views, *asked)
 
-    def _questions(self) -> Iterator[tuple[str, str, str]]:
-        """(name of the logits, role, view) of all that teachers are asked."""
-        for role, views in self.teacher_views.items():
-            if isinstance(views, str):
-                yield role, role, views
-            else:
-                yield from ((f"{role}_{view}", role, view) for view in views)
-
-
-def as_float32(logits: tf.Tensor) -> tf.Tensor:
-    """Losses, entropies and balance stay in float32 whatever the nets compute in."""
-    return tf.cast(logits, tf.float32)
+def default_attack(start: str = "gaussian", relative_step_size: float = 0.25) -> PGD:
+    """The inner maximisation of the papers: PGD-10 with 2/255 at 8/255."""
+    return PGD(num_steps=10, relative_step_size=relative_step_size, start=start)
 
 
 def with_step_scaled(attack: Callable, factor: float | tf.Tensor) -> Callable:
     """The same attack with `relative_step_size * factor`.
 
     Args:
-      attack: one with that field, see `check_attack`.
+      attack: one with that field.
       factor: a scalar; a tensor where a schedule gives it.
     """
     scaled = copy.copy(attack)
     # Attacks are frozen and check their fields when they are made, which a tensor cannot pass.
-    object.__setattr__(scaled, FIELD, getattr(attack, FIELD) * factor)
+    object.__setattr__(scaled, STEP_SIZE, getattr(attack, STEP_SIZE) * factor)
     return scaled
-
-
-def check_attack(name: str, attack: Callable | None, needed: bool, scheduled: bool) -> None:
-    """Refuses an attack that a distiller cannot train with.
-
-    Args:
-      name: of the distiller, for the message.
-      attack: None for none.
-      needed: whether it trains on adversarial images.
-      scheduled: whether the step size has a schedule.
-
-    Raises:
-      ValueError: none is given, or one without a step size.
-    """
-    if attack is None and needed:
-        raise ValueError(
-            f"{name} trains on adversarial images; give it an attack, such as @attacks.pgd()."
-        )
-    if attack is not None and scheduled and not hasattr(attack, FIELD):
-        raise ValueError(
-            f"{name}'s attack has no {FIELD} for Stage.step_size_schedule to scale; take one like "
-            "@attacks.pgd()."
-        )

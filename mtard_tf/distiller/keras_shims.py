@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 _PACKED = "packed_logs"
 
 
-class DistributedFit:
-    """Mixed into a `keras.Model` whose layers are built before `fit`.
+class ShimmedModel(keras.Model):
+    """A Keras model that `fit` trains under `tf.distribute`; its layers are built before `fit`.
 
     1. `TensorFlowTrainer._maybe_symbolic_build` (keras/src/backend/tensorflow/trainer.py) takes the
        mean of the first batch over replicas to build the model. It fails under
        MultiWorkerMirroredStrategy, where a worker's batch holds one replica's values, and wherever
-       the replicas' parts differ in size. Nothing is left to build here: `CheckedFit` puts its look
-       at the first batch in that place.
+       the replicas' parts differ in size. Nothing is left to build here: `FitModel` checks the
+       first batch in that place.
     2. `reduce_per_replica` (same file) reduces each log over axis 0 under
        MultiWorkerMirroredStrategy: a scalar has none, and every log would be an exchange among the
        workers of its own. `fit_logs` packs them into one vector, which the train function unpacks.
@@ -40,7 +41,7 @@ class DistributedFit:
         """Keras' train function, with logs unpacked."""
         if self.train_function is not None and not force:
             return
-        super().make_train_function(force)  # type: ignore[misc]
+        super().make_train_function(force)
         packed = self.train_function
 
         def train_function(iterator):

@@ -15,8 +15,9 @@ from mtard_tf.attacks.pgd import PGD
 from mtard_tf.data.batches import steps_per_epoch
 from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.distiller.averaging import EMA, SWA
+from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.distiller.weight_perturbation import WeightPerturbation
-from mtard_tf.experiment.stage_checks import check
+from mtard_tf.experiment import stage_checks
 from mtard_tf.models.global_state import seeded
 from mtard_tf.models.precision import synchronize_batch_norm, with_precision
 from mtard_tf.optimizers import sgd
@@ -78,6 +79,8 @@ class Stage:
         of the stage's batches, for none to be lost.
       steps_per_execution: steps that run without coming back to Python. Records, guards and
         checkpoints then see every so many steps only.
+      attack_shards: parts of a batch that are attacked side by side, which changes speed only; None
+        is 2 without an accelerator and with two cores or more, else 1.
       synchronized_batch_norm: BatchNorm takes its statistics over all replicas.
       on_non_finite: "stop" at, or "skip", a step whose loss or gradient is not finite.
       checkpoint_every: steps between two checkpoints; the end of an epoch always has one.
@@ -119,6 +122,7 @@ class Stage:
     precision: str = "float32"
     gradient_accumulation_steps: int = 1
     steps_per_execution: int = 1
+    attack_shards: int | None = None
     synchronized_batch_norm: bool = False
     on_non_finite: str = "stop"
     checkpoint_every: int = 500
@@ -131,7 +135,7 @@ class Stage:
             object.__setattr__(self, "scope", self.name)
         if not self.teachers:
             object.__setattr__(self, "teachers", _teachers_of(self.distiller))
-        check(self)
+        stage_checks.check(self)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -187,7 +191,7 @@ class Stage:
         accumulated = self.gradient_accumulation_steps
         # Keras asks the schedule with its count of batches, accumulated or not.
         rate = ScheduledRate(self.learning_rate, self.learning_rate_schedule, steps)
-        self._check_rate(rate)
+        stage_checks.check_rate(self, rate)
         with gin.config_scope(self.scope):
             student = self.model(data.image_shape, data.num_classes)
             if check is not None:
@@ -195,17 +199,11 @@ class Stage:
             distiller = self.distiller(
                 self._prepared(student),
                 {role: with_precision(t, self.precision) for role, t in teachers.items()},
-                threat=self.threat(threat),
-                epsilon_schedule=self.epsilon_schedule,
-                **self._extras(),
-                rate_schedule=self.rate_schedule or self.learning_rate_schedule,
-                steps_per_epoch=steps,
-                seed=seed,
-                skip_non_finite=self.on_non_finite == "skip",
+                context=self._context(threat, steps, seed),
             )
             optimizer = self.optimizer(rate)
         self.check_devices()
-        self._check_optimizer(optimizer, self.epochs * steps)
+        stage_checks.check_optimizer(self, optimizer, self.epochs * steps)
         if accumulated > 1:
             optimizer.gradient_accumulation_steps = accumulated
         if self.precision == "mixed_float16":
@@ -229,46 +227,24 @@ class Stage:
                 "more devices need it less."
             )
 
-    def _extras(self) -> dict[str, Any]:
-        """Arguments of the distiller for what is switched on; third parties' may not know them."""
-        extras: dict[str, Any] = {}
-        if self.step_size_schedule != CONSTANT:
-            extras["step_size_schedule"] = self.step_size_schedule
+    def _context(self, threat: ThreatModel, steps: int, seed: int) -> TrainingContext:
+        """What the distiller is given: `threat` is the experiment's, `steps` make an epoch."""
+        perturbation = None
         if self.weight_perturbation:
-            extras["weight_perturbation"] = WeightPerturbation(
-                self.weight_perturbation, self.weight_perturbation_start
-            )
-        if self.averaging is not None:
-            extras["averaging"] = self.averaging
-        return extras
-
-    def _check_rate(self, rate: ScheduledRate) -> None:
-        """Refuses a schedule that makes the learning rate negative, or leaves it at 0."""
-        some = range(0, self.epochs, -(-self.epochs // 32))  # at most 32 epochs
-        values = {epoch: float(rate(epoch * rate.steps_per_epoch + 1)) for epoch in some}
-        worst = next((e for e, v in values.items() if not 0 <= v < float("inf")), None)
-        if worst is not None or not any(values.values()):
-            found = "0 throughout" if worst is None else f"{values[worst]:.3g} in epoch {worst + 1}"
-            raise ValueError(
-                f"{self.scope}/Stage.learning_rate_schedule is {self.learning_rate_schedule!r}, "
-                f"and the learning rate {found}; give factors of at least 0, not all 0."
-            )
-
-    def _check_optimizer(self, optimizer: keras.optimizers.Optimizer, batches: int) -> None:
-        left = batches % self.gradient_accumulation_steps
-        if left:
-            raise ValueError(
-                f"{self.scope}/Stage.gradient_accumulation_steps is "
-                f"{self.gradient_accumulation_steps}; of the stage's {batches:,} batches "
-                f"({self.epochs:,} epochs), the last {left:,} would make no update: give a divisor "
-                f"of {batches:,}, or epochs that are a multiple of "
-                f"{self.gradient_accumulation_steps}."
-            )
-        if optimizer.use_ema:
-            raise ValueError(
-                f"{self.scope}/Stage.optimizer has use_ema, which would replace the weights at the "
-                "end of each epoch; leave it out, and set Stage.averaging = @averaging.EMA()."
-            )
+            start = self.weight_perturbation_start
+            perturbation = WeightPerturbation(self.weight_perturbation, start)
+        return TrainingContext(
+            threat=self.threat(threat),
+            epsilon_schedule=self.epsilon_schedule,
+            step_size_schedule=self.step_size_schedule,
+            rate_schedule=self.rate_schedule or self.learning_rate_schedule,
+            steps_per_epoch=steps,
+            seed=seed,
+            attack_shards=self.attack_shards,
+            skip_non_finite=self.on_non_finite == "skip",
+            weight_perturbation=perturbation,
+            averaging=self.averaging,
+        )
 
     def _prepared(self, student: keras.Model) -> keras.Model:
         if self.synchronized_batch_norm:

@@ -8,10 +8,13 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
+import keras
+
 from mtard_tf import registry
 from mtard_tf.data.image_data import AUGMENTATIONS, ImageData, check_augmentation
 from mtard_tf.distiller.averaging import RULES
 from mtard_tf.models.precision import POLICIES
+from mtard_tf.schedules import ScheduledRate
 from mtard_tf.threat import radius
 
 _COUNTS = (
@@ -48,6 +51,8 @@ def check(stage: Any) -> None:
         radius(stage.epsilon, f"{stage.scope}/Stage.epsilon", "l2")
     if stage.validation_examples is not None and not _whole(stage.validation_examples, 1):
         _refuse(stage, "validation_examples", "give a whole number, at least 1, or None for all.")
+    if stage.attack_shards is not None and not _whole(stage.attack_shards, 1):
+        _refuse(stage, "attack_shards", "give a whole number, at least 1, or None.")
     if stage.patience is not None and not _whole(stage.patience, 1):
         _refuse(stage, "patience", "give a whole number of validations, at least 1, or None.")
     if not (_number(stage.weight_perturbation) and stage.weight_perturbation >= 0):
@@ -81,6 +86,37 @@ def check_data(stage: Any, data: ImageData) -> None:
     """Raises DataError, which names the binding, for an augmentation that images do not suit."""
     for name in _augmentations(stage).values():
         check_augmentation(name, data.image_shape[-1], f"{stage.scope}/Stage.augmentation")
+
+
+def check_rate(stage: Any, rate: ScheduledRate) -> None:
+    """Refuses a schedule that makes the learning rate negative, or leaves it at 0."""
+    some = range(0, stage.epochs, -(-stage.epochs // 32))  # at most 32 epochs
+    values = {epoch: float(rate(epoch * rate.steps_per_epoch + 1)) for epoch in some}
+    worst = next((e for e, v in values.items() if not 0 <= v < float("inf")), None)
+    if worst is not None or not any(values.values()):
+        found = "0 throughout" if worst is None else f"{values[worst]:.3g} in epoch {worst + 1}"
+        raise ValueError(
+            f"{stage.scope}/Stage.learning_rate_schedule is {stage.learning_rate_schedule!r}, "
+            f"and the learning rate {found}; give factors of at least 0, not all 0."
+        )
+
+
+def check_optimizer(stage: Any, optimizer: keras.optimizers.Optimizer, batches: int) -> None:
+    """Refuses batches that would make no update, and averages that are Keras' own."""
+    left = batches % stage.gradient_accumulation_steps
+    if left:
+        raise ValueError(
+            f"{stage.scope}/Stage.gradient_accumulation_steps is "
+            f"{stage.gradient_accumulation_steps}; of the stage's {batches:,} batches "
+            f"({stage.epochs:,} epochs), the last {left:,} would make no update: give a divisor "
+            f"of {batches:,}, or epochs that are a multiple of "
+            f"{stage.gradient_accumulation_steps}."
+        )
+    if optimizer.use_ema:
+        raise ValueError(
+            f"{stage.scope}/Stage.optimizer has use_ema, which would replace the weights at the "
+            "end of each epoch; leave it out, and set Stage.averaging = @averaging.EMA()."
+        )
 
 
 def _check_parts(stage: Any) -> None:

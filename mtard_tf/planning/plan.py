@@ -132,7 +132,7 @@ def of_stage(
     batch_size = min(stage.batch_size, len(data.train))
     step = count(
         lambda *batch: distiller.train_step(batch),
-        *batch_signature(data, batch_size, len(distiller.cached_roles)),
+        *batch_signature(data, batch_size, distiller.cached_parts),
         parts=PARTS[1:],
         rest=PARTS[0],
     )

@@ -95,7 +95,7 @@ def measure(built: Built, data: ImageData, check: bool = False) -> tuple[Rates, 
     calls["update"] = _call(_update(built), ())
     if check:
         step = built.distiller.train_step
-        rows = _random_batch(data, plan.batch_size, len(built.distiller.cached_roles))
+        rows = _random_batch(data, plan.batch_size, built.distiller.cached_parts)
         calls["step"] = _call(lambda *rows: step(rows), rows)
     rounds = in_rounds(calls)
     rates = _rates(work, {name: statistics.median(turn[name] for turn in rounds) for name in calls})
@@ -154,10 +154,10 @@ def _passes(built: Built) -> dict[str, Callable]:
         return tape.gradient(loss, student.trainable_variables)
 
     def attack(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> list[tf.Tensor]:
-        model_fn, threat = inference(), distiller.threat
+        model_fn, threat = inference(), distiller.context.threat
         climb = PGD(num_steps=3, start="none")
         # In shards, as in a training step.
-        size = -(-images.shape[0] // distiller.attack_shards)
+        size = -(-images.shape[0] // distiller.context.shards)
         parts = [slice(start, start + size) for start in range(0, images.shape[0], size)]
         return [
             climb(

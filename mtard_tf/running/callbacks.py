@@ -128,7 +128,7 @@ class Validation(keras.callbacks.Callback):
         help_with = advice(self.model, self._weak_teachers)
         if share == 1:
             help_with = "a validation split of one class measures nothing: add images of others"
-        if float(self.model.epsilon_schedule(self.model.epoch)) >= 1.0:
+        if float(self.model.context.epsilon_schedule(self.model.epoch)) >= 1.0:
             self._say(
                 f"the student is at chance after epoch {self.last['epoch']} ({clean:.1%} of "
                 f"validation images, the largest class is {share:.1%}); "

@@ -71,9 +71,10 @@ def _build(
         distiller = _built(stage, data, teachers, threat, check)
         check_labels(stage, distiller, extras.get(stage.name))
         models[stage.name] = distiller.student
+        inner = getattr(distiller, "inner_attack", None)  # of a third party, perhaps none
         attacks = {
             f"{stage.scope}/Stage.validation_attack": stage.validation_attack,
-            f"The attack of {stage.scope}/Stage.distiller": getattr(distiller, "attack", None),
+            f"The attack of {stage.scope}/Stage.distiller": inner and inner.attack,
         }
         for what, attack in attacks.items():
             if attack is not None:

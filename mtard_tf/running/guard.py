@@ -102,7 +102,7 @@ class Guard(keras.callbacks.Callback):
         if 2 * taken >= step:
             return
         cause = "skipped, as their loss or gradient is not finite"
-        if not distiller.skip_non_finite:
+        if not distiller.context.skip_non_finite:
             cause = "left out by loss scaling, as their gradients overflow in mixed_float16"
         raise NothingTrained(
             f"{self._stage}: only {taken:,} of {step:,} steps changed the weights; the others were "

@@ -30,7 +30,7 @@ def tables(
     context: RunContext,
     extra: Extra | None = None,
 ) -> list[tf.Tensor]:
-    """What a distiller asks its teachers only once, in the order of its `cached_roles`.
+    """What a distiller asks its teachers only once, in the order of `teachers.cached`.
 
     Args:
       distiller: of the stage.
@@ -42,7 +42,7 @@ def tables(
     """
     splits = {"": context.data.train} | ({} if extra is None else {"_extra": extra.split})
     wanted = []
-    for role in distiller.cached_roles:
+    for role in distiller.teachers.cached:
         for suffix, split in splits.items():
             made_by = type(distiller).__name__, distiller.table_settings
             key = digest(made_by, sources.get(role), split.images)

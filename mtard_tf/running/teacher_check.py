@@ -70,7 +70,7 @@ def check_teachers(
 
 def _right(stage: Stage, distiller: Distiller, role: str, split: Split, who: str) -> int:
     right = broken = 0
-    ask = distiller.teacher_fn(role)
+    ask = distiller.teachers.fn(role)
     for images, labels, _ in evaluation_batches(split, _BATCH):
         logits = ask(images).numpy()
         broken += int((~np.isfinite(logits)).any(axis=1).sum())

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from mtard_tf.distribute.replicas import replica_sum, replicated_state
 from mtard_tf.losses import cross_entropy
+from mtard_tf.plugins.adversarial_distillation.class_balance import class_temperatures
 from mtard_tf.plugins.adversarial_distillation.rslad import RSLAD
 from mtard_tf.schedules import epoch_of
 
@@ -40,13 +41,25 @@ class ABSLD(RSLAD):
         student,
         teachers=None,
         *,
+        context=None,
         temperature_rate: float = 0.1,
         minimum_temperature: float = 0.5,
         maximum_temperature: float = 5.0,
+        clean_weight: float = 1 / 6,
+        log_offset: float = 1e-5,
+        attack=None,
+        attack_batch_norm: str = "inference",
         official_quirks: bool = False,
-        **kwargs,
     ):
-        super().__init__(student, teachers, **kwargs)
+        super().__init__(
+            student,
+            teachers,
+            context=context,
+            clean_weight=clean_weight,
+            log_offset=log_offset,
+            attack=attack,
+            attack_batch_norm=attack_batch_norm,
+        )
         self.temperature_rate = temperature_rate
         self.minimum_temperature = minimum_temperature
         self.maximum_temperature = maximum_temperature
@@ -68,18 +81,12 @@ class ABSLD(RSLAD):
         return teachers["robust"] / tf.gather(own, labels)[:, tf.newaxis]
 
     def terms(self, labels, student, teachers):
-        terms = super().terms(labels, student, teachers)
         # Here, because `weigh` sees no labels.
-        sums = [
-            tf.math.unsorted_segment_sum(
-                tf.stop_gradient(cross_entropy(student[view], labels)),
-                labels,
-                self.student.output_shape[-1],
-            )
-            for view in self.student_views
-        ]
+        losses = [tf.stop_gradient(cross_entropy(student[v], labels)) for v in self.student_views]
+        classes = self.student.output_shape[-1]
+        sums = [tf.math.unsorted_segment_sum(loss, labels, classes) for loss in losses]
         self.class_losses.assign_add(replica_sum(tf.stack(sums)))
-        return terms
+        return super().terms(labels, student, teachers)
 
     def weigh(self, means, teachers):
         done = self.steps_done.value + 1  # with this step
@@ -87,7 +94,8 @@ class ABSLD(RSLAD):
         ends = epochs > self.epochs_ended.value
         self.epochs_ended.assign(epochs)
         # The code lowers the rate before the update at the end of the epoch.
-        rate = self.temperature_rate * self.rate_schedule(epoch_of(done, self.steps_per_epoch))
+        epoch = epoch_of(done, self.steps_per_epoch)
+        rate = self.temperature_rate * self.context.rate_schedule(epoch)
         losses = tf.convert_to_tensor(self.class_losses.value)
         temperatures = tf.convert_to_tensor(self.class_temperatures.value)
         moved = class_temperatures(
@@ -104,31 +112,3 @@ class ABSLD(RSLAD):
             logs[f"temperature_{view}_least"] = tf.reduce_min(row)
             logs[f"temperature_{view}_greatest"] = tf.reduce_max(row)
         return weights, logs
-
-
-def class_temperatures(
-    temperatures: tf.Tensor,
-    losses: tf.Tensor,
-    *,
-    rate: float | tf.Tensor,
-    minimum: float,
-    maximum: float,
-) -> tf.Tensor:
-    """The classes' temperatures after an epoch.
-
-        tau_c <- clip(tau_c - rate (L_c - mean L) / max |L - mean L|, minimum, maximum)
-
-    Args:
-      temperatures: `[views, classes]`.
-      losses: `[views, classes]`, summed over the epoch.
-      rate: step of the class whose loss differs most from the mean.
-      minimum: lower bound.
-      maximum: upper bound.
-
-    Returns:
-      `[views, classes]`; the old ones where all losses are equal.
-    """
-    gaps = losses - tf.reduce_mean(losses, axis=1, keepdims=True)
-    largest = tf.reduce_max(tf.abs(gaps), axis=1, keepdims=True)
-    step = rate * tf.math.divide_no_nan(gaps, largest)
-    return tf.clip_by_value(temperatures - step, minimum, maximum)

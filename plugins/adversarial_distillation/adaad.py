@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from mtard_tf.distiller.distiller import Distiller, default_attack
+from mtard_tf.distiller.distiller import Distiller
+from mtard_tf.distiller.inner_attack import default_attack
 from mtard_tf.losses import kl_divergence
 
 
@@ -40,16 +41,18 @@ class AdaAD(Distiller):
         student,
         teachers=None,
         *,
+        context=None,
         alpha: float = 1.0,
         attack=None,
+        attack_batch_norm: str = "inference",
         official_quirks: bool = False,
-        **kwargs,
     ):
         if alpha == 1:
             self.teacher_views = {"robust": ("adversarial",)}
             if not official_quirks:
                 self.student_views = ("adversarial",)
-        super().__init__(student, teachers, attack=attack or default_attack(), **kwargs)
+        attack = attack or default_attack()
+        super().__init__(student, teachers, context, attack, attack_batch_norm)
         self.alpha = alpha
         self.kl_scale = 0.1 if official_quirks and student.output_shape[-1] == 10 else 1.0
 
@@ -69,7 +72,7 @@ class AdaAD(Distiller):
 
 def adaptive_attack(distiller: Distiller, images, labels, seeds) -> tf.Tensor:
     """`distiller`'s attack on KL(T(x') || S(x')), with T its teacher "robust"."""
-    teacher = distiller.teacher_fn("robust")
+    teacher = distiller.teachers.fn("robust")
 
     def objective(perturbed, logits, rows):
         return kl_divergence(teacher(perturbed), logits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mtard_tf.distiller.distiller import default_attack
+from mtard_tf.distiller.inner_attack import default_attack
 from mtard_tf.plugins.adversarial_distillation.adaad import adaptive_attack
 from mtard_tf.plugins.adversarial_distillation.iad import IAD
 
@@ -30,9 +30,36 @@ class AdaIAD(IAD):
     taught_on = "robust_adversarial"
     official_batch_norm = "inference"
 
-    def __init__(self, student, teachers=None, *, temperature: float = 30.0, attack=None, **kwargs):
-        attack = attack or default_attack()
-        super().__init__(student, teachers, temperature=temperature, attack=attack, **kwargs)
+    def __init__(
+        self,
+        student,
+        teachers=None,
+        *,
+        context=None,
+        alpha: float = 1.0,
+        beta: float = 0.1,
+        temperature: float = 30.0,
+        begin: float = 60.0,
+        weigh_teacher: bool = False,
+        attack=None,
+        attack_batch_norm: str | None = None,
+        label_smoothing: float = 0.0,
+        official_quirks: bool = False,
+    ):
+        super().__init__(
+            student,
+            teachers,
+            context=context,
+            alpha=alpha,
+            beta=beta,
+            temperature=temperature,
+            begin=begin,
+            weigh_teacher=weigh_teacher,
+            attack=attack or default_attack(),
+            attack_batch_norm=attack_batch_norm,
+            label_smoothing=label_smoothing,
+            official_quirks=official_quirks,
+        )
 
     def perturb(self, images, labels, seeds, teachers):
         return adaptive_attack(self, images, labels, seeds)

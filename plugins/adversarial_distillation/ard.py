@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mtard_tf.distiller.distiller import Distiller, default_attack
-from mtard_tf.distiller.hard_labels import HardLabels
+from mtard_tf.distiller.distiller import Distiller
+from mtard_tf.distiller.inner_attack import default_attack
 from mtard_tf.losses import kl_divergence
 
 
-class ARD(HardLabels, Distiller):
+class ARD(Distiller):
     """The robust teacher's answer on the clean image is the target on the adversarial one.
 
         loss = alpha t^2 KL(softmax(T(x) / t) || softmax(S(x') / t)) + (1 - alpha) CE(S(x), y)
@@ -43,17 +43,19 @@ class ARD(HardLabels, Distiller):
         student,
         teachers=None,
         *,
+        context=None,
         alpha: float = 1.0,
         temperature: float = 30.0,
         attack=None,
+        attack_batch_norm: str | None = None,
+        label_smoothing: float = 0.0,
         official_quirks: bool = False,
-        **kwargs,
     ):
         if alpha == 1 and not official_quirks:
             self.student_views = ("adversarial",)
-        if official_quirks:
-            kwargs.setdefault("attack_batch_norm", "training")
-        super().__init__(student, teachers, attack=attack or default_attack("uniform"), **kwargs)
+        attack = attack or default_attack("uniform")
+        mode = attack_batch_norm or ("training" if official_quirks else "inference")
+        super().__init__(student, teachers, context, attack, mode, label_smoothing)
         self.check_smoothing(1 - alpha, "alpha = 1")
         self.alpha = alpha
         self.set_temperature(temperature)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from mtard_tf.distiller.distiller import Distiller, default_attack
-from mtard_tf.distiller.hard_labels import HardLabels
+from mtard_tf.distiller.distiller import Distiller
+from mtard_tf.distiller.inner_attack import default_attack
 from mtard_tf.losses import cross_entropy, kl_divergence
 
 
-class IAD(HardLabels, Distiller):
+class IAD(Distiller):
     """Where the teacher fails on the adversarial image, the student trusts itself.
 
         loss = alpha t^2 KL(softmax(T(x) / t) || softmax(S(x') / t))
@@ -52,18 +52,21 @@ class IAD(HardLabels, Distiller):
         student,
         teachers=None,
         *,
+        context=None,
         alpha: float = 1.0,
         beta: float = 0.1,
         temperature: float = 1.0,
         begin: float = 60.0,
         weigh_teacher: bool = False,
         attack=None,
+        attack_batch_norm: str | None = None,
+        label_smoothing: float = 0.0,
         official_quirks: bool = False,
-        **kwargs,
     ):
-        if official_quirks:
-            kwargs.setdefault("attack_batch_norm", self.official_batch_norm)
-        super().__init__(student, teachers, attack=attack or default_attack("uniform"), **kwargs)
+        attack = attack or default_attack("uniform")
+        official = self.official_batch_norm if official_quirks else "inference"
+        mode = attack_batch_norm or official
+        super().__init__(student, teachers, context, attack, mode, label_smoothing)
         self.check_smoothing(1 - alpha, "alpha = 1")
         self.alpha = alpha
         self.beta = beta

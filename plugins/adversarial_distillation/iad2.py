@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from mtard_tf.distiller.distiller import Distiller, default_attack
-from mtard_tf.distiller.hard_labels import HardLabels
+from mtard_tf.distiller.distiller import Distiller
+from mtard_tf.distiller.inner_attack import default_attack
 from mtard_tf.losses import kl_divergence
 from mtard_tf.plugins.adversarial_distillation.iad import distrust
 
 
-class IAD2(HardLabels, Distiller):
+class IAD2(Distiller):
     """Labels, a robust teacher as far as it can be trusted, the student itself, a clean teacher.
 
         loss = (1 - a - b) CE(S(x'), y)
@@ -46,18 +46,20 @@ class IAD2(HardLabels, Distiller):
         student,
         teachers=None,
         *,
+        context=None,
         robust_weight: float = 0.5,
         clean_weight: float = 0.25,
         beta: float = 0.1,
         temperature: float = 1.0,
         begin: float = 40.0,
         attack=None,
+        attack_batch_norm: str | None = None,
+        label_smoothing: float = 0.0,
         official_quirks: bool = False,
-        **kwargs,
     ):
-        if official_quirks:
-            kwargs.setdefault("attack_batch_norm", "training")
-        super().__init__(student, teachers, attack=attack or default_attack("uniform"), **kwargs)
+        attack = attack or default_attack("uniform")
+        mode = attack_batch_norm or ("training" if official_quirks else "inference")
+        super().__init__(student, teachers, context, attack, mode, label_smoothing)
         self.check_smoothing(1 - robust_weight - clean_weight, "robust_weight + clean_weight = 1")
         self.robust_weight = robust_weight
         self.clean_weight = clean_weight

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from mtard_tf.distiller.distiller import Distiller, default_attack
-from mtard_tf.distiller.hard_labels import HardLabels
-from mtard_tf.distiller.inner_attack import as_float32
+from mtard_tf.distiller.distiller import Distiller
+from mtard_tf.distiller.inner_attack import default_attack
 from mtard_tf.losses import kl_divergence
 from mtard_tf.models.compatibility import check_fit
 from mtard_tf.models.fused import FusedTraining
@@ -20,7 +19,7 @@ from mtard_tf.models.precision import (
 )
 
 
-class LBGAT(HardLabels, Distiller):
+class LBGAT(Distiller):
     """A natural net G is trained beside the student, whose logits it guides; both learn from both.
 
         loss = mean_c (S(x')_c - G(x)_c)^2 + CE(G(x), y) + beta KL(S(x) || S(x'))
@@ -52,13 +51,15 @@ class LBGAT(HardLabels, Distiller):
         student,
         teachers=None,
         *,
+        context=None,
         beta: float = 6.0,
         guide: Callable[..., keras.Model] | None = None,
         attack=None,
-        **kwargs,
+        attack_batch_norm: str = "inference",
+        label_smoothing: float = 0.0,
     ):
         attack = attack or default_attack("gaussian", relative_step_size=0.007 / 0.031)
-        super().__init__(student, teachers, attack=attack, **kwargs)
+        super().__init__(student, teachers, context, attack, attack_batch_norm, label_smoothing)
         self.beta = beta
         if guide is None:
             self.guide = keras.models.clone_model(student)
@@ -75,11 +76,11 @@ class LBGAT(HardLabels, Distiller):
         return (self.student, self.guide)
 
     @property
-    def _rebuilt_nets(self):
-        return [*super()._rebuilt_nets, self._guide_training]
+    def twins(self):
+        return [*super().twins, self._guide_training]
 
     def run_student(self, views, weights=None):
-        guide = as_float32(self._guide_training(views["clean"]))
+        guide = tf.cast(self._guide_training(views["clean"]), tf.float32)
         return super().run_student(views, weights) | {"guide": guide}
 
     def perturb(self, images, labels, seeds, teachers):

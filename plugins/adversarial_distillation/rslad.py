@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mtard_tf.distiller.distiller import Distiller, default_attack
+from mtard_tf.distiller.distiller import Distiller
+from mtard_tf.distiller.inner_attack import default_attack
 from mtard_tf.losses import kl_divergence
 
 
@@ -37,12 +38,14 @@ class RSLAD(Distiller):
         student,
         teachers=None,
         *,
+        context=None,
         clean_weight: float = 1 / 6,
         log_offset: float = 1e-5,
         attack=None,
-        **kwargs,
+        attack_batch_norm: str = "inference",
     ):
-        super().__init__(student, teachers, attack=attack or default_attack(), **kwargs)
+        attack = attack or default_attack()
+        super().__init__(student, teachers, context, attack, attack_batch_norm)
         self.clean_weight = clean_weight
         self.log_offset = log_offset
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mtard_tf.distiller.distiller import default_attack
+from mtard_tf.distiller.inner_attack import default_attack
 from mtard_tf.losses import cross_entropy
 from mtard_tf.plugins.adversarial_training.trades import Trades
 
@@ -35,13 +35,23 @@ class HAT(Trades):
         student,
         teachers=None,
         *,
+        context=None,
         beta: float = 2.5,
         gamma: float = 0.5,
         extrapolation: float = 2.0,
         attack=None,
-        **kwargs,
+        attack_batch_norm: str = "inference",
+        label_smoothing: float = 0.0,
     ):
-        super().__init__(student, teachers, beta=beta, attack=attack or default_attack(), **kwargs)
+        super().__init__(
+            student,
+            teachers,
+            context=context,
+            beta=beta,
+            attack=attack or default_attack(),
+            attack_batch_norm=attack_batch_norm,
+            label_smoothing=label_smoothing,
+        )
         self.gamma = gamma
         self.extrapolation = extrapolation
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mtard_tf.distiller.distiller import Distiller, default_attack
-from mtard_tf.distiller.hard_labels import HardLabels
+from mtard_tf.distiller.distiller import Distiller
+from mtard_tf.distiller.inner_attack import default_attack
 from mtard_tf.losses import cross_entropy, kl_divergence
 
 
-class MART(HardLabels, Distiller):
+class MART(Distiller):
     """Images that the net gets wrong even when clean weigh more in the robust term.
 
         loss = CE(f(x'), y) - log(1.0001 - max_{c != y} p_c(x'))
@@ -29,9 +29,19 @@ class MART(HardLabels, Distiller):
 
     student_views = ("clean", "adversarial")
 
-    def __init__(self, student, teachers=None, *, beta: float = 5.0, attack=None, **kwargs):
+    def __init__(
+        self,
+        student,
+        teachers=None,
+        *,
+        context=None,
+        beta: float = 5.0,
+        attack=None,
+        attack_batch_norm: str = "inference",
+        label_smoothing: float = 0.0,
+    ):
         attack = attack or default_attack("gaussian", relative_step_size=0.007 / 0.031)
-        super().__init__(student, teachers, attack=attack, **kwargs)
+        super().__init__(student, teachers, context, attack, attack_batch_norm, label_smoothing)
         self.beta = beta
 
     def terms(self, labels, student, teachers):

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from mtard_tf.distiller.distiller import Distiller
-from mtard_tf.distiller.hard_labels import HardLabels
 
 
-class Natural(HardLabels, Distiller):
+class Natural(Distiller):
     """loss = CE(f(x) / T, y). Makes the clean teacher. No attack is run.
 
     Args:
       temperature: T, 1 except for the teacher of a defensive distillation.
     """
 
-    def __init__(self, student, teachers=None, *, temperature: float = 1.0, **kwargs):
-        super().__init__(student, teachers, **kwargs)
+    def __init__(
+        self,
+        student,
+        teachers=None,
+        *,
+        context=None,
+        temperature: float = 1.0,
+        label_smoothing: float = 0.0,
+    ):
+        super().__init__(student, teachers, context=context, label_smoothing=label_smoothing)
         self.set_temperature(temperature)
 
     def terms(self, labels, student, teachers):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from mtard_tf.distiller.distiller import Distiller, default_attack
-from mtard_tf.distiller.hard_labels import HardLabels
+from mtard_tf.distiller.distiller import Distiller
+from mtard_tf.distiller.inner_attack import default_attack
 
 
-class PGDAdversarialTraining(HardLabels, Distiller):
+class PGDAdversarialTraining(Distiller):
     """loss = CE(f(x'), y), x' = PGD-10 on cross-entropy from a uniform start.
 
     Departure of the official code from this, with `official_quirks`: the attack runs with BatchNorm
@@ -22,11 +22,19 @@ class PGDAdversarialTraining(HardLabels, Distiller):
     student_views = ("adversarial",)
 
     def __init__(
-        self, student, teachers=None, *, attack=None, official_quirks: bool = False, **kwargs
+        self,
+        student,
+        teachers=None,
+        *,
+        context=None,
+        attack=None,
+        attack_batch_norm: str | None = None,
+        label_smoothing: float = 0.0,
+        official_quirks: bool = False,
     ):
-        if official_quirks:
-            kwargs.setdefault("attack_batch_norm", "batch")
-        super().__init__(student, teachers, attack=attack or default_attack("uniform"), **kwargs)
+        attack = attack or default_attack("uniform")
+        mode = attack_batch_norm or ("batch" if official_quirks else "inference")
+        super().__init__(student, teachers, context, attack, mode, label_smoothing)
 
     def terms(self, labels, student, teachers):
         return {"cross_entropy": self.cross_entropy(student["adversarial"], labels)}

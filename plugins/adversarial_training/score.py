@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mtard_tf.distiller.distiller import Distiller, default_attack
+from mtard_tf.distiller.distiller import Distiller
+from mtard_tf.distiller.inner_attack import default_attack
 
 
 class SCORE(Distiller):
@@ -37,21 +38,17 @@ class SCORE(Distiller):
         student,
         teachers=None,
         *,
+        context=None,
         beta: float = 4.0,
-        label_smoothing: float = 0.0,
         attack=None,
+        attack_batch_norm: str | None = None,
+        label_smoothing: float = 0.0,
         official_quirks: bool = False,
-        **kwargs,
     ):
-        if official_quirks:
-            kwargs.setdefault("attack_batch_norm", "batch")
-        super().__init__(student, teachers, attack=attack or default_attack("uniform"), **kwargs)
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(
-                f"label_smoothing is {label_smoothing!r}; give a number from 0 to below 1."
-            )
+        attack = attack or default_attack("uniform")
+        mode = attack_batch_norm or ("batch" if official_quirks else "inference")
+        super().__init__(student, teachers, context, attack, mode, label_smoothing)
         self.beta = beta
-        self.label_smoothing = label_smoothing
 
     def perturb(self, images, labels, seeds, teachers):
         clean = tf.nn.softmax(tf.stop_gradient(self.attacked_fn()(images)))

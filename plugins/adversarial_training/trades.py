@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mtard_tf.distiller.distiller import Distiller, default_attack
-from mtard_tf.distiller.hard_labels import HardLabels
+from mtard_tf.distiller.distiller import Distiller
+from mtard_tf.distiller.inner_attack import default_attack
 from mtard_tf.losses import kl_divergence
 
 
-class Trades(HardLabels, Distiller):
+class Trades(Distiller):
     """loss = CE(f(x), y) + beta KL(f(x) || f(x')), x' maximising that KL.
 
     The gradient flows through both sides of the KL, and the attack's target is f(x) in inference
@@ -24,9 +24,19 @@ class Trades(HardLabels, Distiller):
 
     student_views = ("clean", "adversarial")
 
-    def __init__(self, student, teachers=None, *, beta=6.0, attack=None, **kwargs):
+    def __init__(
+        self,
+        student,
+        teachers=None,
+        *,
+        context=None,
+        beta: float = 6.0,
+        attack=None,
+        attack_batch_norm: str = "inference",
+        label_smoothing: float = 0.0,
+    ):
         attack = attack or default_attack("gaussian", relative_step_size=0.007 / 0.031)
-        super().__init__(student, teachers, attack=attack, **kwargs)
+        super().__init__(student, teachers, context, attack, attack_batch_norm, label_smoothing)
         self.beta = beta
 
     def perturb(self, images, labels, seeds, teachers):

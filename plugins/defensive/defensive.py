@@ -34,13 +34,13 @@ class Defensive(Distiller):
         student,
         teachers=None,
         *,
+        context=None,
         temperature: float = 20.0,
         labels: str = "cached",
-        **kwargs,
     ):
-        super().__init__(student, teachers, **kwargs)
+        super().__init__(student, teachers, context=context)
         self.set_temperature(temperature)
-        self.set_labels(labels)
+        self.teachers.label(labels)
 
     def terms(self, labels, student, teachers):
         return {

@@ -39,26 +39,26 @@ class ExtendedDefensiveExperimental(Distiller):
     """
 
     teacher_views = {"teacher": "clean"}
-    cached_roles = ("teacher",)
     extra_classes = 1
 
     def __init__(
-        self, student, teachers=None, *, alpha: float = 0.9, passes: int = 10, **kwargs
-    ) -> None:
+        self, student, teachers=None, *, context=None, alpha: float = 0.9, passes: int = 10
+    ):
         if not 0 <= alpha <= 1 or passes < 2:
             raise ValueError(
                 f"ExtendedDefensiveExperimental has alpha {alpha} and {passes} passes; give an "
                 "alpha between 0 and 1, and at least 2 passes."
             )
-        super().__init__(student, teachers, **kwargs)
+        super().__init__(student, teachers, context=context)
+        self.teachers.label("cached")
         self.alpha, self.passes = alpha, passes
-        self.table_settings = (passes, self.seed)
+        self.table_settings = (passes, self.context.seed)
 
     def table(self, role, model, split):
         """sigma over its largest value for every image, float32 `[images, 1]`."""
         # A loaded net's Dropout has seeds that no file keeps.
         for i, variable in enumerate(v for v in model.variables if v.path.endswith(_SEED)):
-            variable.assign([self.seed, i])
+            variable.assign([self.context.seed, i])
         dropped = tf.function(lambda images: model(images, training=True))
         sigmas = []
         for images, _, _ in evaluation_batches(split, _BATCH):

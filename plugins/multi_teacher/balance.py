@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import keras
 import tensorflow as tf
+
+from mtard_tf.distribute.replicas import global_means, replicated_state
 
 
 def balanced_temperatures(
@@ -95,6 +100,68 @@ def first_losses(
     """
     measured = tf.reduce_all(losses >= rounding * losses_of_uniform)
     return tf.where(measured, losses, losses_of_uniform)
+
+
+def first_losses_once(
+    kept: tf.Tensor, losses: tf.Tensor, of_uniform: Callable[[], Iterable[tf.Tensor]]
+) -> tf.Tensor:
+    """L(0) of each teacher: `first_losses` of the first step, and what is kept from then on.
+
+    Args:
+      kept: `[teachers]`, NaN before the first step.
+      losses: `[teachers]`, of this step, means over the *global* batch.
+      of_uniform: makes the losses of a student with equal logits, `[batch]` for each teacher;
+        computed in the first step only.
+
+    Returns:
+      `[teachers]`.
+    """
+    unknown = tf.math.is_nan(kept)
+    uniform = tf.cond(
+        tf.reduce_any(unknown),
+        lambda: tf.stack(list(of_uniform())),
+        lambda: tf.zeros([kept.shape[0], 1]),
+    )
+    # Outside of the condition: replicas may not meet in one.
+    means = global_means(tf.unstack(uniform))
+    return tf.where(unknown, first_losses(losses, means), kept)
+
+
+def state(owner: keras.Model, name: str, values: Sequence[float]) -> keras.Variable:
+    """A variable of `owner` with a value per teacher, the same on all replicas."""
+    return replicated_state(
+        owner, name, (len(values),), lambda shape, dtype: tf.constant(list(values), dtype)
+    )
+
+
+def start_weights(given: Mapping[str, float] | None, roles: Sequence[str]) -> list[float]:
+    """The weights of the first step in the order of the roles, equal where none are given.
+
+    Raises:
+      ValueError: other roles, or weights that do not sum to 1.
+    """
+    start = given or {role: 1 / len(roles) for role in roles}
+    if set(start) != set(roles) or abs(sum(start.values()) - 1) > 1e-6:
+        raise ValueError(
+            f"initial_weights is {dict(start)}; give one weight for each of {', '.join(roles)}, "
+            "summing to 1."
+        )
+    return [start[role] for role in roles]
+
+
+def seen_views(teacher_views: Mapping[str, str], views: Sequence[str]) -> tuple[str, ...]:
+    """Those of `views` that some teacher sees: a view without a teacher has no term.
+
+    Raises:
+      ValueError: no teacher, or one that sees another view.
+    """
+    seen = set(teacher_views.values())
+    if not seen or seen - set(views):
+        raise ValueError(
+            f"teacher_views is {dict(teacher_views)}; give at least one role, each with one of the "
+            f"views {', '.join(views)}."
+        )
+    return tuple(view for view in views if view in seen)
 
 
 def _mean_of_others(values: tf.Tensor) -> tf.Tensor:

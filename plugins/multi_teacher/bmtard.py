@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from mtard_tf.distribute.replicas import global_means
 from mtard_tf.losses import entropy
-from mtard_tf.plugins.multi_teacher.balance import balanced_temperatures
+from mtard_tf.plugins.multi_teacher import balance
 from mtard_tf.plugins.multi_teacher.mtard import MTARD
 
 
@@ -37,14 +37,32 @@ class BMTARD(MTARD):
         student,
         teachers=None,
         *,
+        context=None,
         temperature_rate: float = 0.001,
         initial_temperatures=None,
         minimum_temperature: float = 1.0,
         maximum_temperature: float = 10.0,
         entropy_log_offset: float = 0.0,
-        **kwargs,
+        weight_rate: float = 0.025,
+        initial_weights=None,
+        exponent: float = 1.0,
+        log_offset: float = 1e-5,
+        teacher_views=None,
+        attack=None,
+        attack_batch_norm: str = "inference",
     ):
-        super().__init__(student, teachers, **kwargs)
+        super().__init__(
+            student,
+            teachers,
+            context=context,
+            weight_rate=weight_rate,
+            initial_weights=initial_weights,
+            exponent=exponent,
+            log_offset=log_offset,
+            teacher_views=teacher_views,
+            attack=attack,
+            attack_batch_norm=attack_batch_norm,
+        )
         self.temperature_rate = temperature_rate
         self.minimum_temperature = minimum_temperature
         self.maximum_temperature = maximum_temperature
@@ -56,8 +74,8 @@ class BMTARD(MTARD):
                 f"initial_temperatures is {start}; give numbers from {minimum_temperature:g} to "
                 f"{maximum_temperature:g} (the bounds) for {', '.join(self.roles)}."
             )
-        self.temperatures = self.balance_state(
-            "temperatures", [float(start.get(role, 1.0)) for role in self.roles]
+        self.temperatures = balance.state(
+            self, "temperatures", [float(start.get(role, 1.0)) for role in self.roles]
         )
 
     def teacher_temperatures(self):
@@ -72,10 +90,10 @@ class BMTARD(MTARD):
             ]
         )
         self.temperatures.assign(
-            balanced_temperatures(
+            balance.balanced_temperatures(
                 old,
                 entropies,
-                rate=self.temperature_rate * self.rate_schedule(self.epoch),
+                rate=self.temperature_rate * self.context.rate_schedule(self.epoch),
                 minimum=self.minimum_temperature,
                 maximum=self.maximum_temperature,
             )

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from mtard_tf.distiller.distiller import Distiller, default_attack
-from mtard_tf.distribute.replicas import global_means, replicated_state
+from mtard_tf.distiller.distiller import Distiller
+from mtard_tf.distiller.inner_attack import default_attack
 from mtard_tf.losses import kl_divergence
-from mtard_tf.plugins.multi_teacher.balance import balanced_weights, first_losses
+from mtard_tf.plugins.multi_teacher import balance
 
 
 class MTARD(Distiller):
@@ -48,45 +48,26 @@ class MTARD(Distiller):
         student,
         teachers=None,
         *,
+        context=None,
         weight_rate: float = 0.025,
         initial_weights: Mapping[str, float] | None = None,
         exponent: float = 1.0,
         log_offset: float = 1e-5,
         teacher_views: Mapping[str, str] | None = None,
         attack=None,
-        **kwargs,
+        attack_batch_norm: str = "inference",
     ):
         if teacher_views is not None:
             self.teacher_views = dict(teacher_views)
-            seen = set(teacher_views.values())
-            if not seen or seen - set(self.student_views):
-                raise ValueError(
-                    f"teacher_views is {dict(teacher_views)}; give at least one role, each with "
-                    f"one of the views {', '.join(self.student_views)}."
-                )
-            # A view without a teacher has no term.
-            self.student_views = tuple(view for view in self.student_views if view in seen)
-        super().__init__(student, teachers, attack=attack or default_attack(), **kwargs)
-        self.weight_rate = weight_rate
-        self.exponent = exponent
-        self.log_offset = log_offset
+            self.student_views = balance.seen_views(self.teacher_views, self.student_views)
+        attack = attack or default_attack()
+        super().__init__(student, teachers, context, attack, attack_batch_norm)
+        self.weight_rate, self.exponent, self.log_offset = weight_rate, exponent, log_offset
         self.roles = tuple(self.teacher_views)
-        start = initial_weights or {role: 1 / len(self.roles) for role in self.roles}
-        if set(start) != set(self.roles) or abs(sum(start.values()) - 1) > 1e-6:
-            raise ValueError(
-                f"initial_weights is {dict(start)}; give one weight for each of "
-                f"{', '.join(self.roles)}, summing to 1."
-            )
-        self.balance_weights = self.balance_state("balance_weights", [start[r] for r in self.roles])
-        self.first_losses = self.balance_state("first_losses", [float("nan")] * len(self.roles))
-
-    def balance_state(self, name: str, values: list[float]):
-        """A value per teacher, the same on all replicas."""
-
-        def initial(shape, dtype):
-            return tf.constant(values, dtype)
-
-        return replicated_state(self, name, (len(values),), initial)
+        start = balance.start_weights(initial_weights, self.roles)
+        self.balance_weights = balance.state(self, "balance_weights", start)
+        # NaN until the first step has measured them.
+        self.first_losses = balance.state(self, "first_losses", [float("nan")] * len(self.roles))
 
     def teacher_temperatures(self) -> tf.Tensor:
         """`[teachers]`, those of this step's losses."""
@@ -107,24 +88,21 @@ class MTARD(Distiller):
     def weigh(self, means, teachers):
         losses = tf.stack([means[f"kl_{role}"] for role in self.roles])
         equal = [tf.zeros_like(teachers[role]) for role in self.roles]
-        of_uniform = global_means(list(self._divergences(teachers, equal).values()))
-        first = tf.where(
-            tf.math.is_nan(self.first_losses), first_losses(losses, of_uniform), self.first_losses
+        first = balance.first_losses_once(
+            self.first_losses.value, losses, lambda: self._divergences(teachers, equal).values()
         )
-        weights = balanced_weights(
+        weights = balance.balanced_weights(
             self.balance_weights.value,
             losses,
             first,
-            rate=self.weight_rate * self.rate_schedule(self.epoch),
+            rate=self.weight_rate * self.context.rate_schedule(self.epoch),
             exponent=self.exponent,
         )
         self.first_losses.assign(first)
         self.balance_weights.assign(weights)
         by_role = dict(zip(self.roles, tf.unstack(weights), strict=True))
-        return (
-            {f"kl_{role}": weight for role, weight in by_role.items()},
-            {f"weight_{role}": weight for role, weight in by_role.items()},
-        )
+        logs = {f"weight_{role}": weight for role, weight in by_role.items()}
+        return {f"kl_{role}": weight for role, weight in by_role.items()}, logs
 
     def _divergences(self, teachers, student):
         """Each teacher's term, `[batch]`, for these logits of the student, by role."""

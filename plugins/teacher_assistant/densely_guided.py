@@ -32,24 +32,36 @@ class DenselyGuided(KnowledgeDistillation):
         student,
         teachers=None,
         *,
+        context=None,
         alpha: float = 0.0,
         temperature: float = 5.0,
+        labels: str = "online",
+        label_smoothing: float = 0.0,
+        official_quirks: bool = False,
         drop: int = 0,
-        **kwargs,
     ):
         self.teacher_views = {role: "clean" for role in sorted(teachers or {})}
         if drop < 0:
             raise ValueError(f"DenselyGuided.drop is {drop}; give a whole number, at least 0.")
         if not self.teacher_views:
             raise ValueError("DenselyGuided has no teachers; name all earlier links of the chain.")
-        super().__init__(student, teachers, alpha=alpha, temperature=temperature, **kwargs)
+        super().__init__(
+            student,
+            teachers,
+            context=context,
+            alpha=alpha,
+            temperature=temperature,
+            labels=labels,
+            label_smoothing=label_smoothing,
+            official_quirks=official_quirks,
+        )
         self.drop = min(drop, len(self.teacher_views) - 1)
 
     def kept(self) -> tf.Tensor:
         """1 for the ancestors of this step, 0 for those left out, float32 `[ancestors]`."""
         count = len(self.teacher_views)
         # The same on every replica: it depends on the seed and the step alone.
-        seed = tf.stack([tf.constant(self.seed, tf.int64), self.steps_done.value])
+        seed = tf.stack([tf.constant(self.context.seed, tf.int64), self.steps_done.value])
         order = tf.random.experimental.stateless_shuffle(tf.range(count), seed=seed)
         return tf.cast(order < count - self.drop, tf.float32)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from mtard_tf.distiller.distiller import Distiller
-from mtard_tf.distiller.hard_labels import HardLabels
 from mtard_tf.losses import kl_divergence
 
 
-class KnowledgeDistillation(HardLabels, Distiller):
+class KnowledgeDistillation(Distiller):
     """loss = alpha CE(s, y) + (1 - alpha) T^2 KL(softmax(t / T) || softmax(s / T)).
 
     T^2 keeps the soft term's gradient, which falls as 1 / T^2, on one scale with the hard term's.
@@ -30,13 +29,14 @@ class KnowledgeDistillation(HardLabels, Distiller):
         student,
         teachers=None,
         *,
+        context=None,
         alpha: float = 0.5,
         temperature: float = 4.0,
         labels: str = "online",
+        label_smoothing: float = 0.0,
         official_quirks: bool = False,
-        **kwargs,
     ):
-        super().__init__(student, teachers, **kwargs)
+        super().__init__(student, teachers, context=context, label_smoothing=label_smoothing)
         if not 0 <= alpha <= 1:
             raise ValueError(
                 f"{type(self).__name__}.alpha is {alpha}; give a weight between 0 (soft labels "
@@ -46,7 +46,7 @@ class KnowledgeDistillation(HardLabels, Distiller):
         self.alpha = alpha
         self.official_quirks = official_quirks
         self.set_temperature(temperature)
-        self.set_labels(labels)
+        self.teachers.label(labels)
 
     def terms(self, labels, student, teachers):
         return {
