@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import tensorflow as tf
 
@@ -10,19 +10,16 @@ from mtard_tf.distiller.teachers import Tensors
 from mtard_tf.distiller.updates import connected
 from mtard_tf.distribute.replicas import mean_shares, replica_sums
 
-if TYPE_CHECKING:
-    from mtard_tf.distiller.distiller import Distiller
-
 
 def step_gradient(
-    distiller: Distiller, labels: tf.Tensor, views: Tensors, teachers: Tensors
+    distiller: Any, labels: tf.Tensor, views: Tensors, teachers: Tensors
 ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
     """This replica's gradient of the step's loss, and what to log.
 
     It is taken at the weights as they are, or at those of the context's `weight_perturbation`.
 
     Args:
-      distiller: compiled.
+      distiller: a `Distiller`, compiled.
       labels: class ids, `[batch]`.
       views: view -> images of this replica.
       teachers: role -> logits, `[batch, classes]`.
@@ -53,7 +50,7 @@ def step_gradient(
 
 
 def _loss(
-    distiller: Distiller,
+    distiller: Any,
     labels: tf.Tensor,
     views: Tensors,
     teachers: Tensors,
