@@ -1,4 +1,4 @@
-"""Averages of a student's weights over its training: EMA and SWA, and what holds them."""
+"""Averages of a student's weights over its training: EMA and SWA."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class EMA:
 
         average <- decay average + (1 - decay) w
 
-    from the weights after the first of these updates on.
+    where the first of these updates makes the weights the average.
 
     Attributes:
       decay: in [0, 1).
-      start: epochs before it begins; until then the average is the student itself.
-      batch_norm_examples: training images whose statistics BatchNorm takes before the averaged
-        student is validated; None for all.
+      start: epochs before averaging begins; until then the average equals the student's weights.
+      batch_norm_examples: at most this many training images for the BatchNorm statistics of the
+        averaged student, computed before it is validated; None for all.
 
     Raises:
-      ValueError: a number that means nothing.
+      ValueError: a number outside its range.
     """
 
     decay: float = 0.999
@@ -39,11 +39,11 @@ class EMA:
         _check(self)
 
     def share(self, taken: tf.Tensor) -> tf.Tensor:
-        """What part of the new average the weights are, after `taken` that were averaged."""
+        """Weight of the current parameters in the new average, after `taken` averaged steps."""
         return tf.where(taken == 0, 1.0, 1.0 - self.decay)
 
     def due(self, updated: tf.Tensor, ended: tf.Tensor) -> tf.Tensor:
-        """Whether a step's weights enter: it changed them (`updated`), or ended an epoch."""
+        """Whether a step enters the average: it changed the weights, or ended an epoch."""
         return updated
 
 
@@ -56,12 +56,12 @@ class SWA:
         average <- average + (w - average) / n
 
     Attributes:
-      start: epochs before it begins; until the end of the next one the average is the student
-        itself.
+      start: epochs before averaging begins; until the end of the next one the average equals the
+        student's weights.
       batch_norm_examples: as EMA's.
 
     Raises:
-      ValueError: a number that means nothing.
+      ValueError: a number outside its range.
     """
 
     start: int = 0
@@ -71,11 +71,11 @@ class SWA:
         _check(self)
 
     def share(self, taken: tf.Tensor) -> tf.Tensor:
-        """What part of the new average the weights are, after `taken` that were averaged."""
+        """Weight of the current parameters in the new average, after `taken` averaged steps."""
         return 1.0 / (tf.cast(taken, tf.float32) + 1.0)
 
     def due(self, updated: tf.Tensor, ended: tf.Tensor) -> tf.Tensor:
-        """Whether a step's weights enter: it changed them (`updated`), or ended an epoch."""
+        """Whether a step enters the average: it changed the weights, or ended an epoch."""
         return ended
 
 
@@ -85,7 +85,7 @@ RULES: tuple[type, ...] = (EMA, SWA)
 class Averages:
     """The averages of a model's trained variables, as variables of the distiller.
 
-    So they lie on every replica, and in its checkpoints.
+    They are therefore on every replica and in its checkpoints.
 
     Args:
       rule: EMA or SWA.
@@ -103,23 +103,23 @@ class Averages:
 
     @property
     def variables(self) -> list:
-        """All that `update` moves."""
+        """All variables that `update` changes."""
         return [*self.values, self.taken]
 
     def update(self, updated: tf.Tensor, steps_done: tf.Tensor, steps_per_epoch: int) -> None:
-        """Takes in the weights after a step.
+        """Updates the averages after a step.
 
         Args:
-          updated: whether the step changed them: it does not where gradients are accumulated, nor
-            where it was skipped.
-          steps_done: with this one.
-          steps_per_epoch: ends of epochs are its multiples.
+          updated: whether the step changed the weights: False if it accumulated gradients or was
+            skipped.
+          steps_done: including this one.
+          steps_per_epoch: an epoch ends at each multiple.
         """
         started = steps_done > self.rule.start * steps_per_epoch
         ended = steps_done % steps_per_epoch == 0
         taken = tf.convert_to_tensor(self.taken.value)
         due = started & self.rule.due(updated, ended)
-        # Before the first that is averaged, the average is the student.
+        # Before the first averaged step, the average equals the student's weights.
         otherwise = tf.where(taken == 0, 1.0, 0.0)
         share = tf.where(due, self.rule.share(taken), otherwise)
         for average, weight in zip(self.values, self._weights, strict=True):

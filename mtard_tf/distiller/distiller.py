@@ -49,9 +49,9 @@ class Distiller(FitModel):
     student_views: tuple[str, ...] = ("clean",)
     # Role -> view, or several: the logits of several are named `<role>_<view>`.
     teacher_views: Mapping[str, str | Sequence[str]] = {}
-    # Divides the student's logits in training; an audit attacks at it as well.
+    # Of the student's logits in training; an audit attacks at it as well.
     temperature: float = 1.0
-    # What `table` depends on beside the teacher and the images.
+    # What `table` depends on besides the teacher and the images.
     table_settings: tuple = ()
 
     def __init__(
@@ -138,17 +138,17 @@ class Distiller(FitModel):
         return {name: tf.constant(float(fixed.get(name, 1.0))) for name in means}, {}
 
     def table(self, role: str, model: keras.Model, split: Split) -> np.ndarray:
-        """What a cached role says of every image as it is, float32 `[images, ...]`: its logits."""
+        """What is cached of a teacher for each plain image, float32 `[images, ...]`: its logits."""
         return logits_table(model, split)
 
     def said_at_start(self, copied: Sequence[str]) -> str:
-        """A line on a student that starts from the weights of these roles; "" for none."""
+        """A note on a student that starts from the weights of these roles; "" for none."""
         return ""
 
     # What families use.
 
     def set_temperature(self, temperature: float) -> None:
-        """Notes what divides the student's logits in training; refuses what is not above 0."""
+        """Sets the temperature of the student's logits in training, above 0."""
         if not temperature > 0:
             raise ValueError(
                 f"{type(self).__name__}.temperature is {temperature}; give a number above 0."
@@ -197,7 +197,7 @@ class Distiller(FitModel):
 
     @property
     def twins(self) -> list[FusedTraining | FoldedInference]:
-        """The nets that may run in a model's place."""
+        """Rebuilt nets that run in place of student and teachers."""
         return [self.student_training, *self.teachers.inference.values()]
 
     def prove(self, images: tf.Tensor) -> None:
@@ -239,7 +239,7 @@ class Distiller(FitModel):
         return views, self.teachers.ask(views, teachers)
 
     def step_state(self) -> list[keras.Variable]:
-        """What a pass moves, beside what the optimizer moves: BatchNorm, seeds, balance."""
+        """Variables that a pass changes and no optimizer: BatchNorm, seeds, balance."""
         averages = [] if self.averages is None else self.averages.variables
         ours = {id(v) for v in (self.steps_done, *averages)}
         return [v for v in self.non_trainable_variables if id(v) not in ours]

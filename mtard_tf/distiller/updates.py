@@ -1,4 +1,4 @@
-"""The end of a step: is what came out finite, and the update of the weights."""
+"""The end of a step: the check for non-finite values, and the update of the weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Values = Sequence[tuple[keras.Variable, tf.Tensor]]
 
 
 def snapshot(variables: Sequence[keras.Variable]) -> Values:
-    """Variables with their values of now."""
+    """Variables with their current values."""
     return [(variable, tf.convert_to_tensor(variable.value)) for variable in variables]
 
 
@@ -24,26 +24,26 @@ def update(
     loss: tf.Tensor,
     before: Values | None,
 ) -> dict[str, tf.Tensor]:
-    """Applies gradients, and says how many elements of loss and gradients are not finite.
+    """Applies gradients, and counts the elements of loss and gradients that are not finite.
 
     Args:
       optimizer: built.
       gradients: of this replica.
       weights: trained variables.
       loss: over the global batch, scalar.
-      before: `snapshot` of what else a step that is not finite must leave as it was; such a step
-        then changes nothing. None applies whatever comes.
+      before: `snapshot` of all other variables that a skipped step must not change; steps that are
+        not finite are then skipped. None applies every gradient.
 
     Returns:
-      `non_finite`; `skipped`, 0 or 1, where steps may be left out; `overflowed`, 0 or 1, where loss
-      scaling leaves out those whose gradients are not finite at its scale.
+      `non_finite`; with `before`, `skipped`, 0 or 1; with loss scaling, `overflowed`, 0 or 1: it
+      skips steps whose gradients are not finite at its scale.
     """
     logs = {}
     overflow = replica_sum(_non_finite(gradients))
     non_finite = _non_finite([loss])
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        # It leaves steps that overflow out by itself, which is no fault; but it looks at one
-        # replica's gradients, so each must know of the others' overflow.
+        # It skips steps that overflow, but sees one replica's gradients only: all replicas must
+        # skip together.
         gradients = [tf.where(overflow > 0, float("inf"), g) for g in gradients]
         logs["overflowed"] = tf.cast((overflow > 0) & (non_finite == 0), tf.float32)
     else:
@@ -62,7 +62,7 @@ def update(
 def connected(
     gradients: list[tf.Tensor | None], weights: Sequence[keras.Variable]
 ) -> list[tf.Tensor]:
-    """Gradients with 0 for a weight that the loss does not depend on.
+    """Gradients, 0 for a weight that the loss does not depend on.
 
     Raises:
       ValueError: the loss depends on none of the weights.

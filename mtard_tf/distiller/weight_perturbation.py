@@ -16,17 +16,18 @@ from mtard_tf.distribute.replicas import replica_sum_flat
 class WeightPerturbation:
     """Adversarial weight perturbation (AWP; Wu, Xia, Wang, NeurIPS 2020, arXiv 2004.05884).
 
-    Each step first moves the weights up the step's own loss, layer by layer in proportion to their
-    norms; the training gradient is taken there and applied to the weights as they were.
+    Each step first moves the weights in the direction that increases its loss, each layer in
+    proportion to its norm; the training gradient is taken there and applied to the old weights.
 
-    The official code (`csdongxian/AWP`) takes the ascent on a proxy copy with one step of SGD, of
-    which only the direction survives the scaling, adds the difference, lets the optimizer step
-    there and subtracts the difference again. Two departures: the old weights are never overwritten,
-    so nothing is left over by rounding, and weight decay sees them, not the perturbed ones.
+    The official code (`csdongxian/AWP`) computes the perturbation on a copy with one step of SGD
+    (only its direction matters after scaling), adds it, lets the optimizer step and subtracts it.
+    Two differences: the old weights are never overwritten, so there is no rounding error, and
+    weight decay acts on them, not on the perturbed ones.
 
     Attributes:
-      gamma: length of the move in units of each layer's norm; 0.005 in the official TRADES script.
-      start: epochs before it begins; the official script waits for some.
+      gamma: size of the perturbation relative to each layer's norm; 0.005 in the official TRADES
+        script.
+      start: epochs before it begins; above 0 in the official script.
     """
 
     gamma: float
@@ -39,14 +40,14 @@ class WeightPerturbation:
         state: Sequence[Variable],
         epoch: tf.Tensor,
     ) -> list[tf.Tensor]:
-        """The weights moved up `loss()`, as tensors; no variable is changed.
+        """The perturbed weights as tensors; no variable is changed.
 
         Args:
           loss: this replica's share of the loss, at any positive scale.
           weights: trained variables.
-          state: what computing the loss moves (BatchNorm statistics, balance); it is put back, for
-            the training pass to move it once.
-          epoch: epochs done.
+          state: variables that computing the loss changes (BatchNorm statistics, balance); they are
+            restored, so that the training pass changes them once.
+          epoch: completed epochs.
         """
         before = snapshot(state)
         with tf.GradientTape() as tape:
@@ -66,14 +67,14 @@ def perturbed(
 
         w <- w + gamma |w| g / |g|
 
-    for kernels. Biases and BatchNorm's vectors stay, as in the official code, and so does a layer
-    whose gradient is 0. Where any gradient is not finite nothing moves: the training gradient,
-    taken at the old weights then, shows it.
+    for kernels. Biases, BatchNorm's vectors (as in the official code) and layers whose gradient is
+    0 are unchanged. If any gradient is not finite nothing is perturbed: the training gradient at
+    the old weights then shows it.
 
     Args:
       weights: float tensors.
       gradients: of the loss of the *global* batch, at any positive scale.
-      gamma: 0 gives the weights to the bit.
+      gamma: 0 returns the weights, to the bit.
     """
     finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
     moved = []

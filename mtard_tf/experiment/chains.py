@@ -1,4 +1,4 @@
-"""Chains of distillations as run files write them: teacher -> assistant -> ... -> student."""
+"""Lists of stages for chains of distillations: teacher -> assistant -> ... -> student."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def chain(
     student of a shorter chain is a step of the longer one, so one list serves all lengths.
 
     Args:
-      length: distillations, at least 1.
+      length: number of distillations, at least 1.
       distiller: of each of them, such as `@distillers.defensive`.
-      name: begins the stages' names.
+      name: prefix of the stages' names.
       temperature: of every distillation whose distiller has one; None leaves it to bindings.
       first_temperature: of the teacher's own training, which defensive distillation has at the
         chain's temperature and other papers at 1 (None).
@@ -47,14 +47,14 @@ def chain(
       models: factory of every student, or one for each, the teacher's first (none where `first` is
         a name).
       widths: the `widths` of every model, likewise; for chains of shrinking nets.
-      role: what the distiller calls the link before.
+      role: of the previous net in the distiller.
       teachers: further teachers of every distillation: role -> stage or path.
-      all_ancestors: every link before teaches, as `link0`, `link1`, ... (`densely_guided`).
-      initial: stage whose weights all start from.
-      suffix: ends the stages' names.
+      all_ancestors: all earlier nets teach, as `link0`, `link1`, ... (`densely_guided`).
+      initial: stage whose weights all students start from.
+      suffix: of the stages' names.
 
     Raises:
-      ValueError: a length below 1, or models or widths that are not one for each.
+      ValueError: a length below 1, or another number of models or widths than of nets.
     """
     if not isinstance(length, int) or length < 1:
         raise ValueError(f"chain.length is {length!r}; give a whole number, at least 1.")
@@ -104,9 +104,9 @@ def temperature_sweep(
 
     Args:
       temperatures: one chain each.
-      length: distillations in each; all shorter chains are in it.
+      length: number of distillations in each; it contains all shorter chains.
       distiller: default `@distillers.defensive`.
-      seeds: numbers for the stages' names, from which their seeds come.
+      seeds: numbers in the stages' names, which their seeds are derived from.
       warm_start: all stages of a seed start from the weights of `init_s<seed>`, trained on hard
         labels at temperature 1 (one epoch in the authors' code).
     """
@@ -159,5 +159,5 @@ def _with_widths(stage: Stage, widths: Any) -> Stage:
 
 
 def _bound(factory: Callable, **settings: Any) -> Callable:
-    """The factory with settings of its own, under its name, which model cards show."""
+    """The factory with some arguments set, under its own name, which model cards show."""
     return functools.update_wrapper(functools.partial(factory, **settings), factory)

@@ -19,7 +19,7 @@ FOLDERS = ("evaluation", "report", "export", "comparison", "logs")
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Stages in the order in which they run, what they share, and what judges them.
+    """Stages in the order in which they run, and what they share.
 
     Attributes:
       dataset: factory of the data, such as `@datasets.fashion_mini`.
@@ -27,7 +27,7 @@ class Experiment:
       epsilon: radius of the threat model, in [0, 1] pixel units: a number, or text as "8/255".
       norm: "linf" or "l2".
       seed: of weights, order of examples, augmentation and attacks; 0 to 2^31 - 1.
-      strategy: what to train on, see `strategies.create`; a flag overrules it.
+      strategy: devices to train on, see `strategies.create`; a flag overrides it.
 
     Raises:
       ValueError: no stages, a name twice, a stage whose teacher is neither an earlier stage nor a
@@ -74,7 +74,7 @@ class Experiment:
             check_initial(stage.name, stage.initial or "")
 
     def _check_numbers(self) -> None:
-        """Refuses what is no norm, radius or seed, and makes numbers of radii that are text."""
+        """Checks norm, radii and seed, and turns a radius that is text into a number."""
         ThreatModel(self.norm, 0.0)
         epsilon = radius(self.epsilon, "Experiment.epsilon", self.norm)
         object.__setattr__(self, "epsilon", epsilon)

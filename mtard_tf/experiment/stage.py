@@ -35,7 +35,7 @@ TEACHER_STAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What to train, on what terms. Defaults are those of the MTARD papers where they have one.
+    """How one student is trained. Defaults are those of the MTARD papers where they have one.
 
     Attributes:
       name: the stage's folder, and what later stages call it.
@@ -64,7 +64,7 @@ class Stage:
         experiment's.
       validation_attack: measures robustness on the validation split; None for clean accuracy only.
       validate_every: epochs between two validations.
-      validation_examples: how many validation images; None for all.
+      validation_examples: at most this many validation images; None for all.
       patience: validations without a better W-Robust after which the stage ends; None for never.
       select: "best" validation W-Robust, or "last", becomes `student.keras`.
       initial: name of an earlier stage, or path, whose weights the student starts from.
@@ -77,20 +77,20 @@ class Stage:
         `student.keras`.
       gradient_accumulation_steps: batches whose gradients make one step of the optimizer; a divisor
         of the stage's batches, for none to be lost.
-      steps_per_execution: steps that run without coming back to Python. Records, guards and
-        checkpoints then see every so many steps only.
+      steps_per_execution: steps of one call of the compiled function. Records, guards and
+        checkpoints see the last step of each call only.
       attack_shards: parts of a batch that are attacked side by side, which changes speed only; None
         is 2 without an accelerator and with two cores or more, else 1.
       synchronized_batch_norm: BatchNorm takes its statistics over all replicas.
       on_non_finite: "stop" at, or "skip", a step whose loss or gradient is not finite.
       checkpoint_every: steps between two checkpoints; the end of an epoch always has one.
-      keep_checkpoints: how many of the newest stay.
+      keep_checkpoints: how many of the newest are kept.
       scope: gin scope that configures it; empty for the name. Replicates share one.
       sweep: (temperature, assistants before it), set by `temperature_sweep`: its point in the
         tables over temperatures.
 
     Raises:
-      ValueError: a number or choice that means nothing.
+      ValueError: a number outside its range, or an unknown choice.
     """
 
     name: str
@@ -139,7 +139,7 @@ class Stage:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Earlier stages, or paths, that must be there before this one starts."""
+        """Earlier stages, or paths, that this one needs."""
         return (*self.teachers.values(), *([self.initial] if self.initial else []))
 
     def augmented(self, data: ImageData, epoch: int) -> ImageData:
@@ -174,7 +174,7 @@ class Stage:
 
         Factories run in the stage's gin scope, so that
         `student/models.small_cnn.widths` is the student's alone. `check` is given the student
-        before anything is made of it, and may draw random numbers: not in a training.
+        first, and may draw random numbers: leave it out for a training.
         """
         with seeded(seed):
             return self._build(data, teachers, threat, seed, check)
@@ -228,7 +228,7 @@ class Stage:
             )
 
     def _context(self, threat: ThreatModel, steps: int, seed: int) -> TrainingContext:
-        """What the distiller is given: `threat` is the experiment's, `steps` make an epoch."""
+        """The context of the distiller, from the experiment's threat model and steps per epoch."""
         perturbation = None
         if self.weight_perturbation:
             start = self.weight_perturbation_start

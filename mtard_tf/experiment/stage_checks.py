@@ -1,4 +1,4 @@
-"""Numbers and choices of a stage that mean nothing, refused in one line."""
+"""Checks of a stage's fields; each refusal is one line that names the binding."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CHOICES = (
 
 
 def check(stage: Any) -> None:
-    """Raises ValueError, which names the binding, for the first field that means nothing.
+    """Raises ValueError, which names the binding, for the first field outside its range.
 
     Args:
       stage: a `stage.Stage`.
@@ -120,7 +120,7 @@ def check_optimizer(stage: Any, optimizer: keras.optimizers.Optimizer, batches: 
 
 
 def _check_parts(stage: Any) -> None:
-    """Refuses what makes no model, distiller or optimizer, no attack, and no names of teachers."""
+    """Checks the factories, the validation attack, and the names of teachers and of `initial`."""
     for field in ("model", "distiller", "optimizer"):
         registry.check_factory(f"{stage.scope}/Stage.{field}", getattr(stage, field), f"{field}s")
     attack = stage.validation_attack

@@ -19,8 +19,8 @@ Stages = str | Stage | Sequence["Stages"]
 def complete(stages: Stages) -> list[Stage]:
     """The stages one after another, and before each the teachers that it names and nobody listed.
 
-    A teacher that is added so is the stage that the bindings of its own name describe; a name
-    without bindings is a slip, and left to `Experiment` to refuse.
+    An added teacher is the stage that the bindings of its name describe; a name without bindings
+    is left for `Experiment` to refuse.
     """
     listed = flat(stages)
     names = {built.name for built in listed}

@@ -1,7 +1,7 @@
 """Extended defensive distillation (Papernot and McDaniel 2017, arXiv 1705.05264), experimental.
 
 Experimental: the paper's formula for the labels could not be checked against the paper or a code of
-its authors; what is here is the formula as it is commonly told. Compare nothing with its tables.
+its authors; what is here is the formula as it is commonly quoted. Do not compare with its tables.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class ExtendedDefensiveExperimental(Distiller):
 
     No temperature. sigma is computed once, on the plain training images.
 
-    The student needs `models.defensive_cnn.outlier_class = True`. An audit counts an image that is
-    called an outlier as wrong, attacked or not: rejecting is not classifying.
+    The student needs `models.defensive_cnn.outlier_class = True`. An audit counts images in the
+    outlier class as errors, attacked or not.
 
     Args:
       alpha: label that the least sure image gives to the outlier class, 0 to 1; 0 is `natural`.
       passes: with dropout on; at least 2.
 
     Raises:
-      ValueError: a number that means nothing.
+      ValueError: alpha outside [0, 1], or less than 2 passes.
     """
 
     teacher_views = {"teacher": "clean"}
