@@ -13,9 +13,9 @@ from mtard_tf.data.image_data import Split
 from mtard_tf.distiller.averaging import Averages
 from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.distiller.fit_data import FitModel, with_ids
-from mtard_tf.distiller.gradient import step_gradient
-from mtard_tf.distiller.inner_attack import InnerAttack
-from mtard_tf.distiller.teachers import Teachers, Tensors, logits_table
+from mtard_tf.distiller.gradient import Weighed, step_gradient
+from mtard_tf.distiller.inner_attack import Attack, InnerAttack
+from mtard_tf.distiller.teachers import Models, Teachers, Tensors, logits_table
 from mtard_tf.distiller.updates import snapshot, update
 from mtard_tf.distribute.replicas import average_replicas
 from mtard_tf.models.compatibility import check_fit
@@ -32,8 +32,7 @@ class Distiller(FitModel):
 
     Args:
       student: model from images to logits; trained in place.
-      teachers: role -> model, the roles of `teacher_views`. They run in inference mode outside the
-        tape, are never changed, not tracked by Keras, and not part of a checkpoint.
+      teachers: role -> model, for the roles of `teacher_views`; see `Teachers`.
       context: what the stage gives.
       attack: makes the adversarial view; None for none.
       attack_batch_norm: the student's BatchNorm while it is attacked, see `InnerAttack`.
@@ -41,8 +40,8 @@ class Distiller(FitModel):
         [0, 1). The attack keeps the labels as they are.
 
     Raises:
-      ValueError: other roles than the family's, a teacher with other classes or image size than the
-        student, an adversarial view without an attack, or an argument outside its range.
+      ValueError: models that do not fit together, an adversarial view without an attack, or an
+        argument outside its range.
     """
 
     # Each view is a forward pass of its own, in this order: BatchNorm sees separate batches.
@@ -57,9 +56,9 @@ class Distiller(FitModel):
     def __init__(
         self,
         student: keras.Model,
-        teachers: Mapping[str, keras.Model] | None = None,
+        teachers: Models | None = None,
         context: TrainingContext | None = None,
-        attack: Callable | None = None,
+        attack: Attack | None = None,
         attack_batch_norm: str = "inference",
         label_smoothing: float = 0.0,
     ) -> None:
@@ -127,7 +126,7 @@ class Distiller(FitModel):
         """The weights of terms that are not 1, where they are fixed."""
         return {}
 
-    def weigh(self, means: Tensors, teachers: Tensors) -> tuple[Tensors, Tensors]:
+    def weigh(self, means: Tensors, teachers: Tensors) -> Weighed:
         """The weights of this step's terms (default: `term_weights`), and scalars to log.
 
         Args:
@@ -176,18 +175,23 @@ class Distiller(FitModel):
         assert self.inner_attack is not None  # of a family with an adversarial view
         return self.inner_attack.model_fn()
 
-    def run_attack(self, images, labels, seeds, objective=None) -> tf.Tensor:
+    def run_attack(
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        seeds: tf.Tensor,
+        objective: Callable | None = None,
+    ) -> tf.Tensor:
         """The adversarial view that maximises cross-entropy or `objective`, see `InnerAttack`."""
         assert self.inner_attack is not None  # of a family with an adversarial view
         return self.inner_attack(images, labels, seeds, self.epoch, objective)
 
-    def attack_divergence(self, images, labels, seeds, target) -> tf.Tensor:
+    def attack_divergence(
+        self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, target: tf.Tensor
+    ) -> tf.Tensor:
         """`run_attack` on KL(target || student), of the target's logits `[batch, classes]`."""
-
-        def objective(_, logits, rows):
-            return losses.kl_divergence(target[rows], logits)
-
-        return self.run_attack(images, labels, seeds, objective)
+        kl = losses.kl_divergence
+        return self.run_attack(images, labels, seeds, lambda _, z, rows: kl(target[rows], z))
 
     # What a run uses.
 
@@ -207,7 +211,7 @@ class Distiller(FitModel):
         for twin in self.twins:
             twin.prove(images)
 
-    def train_step(self, data) -> dict[str, tf.Tensor]:
+    def train_step(self, data: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step on (images, labels, ids, logits of each cached role); returns scalars by name.
 
         Among them `non_finite`, how many elements of loss and gradient are not; see `update`.
@@ -226,11 +230,12 @@ class Distiller(FitModel):
             self.averages.update(updated, self.steps_done.value, self.steps_per_epoch)
         return self.fit_logs(logs)
 
-    def _views(self, images, labels, ids, cached) -> tuple[Tensors, Tensors]:
+    def _views(
+        self, images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor, cached: Sequence[tf.Tensor]
+    ) -> tuple[Tensors, Tensors]:
         """The views of the batch, and what the teachers answer to them."""
         views = {"clean": images}
-        known = dict(zip(self.teachers.cached, cached, strict=False))
-        teachers = self.teachers.ask(views, known)
+        teachers = self.teachers.ask(views, dict(zip(self.teachers.cached, cached, strict=False)))
         if self.inner_attack is not None:
             views["adversarial"] = self.inner_attack.view(
                 lambda seeds: self.perturb(images, labels, seeds, teachers), ids

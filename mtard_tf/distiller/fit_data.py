@@ -71,7 +71,7 @@ class FitModel(ShimmedModel):
         """How many parts a batch may have beyond (images, labels, ids)."""
         return 0
 
-    def fit(self, *args, **kwargs):
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Keras' `fit`, on (images, labels[, ids]) in the threat model's box.
 
         Batches without ids get numbers of their own, so that each attack's start is its own. An
@@ -93,25 +93,25 @@ class FitModel(ShimmedModel):
         finally:
             self._fitting = False
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The student's logits."""
         return self.student(inputs, training=training)
 
-    def save(self, filepath, *args, **kwargs) -> None:
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """Saves the student as a `.keras` file; `save_weights` keeps all that training needs."""
         self.student.save(filepath, *args, **kwargs)
 
-    def test_step(self, data):
+    def test_step(self, data: Sequence[tf.Tensor]) -> dict[str, Any]:
         """The compiled metrics of the student on (clean images, labels, ...)."""
         images, labels = data[:2]
         logits = self(images, training=False)
         return self.compute_metrics(images, labels, logits)
 
-    def _get_metrics_result_or_logs(self, logs):
+    def _get_metrics_result_or_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
         # Training updates no metric, and what `test_step` returns is over all batches so far.
         return logs
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         # Keras calls it in `fit` before all else, with the batches to come, and resets them after.
         if not self._fitting:
             return

@@ -10,6 +10,9 @@ from mtard_tf.distiller.teachers import Tensors
 from mtard_tf.distiller.updates import connected
 from mtard_tf.distribute.replicas import mean_shares, replica_sums
 
+# The weights of terms by name, and what to log beside them.
+Weighed = tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]
+
 
 def step_gradient(
     distiller: Any, labels: tf.Tensor, views: Tensors, teachers: Tensors

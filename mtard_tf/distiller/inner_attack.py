@@ -18,6 +18,8 @@ from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
 from mtard_tf.schedules import CONSTANT
 
+# See `mtard_tf.attacks`.
+Attack = Callable[..., tf.Tensor]
 BATCH_NORM = ("inference", "batch", "training")
 STEP_SIZE = "relative_step_size"  # the field of an attack that `step_size_schedule` scales
 
@@ -41,7 +43,7 @@ class InnerAttack:
 
     def __init__(
         self,
-        attack: Callable | None,
+        attack: Attack | None,
         student: keras.Model,
         training: FusedTraining,
         context: TrainingContext,
@@ -153,7 +155,7 @@ def default_attack(start: str = "gaussian", relative_step_size: float = 0.25) ->
     return PGD(num_steps=10, relative_step_size=relative_step_size, start=start)
 
 
-def with_step_scaled(attack: Callable, factor: float | tf.Tensor) -> Callable:
+def with_step_scaled(attack: Attack, factor: float | tf.Tensor) -> Attack:
     """The same attack with `relative_step_size * factor`.
 
     Args:

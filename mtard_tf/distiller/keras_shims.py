@@ -37,14 +37,14 @@ class ShimmedModel(keras.Model):
         self._log_names = tuple(logs)
         return {_PACKED: tf.stack(list(logs.values()))[tf.newaxis]}
 
-    def make_train_function(self, force=False) -> None:
+    def make_train_function(self, force: bool = False) -> None:
         """Keras' train function, with logs unpacked."""
         if self.train_function is not None and not force:
             return
         super().make_train_function(force)
         packed = self.train_function
 
-        def train_function(iterator):
+        def train_function(iterator: Any) -> dict[str, Any]:
             logs = packed(iterator)
             if _PACKED not in logs:
                 return logs

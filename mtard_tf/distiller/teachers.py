@@ -16,11 +16,14 @@ from mtard_tf.models.folding import FoldedInference
 
 _TABLE_BATCH = 500
 
+Models = Mapping[str, keras.Model]
 Tensors = Mapping[str, tf.Tensor]
 
 
 class Teachers:
-    """Models that are asked in inference mode, and neither changed nor tracked by Keras.
+    """Models that run in inference mode outside the tape.
+
+    They are never changed, not tracked by Keras, and not part of a checkpoint.
 
     Args:
       models: role -> model from images to logits.

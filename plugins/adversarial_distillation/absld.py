@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import keras
 import tensorflow as tf
 
+from mtard_tf.distiller import Attack, Models, Tensors, TrainingContext, Weighed
 from mtard_tf.distribute.replicas import replica_sum, replicated_state
 from mtard_tf.losses import cross_entropy
 from mtard_tf.plugins.adversarial_distillation.class_balance import class_temperatures
@@ -38,19 +40,19 @@ class ABSLD(RSLAD):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         temperature_rate: float = 0.1,
         minimum_temperature: float = 0.5,
         maximum_temperature: float = 5.0,
         clean_weight: float = 1 / 6,
         log_offset: float = 1e-5,
-        attack=None,
+        attack: Attack | None = None,
         attack_batch_norm: str = "inference",
         official_quirks: bool = False,
-    ):
+    ) -> None:
         super().__init__(
             student,
             teachers,
@@ -72,7 +74,7 @@ class ABSLD(RSLAD):
         # its state with it, the next step ends the epoch.
         self.epochs_ended = replicated_state(self, "epochs_ended", dtype="int64")
 
-    def target(self, labels, teachers, view):
+    def target(self, labels: tf.Tensor, teachers: Tensors, view: str) -> tf.Tensor:
         temperatures = tf.convert_to_tensor(self.class_temperatures.value)
         if self.official_quirks:
             own = tf.reduce_prod(temperatures, axis=0)
@@ -80,7 +82,7 @@ class ABSLD(RSLAD):
             own = temperatures[self.student_views.index(view)]
         return teachers["robust"] / tf.gather(own, labels)[:, tf.newaxis]
 
-    def terms(self, labels, student, teachers):
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         # Here, because `weigh` sees no labels.
         losses = [tf.stop_gradient(cross_entropy(student[v], labels)) for v in self.student_views]
         classes = self.student.output_shape[-1]
@@ -88,7 +90,7 @@ class ABSLD(RSLAD):
         self.class_losses.assign_add(replica_sum(tf.stack(sums)))
         return super().terms(labels, student, teachers)
 
-    def weigh(self, means, teachers):
+    def weigh(self, means: Tensors, teachers: Tensors) -> Weighed:
         done = self.steps_done.value + 1  # with this step
         epochs = done // self.steps_per_epoch
         ends = epochs > self.epochs_ended.value

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import keras
 import tensorflow as tf
 
-from mtard_tf.distiller.distiller import Distiller
-from mtard_tf.distiller.inner_attack import default_attack
+from mtard_tf.distiller import Attack, Distiller, Models, Tensors, TrainingContext, default_attack
 from mtard_tf.losses import kl_divergence
 
 
@@ -38,43 +38,46 @@ class AdaAD(Distiller):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         alpha: float = 1.0,
-        attack=None,
+        attack: Attack | None = None,
         attack_batch_norm: str = "inference",
         official_quirks: bool = False,
-    ):
+    ) -> None:
         if alpha == 1:
             self.teacher_views = {"robust": ("adversarial",)}
             if not official_quirks:
                 self.student_views = ("adversarial",)
-        attack = attack or default_attack()
-        super().__init__(student, teachers, context, attack, attack_batch_norm)
+        super().__init__(student, teachers, context, attack or default_attack(), attack_batch_norm)
         self.alpha = alpha
         self.kl_scale = 0.1 if official_quirks and student.output_shape[-1] == 10 else 1.0
 
-    def perturb(self, images, labels, seeds, teachers):
+    def perturb(
+        self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, teachers: Tensors
+    ) -> tf.Tensor:
         return adaptive_attack(self, images, labels, seeds)
 
-    def terms(self, labels, student, teachers):
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         return {
             f"kl_{view}": self.kl_scale * kl_divergence(teachers[f"robust_{view}"], student[view])
             for view in self.teacher_views["robust"]
         }
 
     @property
-    def term_weights(self):
+    def term_weights(self) -> dict[str, float]:
         return {"kl_adversarial": self.alpha, "kl_clean": 1 - self.alpha}
 
 
-def adaptive_attack(distiller: Distiller, images, labels, seeds) -> tf.Tensor:
+def adaptive_attack(
+    distiller: Distiller, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor
+) -> tf.Tensor:
     """`distiller`'s attack on KL(T(x') || S(x')), with T its teacher "robust"."""
     teacher = distiller.teachers.fn("robust")
 
-    def objective(perturbed, logits, rows):
+    def objective(perturbed: tf.Tensor, logits: tf.Tensor, rows: slice) -> tf.Tensor:
         return kl_divergence(teacher(perturbed), logits)
 
     return distiller.run_attack(images, labels, seeds, objective)

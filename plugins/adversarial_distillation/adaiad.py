@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from mtard_tf.distiller.inner_attack import default_attack
+import keras
+import tensorflow as tf
+
+from mtard_tf.distiller import Attack, Models, Tensors, TrainingContext, default_attack
 from mtard_tf.plugins.adversarial_distillation.adaad import adaptive_attack
 from mtard_tf.plugins.adversarial_distillation.iad import IAD
 
@@ -32,20 +35,20 @@ class AdaIAD(IAD):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         alpha: float = 1.0,
         beta: float = 0.1,
         temperature: float = 30.0,
         begin: float = 60.0,
         weigh_teacher: bool = False,
-        attack=None,
+        attack: Attack | None = None,
         attack_batch_norm: str | None = None,
         label_smoothing: float = 0.0,
         official_quirks: bool = False,
-    ):
+    ) -> None:
         super().__init__(
             student,
             teachers,
@@ -61,5 +64,7 @@ class AdaIAD(IAD):
             official_quirks=official_quirks,
         )
 
-    def perturb(self, images, labels, seeds, teachers):
+    def perturb(
+        self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, teachers: Tensors
+    ) -> tf.Tensor:
         return adaptive_attack(self, images, labels, seeds)

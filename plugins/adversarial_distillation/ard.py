@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from mtard_tf.distiller.distiller import Distiller
-from mtard_tf.distiller.inner_attack import default_attack
+import keras
+import tensorflow as tf
+
+from mtard_tf.distiller import Attack, Distiller, Models, Tensors, TrainingContext, default_attack
 from mtard_tf.losses import kl_divergence
 
 
@@ -40,17 +42,17 @@ class ARD(Distiller):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         alpha: float = 1.0,
         temperature: float = 30.0,
-        attack=None,
+        attack: Attack | None = None,
         attack_batch_norm: str | None = None,
         label_smoothing: float = 0.0,
         official_quirks: bool = False,
-    ):
+    ) -> None:
         if alpha == 1 and not official_quirks:
             self.student_views = ("adversarial",)
         attack = attack or default_attack("uniform")
@@ -62,7 +64,7 @@ class ARD(Distiller):
         classes = student.output_shape[-1]
         self.kl_scale = temperature**2 / (classes if official_quirks else 1)
 
-    def terms(self, labels, student, teachers):
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         divergence = kl_divergence(
             teachers["robust"],
             student["adversarial"],
@@ -75,5 +77,5 @@ class ARD(Distiller):
         return terms
 
     @property
-    def term_weights(self):
+    def term_weights(self) -> dict[str, float]:
         return {"kl_robust": self.alpha, "cross_entropy": 1 - self.alpha}

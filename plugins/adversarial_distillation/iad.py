@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import keras
 import tensorflow as tf
 
-from mtard_tf.distiller.distiller import Distiller
-from mtard_tf.distiller.inner_attack import default_attack
+from mtard_tf.distiller import Attack, Distiller, Models, Tensors, TrainingContext, default_attack
 from mtard_tf.losses import cross_entropy, kl_divergence
 
 
@@ -49,20 +49,20 @@ class IAD(Distiller):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         alpha: float = 1.0,
         beta: float = 0.1,
         temperature: float = 1.0,
         begin: float = 60.0,
         weigh_teacher: bool = False,
-        attack=None,
+        attack: Attack | None = None,
         attack_batch_norm: str | None = None,
         label_smoothing: float = 0.0,
         official_quirks: bool = False,
-    ):
+    ) -> None:
         attack = attack or default_attack("uniform")
         official = self.official_batch_norm if official_quirks else "inference"
         mode = attack_batch_norm or official
@@ -74,7 +74,7 @@ class IAD(Distiller):
         self.begin = begin
         self.weigh_teacher = weigh_teacher
 
-    def terms(self, labels, student, teachers):
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         doubt = distrust(self, labels, teachers["robust_adversarial"])
         divergence = self.temperature**2 * kl_divergence(
             teachers[self.taught_on],
@@ -91,7 +91,7 @@ class IAD(Distiller):
         return terms
 
     @property
-    def term_weights(self):
+    def term_weights(self) -> dict[str, float]:
         return {"kl_robust": self.alpha, "kl_self": self.alpha, "cross_entropy": 1 - self.alpha}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from mtard_tf.distiller.distiller import Distiller
-from mtard_tf.distiller.inner_attack import default_attack
+import keras
+import tensorflow as tf
+
+from mtard_tf.distiller import Attack, Distiller, Models, Tensors, TrainingContext, default_attack
 from mtard_tf.losses import kl_divergence
 from mtard_tf.plugins.adversarial_distillation.iad import distrust
 
@@ -43,20 +45,20 @@ class IAD2(Distiller):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         robust_weight: float = 0.5,
         clean_weight: float = 0.25,
         beta: float = 0.1,
         temperature: float = 1.0,
         begin: float = 40.0,
-        attack=None,
+        attack: Attack | None = None,
         attack_batch_norm: str | None = None,
         label_smoothing: float = 0.0,
         official_quirks: bool = False,
-    ):
+    ) -> None:
         attack = attack or default_attack("uniform")
         mode = attack_batch_norm or ("training" if official_quirks else "inference")
         super().__init__(student, teachers, context, attack, mode, label_smoothing)
@@ -67,7 +69,7 @@ class IAD2(Distiller):
         self.set_temperature(temperature)
         self.begin = begin
 
-    def terms(self, labels, student, teachers):
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         t = self.temperature
         doubt = distrust(self, labels, teachers["robust"])
         divergences = {
@@ -86,7 +88,7 @@ class IAD2(Distiller):
         }
 
     @property
-    def term_weights(self):
+    def term_weights(self) -> dict[str, float]:
         return {
             "cross_entropy": 1 - self.robust_weight - self.clean_weight,
             "kl_robust": self.robust_weight,

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from mtard_tf.distiller.distiller import Distiller
-from mtard_tf.distiller.inner_attack import default_attack
+from mtard_tf.distiller import Attack, Distiller, Models, Tensors, TrainingContext, default_attack
 from mtard_tf.losses import kl_divergence
 from mtard_tf.models.compatibility import check_fit
+from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
 from mtard_tf.models.precision import (
     is_synchronized,
@@ -48,16 +48,16 @@ class LBGAT(Distiller):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         beta: float = 6.0,
         guide: Callable[..., keras.Model] | None = None,
-        attack=None,
+        attack: Attack | None = None,
         attack_batch_norm: str = "inference",
         label_smoothing: float = 0.0,
-    ):
+    ) -> None:
         attack = attack or default_attack("gaussian", relative_step_size=0.007 / 0.031)
         super().__init__(student, teachers, context, attack, attack_batch_norm, label_smoothing)
         self.beta = beta
@@ -72,22 +72,24 @@ class LBGAT(Distiller):
         self._guide_training = FusedTraining(self.guide)
 
     @property
-    def trained_models(self):
+    def trained_models(self) -> tuple[keras.Model, ...]:
         return (self.student, self.guide)
 
     @property
-    def twins(self):
+    def twins(self) -> list[FusedTraining | FoldedInference]:
         return [*super().twins, self._guide_training]
 
-    def run_student(self, views, weights=None):
+    def run_student(self, views: Tensors, weights: list | None = None) -> dict[str, tf.Tensor]:
         guide = tf.cast(self._guide_training(views["clean"]), tf.float32)
         return super().run_student(views, weights) | {"guide": guide}
 
-    def perturb(self, images, labels, seeds, teachers):
+    def perturb(
+        self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, teachers: Tensors
+    ) -> tf.Tensor:
         clean = tf.stop_gradient(self.attacked_fn()(images))
         return self.attack_divergence(images, labels, seeds, clean)
 
-    def terms(self, labels, student, teachers):
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         error = tf.math.squared_difference(student["adversarial"], student["guide"])
         return {
             "logit_error": tf.reduce_mean(error, axis=1),
@@ -96,5 +98,5 @@ class LBGAT(Distiller):
         }
 
     @property
-    def term_weights(self):
+    def term_weights(self) -> dict[str, float]:
         return {"kl": self.beta}

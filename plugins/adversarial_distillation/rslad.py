@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import keras
 import tensorflow as tf
 
-from mtard_tf.distiller.distiller import Distiller
-from mtard_tf.distiller.inner_attack import default_attack
+from mtard_tf.distiller import Attack, Distiller, Models, Tensors, TrainingContext, default_attack
 from mtard_tf.losses import kl_divergence
 
 
@@ -35,29 +35,30 @@ class RSLAD(Distiller):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         clean_weight: float = 1 / 6,
         log_offset: float = 1e-5,
-        attack=None,
+        attack: Attack | None = None,
         attack_batch_norm: str = "inference",
-    ):
-        attack = attack or default_attack()
-        super().__init__(student, teachers, context, attack, attack_batch_norm)
+    ) -> None:
+        super().__init__(student, teachers, context, attack or default_attack(), attack_batch_norm)
         self.clean_weight = clean_weight
         self.log_offset = log_offset
 
-    def target(self, labels: tf.Tensor, teachers, view: str) -> tf.Tensor:
+    def target(self, labels: tf.Tensor, teachers: Tensors, view: str) -> tf.Tensor:
         """The target's logits for the student on `view`, `[batch, classes]`."""
         return teachers["robust"]
 
-    def perturb(self, images, labels, seeds, teachers):
+    def perturb(
+        self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, teachers: Tensors
+    ) -> tf.Tensor:
         target = self.target(labels, teachers, "adversarial")
         return self.attack_divergence(images, labels, seeds, target)
 
-    def terms(self, labels, student, teachers):
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         return {
             f"kl_{view}": kl_divergence(
                 self.target(labels, teachers, view), student[view], log_offset=self.log_offset
@@ -67,5 +68,5 @@ class RSLAD(Distiller):
         }
 
     @property
-    def term_weights(self):
+    def term_weights(self) -> dict[str, float]:
         return {"kl_adversarial": 1 - self.clean_weight, "kl_clean": self.clean_weight}

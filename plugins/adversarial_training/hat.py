@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import keras
 import tensorflow as tf
 
-from mtard_tf.distiller.inner_attack import default_attack
+from mtard_tf.distiller import Attack, Models, Tensors, TrainingContext, default_attack
 from mtard_tf.losses import cross_entropy
 from mtard_tf.plugins.adversarial_training.trades import Trades
 
@@ -32,17 +33,17 @@ class HAT(Trades):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         beta: float = 2.5,
         gamma: float = 0.5,
         extrapolation: float = 2.0,
-        attack=None,
+        attack: Attack | None = None,
         attack_batch_norm: str = "inference",
         label_smoothing: float = 0.0,
-    ):
+    ) -> None:
         super().__init__(
             student,
             teachers,
@@ -55,15 +56,15 @@ class HAT(Trades):
         self.gamma = gamma
         self.extrapolation = extrapolation
 
-    def further_views(self, views):
+    def further_views(self, views: Tensors) -> dict[str, tf.Tensor]:
         beyond = self.extrapolation * (views["adversarial"] - views["clean"])
         return {"helper": views["clean"] + beyond}
 
-    def terms(self, labels, student, teachers):
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         helper_labels = tf.argmax(teachers["clean"], axis=1)
         helper = cross_entropy(student["helper"], helper_labels)
         return {**super().terms(labels, student, teachers), "helper": helper}
 
     @property
-    def term_weights(self):
+    def term_weights(self) -> dict[str, float]:
         return {**super().term_weights, "helper": self.gamma}

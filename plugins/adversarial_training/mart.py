@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import keras
 import tensorflow as tf
 
-from mtard_tf.distiller.distiller import Distiller
-from mtard_tf.distiller.inner_attack import default_attack
+from mtard_tf.distiller import Attack, Distiller, Models, Tensors, TrainingContext, default_attack
 from mtard_tf.losses import cross_entropy, kl_divergence
 
 
@@ -31,20 +31,20 @@ class MART(Distiller):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         beta: float = 5.0,
-        attack=None,
+        attack: Attack | None = None,
         attack_batch_norm: str = "inference",
         label_smoothing: float = 0.0,
-    ):
+    ) -> None:
         attack = attack or default_attack("gaussian", relative_step_size=0.007 / 0.031)
         super().__init__(student, teachers, context, attack, attack_batch_norm, label_smoothing)
         self.beta = beta
 
-    def terms(self, labels, student, teachers):
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         clean, adversarial = student["clean"], student["adversarial"]
         own = tf.one_hot(labels, adversarial.shape[-1])
         largest_wrong = tf.reduce_max(tf.nn.softmax(adversarial) * (1 - own), axis=1)
@@ -56,5 +56,5 @@ class MART(Distiller):
         }
 
     @property
-    def term_weights(self):
+    def term_weights(self) -> dict[str, float]:
         return {"kl": self.beta}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from mtard_tf.distiller.distiller import Distiller
+import keras
+import tensorflow as tf
+
+from mtard_tf.distiller import Distiller, Models, Tensors, TrainingContext
 
 
 class Natural(Distiller):
@@ -14,15 +17,15 @@ class Natural(Distiller):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         temperature: float = 1.0,
         label_smoothing: float = 0.0,
-    ):
+    ) -> None:
         super().__init__(student, teachers, context=context, label_smoothing=label_smoothing)
         self.set_temperature(temperature)
 
-    def terms(self, labels, student, teachers):
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         return {"cross_entropy": self.cross_entropy(student["clean"] / self.temperature, labels)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from mtard_tf.distiller.distiller import Distiller
-from mtard_tf.distiller.inner_attack import default_attack
+import keras
+import tensorflow as tf
+
+from mtard_tf.distiller import Attack, Distiller, Models, Tensors, TrainingContext, default_attack
 
 
 class PGDAdversarialTraining(Distiller):
@@ -23,18 +25,18 @@ class PGDAdversarialTraining(Distiller):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
-        attack=None,
+        context: TrainingContext | None = None,
+        attack: Attack | None = None,
         attack_batch_norm: str | None = None,
         label_smoothing: float = 0.0,
         official_quirks: bool = False,
-    ):
+    ) -> None:
         attack = attack or default_attack("uniform")
         mode = attack_batch_norm or ("batch" if official_quirks else "inference")
         super().__init__(student, teachers, context, attack, mode, label_smoothing)
 
-    def terms(self, labels, student, teachers):
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         return {"cross_entropy": self.cross_entropy(student["adversarial"], labels)}

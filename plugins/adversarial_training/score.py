@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import keras
 import tensorflow as tf
 
-from mtard_tf.distiller.distiller import Distiller
-from mtard_tf.distiller.inner_attack import default_attack
+from mtard_tf.distiller import Attack, Distiller, Models, Tensors, TrainingContext, default_attack
 
 
 class SCORE(Distiller):
@@ -35,30 +35,32 @@ class SCORE(Distiller):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         beta: float = 4.0,
-        attack=None,
+        attack: Attack | None = None,
         attack_batch_norm: str | None = None,
         label_smoothing: float = 0.0,
         official_quirks: bool = False,
-    ):
+    ) -> None:
         attack = attack or default_attack("uniform")
         mode = attack_batch_norm or ("batch" if official_quirks else "inference")
         super().__init__(student, teachers, context, attack, mode, label_smoothing)
         self.beta = beta
 
-    def perturb(self, images, labels, seeds, teachers):
+    def perturb(
+        self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, teachers: Tensors
+    ) -> tf.Tensor:
         clean = tf.nn.softmax(tf.stop_gradient(self.attacked_fn()(images)))
 
-        def objective(_, logits, rows):
+        def objective(_: tf.Tensor, logits: tf.Tensor, rows: slice) -> tf.Tensor:
             return _squared_distance(tf.nn.softmax(logits), clean[rows])
 
         return self.run_attack(images, labels, seeds, objective)
 
-    def terms(self, labels, student, teachers):
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         clean = tf.nn.softmax(student["clean"])
         others = self.label_smoothing / (clean.shape[-1] - 1)
         targets = tf.one_hot(labels, clean.shape[-1], 1 - self.label_smoothing, others)
@@ -68,7 +70,7 @@ class SCORE(Distiller):
         }
 
     @property
-    def term_weights(self):
+    def term_weights(self) -> dict[str, float]:
         return {"consistency": self.beta}
 
 

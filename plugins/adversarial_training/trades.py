@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import keras
 import tensorflow as tf
 
-from mtard_tf.distiller.distiller import Distiller
-from mtard_tf.distiller.inner_attack import default_attack
+from mtard_tf.distiller import Attack, Distiller, Models, Tensors, TrainingContext, default_attack
 from mtard_tf.losses import kl_divergence
 
 
@@ -26,29 +26,31 @@ class Trades(Distiller):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         beta: float = 6.0,
-        attack=None,
+        attack: Attack | None = None,
         attack_batch_norm: str = "inference",
         label_smoothing: float = 0.0,
-    ):
+    ) -> None:
         attack = attack or default_attack("gaussian", relative_step_size=0.007 / 0.031)
         super().__init__(student, teachers, context, attack, attack_batch_norm, label_smoothing)
         self.beta = beta
 
-    def perturb(self, images, labels, seeds, teachers):
+    def perturb(
+        self, images: tf.Tensor, labels: tf.Tensor, seeds: tf.Tensor, teachers: Tensors
+    ) -> tf.Tensor:
         clean = tf.stop_gradient(self.attacked_fn()(images))
         return self.attack_divergence(images, labels, seeds, clean)
 
-    def terms(self, labels, student, teachers):
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         return {
             "cross_entropy": self.cross_entropy(student["clean"], labels),
             "kl": kl_divergence(student["clean"], student["adversarial"]),
         }
 
     @property
-    def term_weights(self):
+    def term_weights(self) -> dict[str, float]:
         return {"kl": self.beta}

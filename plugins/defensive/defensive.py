@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from mtard_tf.distiller.distiller import Distiller
+import keras
+import tensorflow as tf
+
+from mtard_tf.distiller import Distiller, Models, Tensors, TrainingContext
 from mtard_tf.losses import soft_cross_entropy
 
 
@@ -31,18 +34,18 @@ class Defensive(Distiller):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         temperature: float = 20.0,
         labels: str = "cached",
-    ):
+    ) -> None:
         super().__init__(student, teachers, context=context)
         self.set_temperature(temperature)
         self.teachers.label(labels)
 
-    def terms(self, labels, student, teachers):
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         return {
             "soft_cross_entropy": soft_cross_entropy(
                 teachers["teacher"],

@@ -6,11 +6,13 @@ its authors; what is here is the formula as it is commonly quoted. Do not compar
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from mtard_tf.data.batches import evaluation_batches
-from mtard_tf.distiller.distiller import Distiller
+from mtard_tf.data.image_data import Split
+from mtard_tf.distiller import Distiller, Models, Tensors, TrainingContext
 
 _BATCH = 500
 _SEED = "seed_generator_state"
@@ -42,8 +44,14 @@ class ExtendedDefensiveExperimental(Distiller):
     extra_classes = 1
 
     def __init__(
-        self, student, teachers=None, *, context=None, alpha: float = 0.9, passes: int = 10
-    ):
+        self,
+        student: keras.Model,
+        teachers: Models | None = None,
+        *,
+        context: TrainingContext | None = None,
+        alpha: float = 0.9,
+        passes: int = 10,
+    ) -> None:
         if not 0 <= alpha <= 1 or passes < 2:
             raise ValueError(
                 f"ExtendedDefensiveExperimental has alpha {alpha} and {passes} passes; give an "
@@ -54,7 +62,7 @@ class ExtendedDefensiveExperimental(Distiller):
         self.alpha, self.passes = alpha, passes
         self.table_settings = (passes, self.context.seed)
 
-    def table(self, role, model, split):
+    def table(self, role: str, model: keras.Model, split: Split) -> np.ndarray:
         """sigma over its largest value for every image, float32 `[images, 1]`."""
         # A loaded net's Dropout has seeds that no file keeps.
         for i, variable in enumerate(v for v in model.variables if v.path.endswith(_SEED)):
@@ -67,7 +75,7 @@ class ExtendedDefensiveExperimental(Distiller):
         sigma = np.concatenate(sigmas)
         return (sigma / max(sigma.max(), 1e-12)).astype(np.float32)[:, None]
 
-    def terms(self, labels, student, teachers):
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         logits = student["clean"]
         # Where no table is given (a plan, a dry run) every image counts as sure.
         unsure = teachers["teacher"][:, 0] if teachers["teacher"].shape[-1] == 1 else 0.0

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import keras
 import tensorflow as tf
 
+from mtard_tf.distiller import Attack, Models, Tensors, TrainingContext, Weighed
 from mtard_tf.distribute.replicas import global_means
 from mtard_tf.losses import entropy
 from mtard_tf.plugins.multi_teacher import balance
@@ -34,23 +38,23 @@ class BMTARD(MTARD):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         temperature_rate: float = 0.001,
-        initial_temperatures=None,
+        initial_temperatures: Mapping[str, float] | None = None,
         minimum_temperature: float = 1.0,
         maximum_temperature: float = 10.0,
         entropy_log_offset: float = 0.0,
         weight_rate: float = 0.025,
-        initial_weights=None,
+        initial_weights: Mapping[str, float] | None = None,
         exponent: float = 1.0,
         log_offset: float = 1e-5,
-        teacher_views=None,
-        attack=None,
+        teacher_views: Mapping[str, str] | None = None,
+        attack: Attack | None = None,
         attack_batch_norm: str = "inference",
-    ):
+    ) -> None:
         super().__init__(
             student,
             teachers,
@@ -78,10 +82,10 @@ class BMTARD(MTARD):
             self, "temperatures", [float(start.get(role, 1.0)) for role in self.roles]
         )
 
-    def teacher_temperatures(self):
+    def teacher_temperatures(self) -> tf.Tensor:
         return tf.convert_to_tensor(self.temperatures.value)
 
-    def weigh(self, means, teachers):
+    def weigh(self, means: Tensors, teachers: Tensors) -> Weighed:
         old = self.teacher_temperatures()
         entropies = global_means(
             [

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import keras
 import tensorflow as tf
 
-from mtard_tf.distiller.distiller import Distiller
-from mtard_tf.distiller.inner_attack import default_attack
+from mtard_tf.distiller import Attack, Distiller, Models, Tensors, TrainingContext, default_attack
+from mtard_tf.distiller.gradient import Weighed
 from mtard_tf.losses import kl_divergence
 from mtard_tf.plugins.multi_teacher import balance
 
@@ -45,23 +46,22 @@ class MTARD(Distiller):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         weight_rate: float = 0.025,
         initial_weights: Mapping[str, float] | None = None,
         exponent: float = 1.0,
         log_offset: float = 1e-5,
         teacher_views: Mapping[str, str] | None = None,
-        attack=None,
+        attack: Attack | None = None,
         attack_batch_norm: str = "inference",
-    ):
+    ) -> None:
         if teacher_views is not None:
             self.teacher_views = dict(teacher_views)
             self.student_views = balance.seen_views(self.teacher_views, self.student_views)
-        attack = attack or default_attack()
-        super().__init__(student, teachers, context, attack, attack_batch_norm)
+        super().__init__(student, teachers, context, attack or default_attack(), attack_batch_norm)
         self.weight_rate, self.exponent, self.log_offset = weight_rate, exponent, log_offset
         self.roles = tuple(self.teacher_views)
         start = balance.start_weights(initial_weights, self.roles)
@@ -73,7 +73,7 @@ class MTARD(Distiller):
         """`[teachers]`, those of this step's losses."""
         return tf.ones([len(self.roles)])
 
-    def said_at_start(self, copied):
+    def said_at_start(self, copied: Sequence[str]) -> str:
         if not copied or len(self.roles) == 1:
             return ""
         return (
@@ -82,10 +82,10 @@ class MTARD(Distiller):
             "calls all classes equally likely for L(0)."
         )
 
-    def terms(self, labels, student, teachers):
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         return self._divergences(teachers, [student[self.teacher_views[r]] for r in self.roles])
 
-    def weigh(self, means, teachers):
+    def weigh(self, means: Tensors, teachers: Tensors) -> Weighed:
         losses = tf.stack([means[f"kl_{role}"] for role in self.roles])
         equal = [tf.zeros_like(teachers[role]) for role in self.roles]
         first = balance.first_losses_once(
@@ -104,7 +104,7 @@ class MTARD(Distiller):
         logs = {f"weight_{role}": weight for role, weight in by_role.items()}
         return {f"kl_{role}": weight for role, weight in by_role.items()}, logs
 
-    def _divergences(self, teachers, student):
+    def _divergences(self, teachers: Tensors, student: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
         """Each teacher's term, `[batch]`, for these logits of the student, by role."""
         temperatures = self.teacher_temperatures()
         return {

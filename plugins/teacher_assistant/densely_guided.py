@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import keras
 import tensorflow as tf
 
+from mtard_tf.distiller import Models, Tensors, TrainingContext, Weighed
 from mtard_tf.plugins.teacher_assistant.knowledge_distillation import KnowledgeDistillation
 
 
@@ -29,17 +31,17 @@ class DenselyGuided(KnowledgeDistillation):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         alpha: float = 0.0,
         temperature: float = 5.0,
         labels: str = "online",
         label_smoothing: float = 0.0,
         official_quirks: bool = False,
         drop: int = 0,
-    ):
+    ) -> None:
         self.teacher_views = {role: "clean" for role in sorted(teachers or {})}
         if drop < 0:
             raise ValueError(f"DenselyGuided.drop is {drop}; give a whole number, at least 0.")
@@ -65,7 +67,7 @@ class DenselyGuided(KnowledgeDistillation):
         order = tf.random.experimental.stateless_shuffle(tf.range(count), seed=seed)
         return tf.cast(order < count - self.drop, tf.float32)
 
-    def weigh(self, means, teachers):
+    def weigh(self, means: Tensors, teachers: Tensors) -> Weighed:
         weights, logs = super().weigh(means, teachers)
         kept = self.kept() if self.drop else tf.ones([len(self.teacher_views)])
         for i, role in enumerate(self.teacher_views):

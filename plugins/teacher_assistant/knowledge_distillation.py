@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from mtard_tf.distiller.distiller import Distiller
+import keras
+import tensorflow as tf
+
+from mtard_tf.distiller import Distiller, Models, Tensors, TrainingContext
 from mtard_tf.losses import kl_divergence
 
 
@@ -26,16 +29,16 @@ class KnowledgeDistillation(Distiller):
 
     def __init__(
         self,
-        student,
-        teachers=None,
+        student: keras.Model,
+        teachers: Models | None = None,
         *,
-        context=None,
+        context: TrainingContext | None = None,
         alpha: float = 0.5,
         temperature: float = 4.0,
         labels: str = "online",
         label_smoothing: float = 0.0,
         official_quirks: bool = False,
-    ):
+    ) -> None:
         super().__init__(student, teachers, context=context, label_smoothing=label_smoothing)
         if not 0 <= alpha <= 1:
             raise ValueError(
@@ -48,7 +51,7 @@ class KnowledgeDistillation(Distiller):
         self.set_temperature(temperature)
         self.teachers.label(labels)
 
-    def terms(self, labels, student, teachers):
+    def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
         return {
             "cross_entropy": self.cross_entropy(student["clean"], labels),
             **{
@@ -63,7 +66,7 @@ class KnowledgeDistillation(Distiller):
         }
 
     @property
-    def term_weights(self):
+    def term_weights(self) -> dict[str, float]:
         classes = self.student.output_shape[-1] if self.official_quirks else 1
         soft = (1 - self.alpha) * self.temperature**2 / classes
         return {"cross_entropy": self.alpha} | {f"kl_{role}": soft for role in self.teacher_views}
