@@ -70,8 +70,8 @@ class Distiller(FitModel):
                 f"label_smoothing is {label_smoothing!r}; give a number from 0 to below 1."
             )
         self.label_smoothing = label_smoothing
-        rule, trained = self.context.averaging, student.trainable_variables
-        self.averages = None if rule is None else Averages(rule, self, trained)
+        rule, weights = self.context.averaging, student.trainable_variables
+        self.averages = None if rule is None else Averages(rule, self, weights)
         self.student_training = FusedTraining(student)
         self.teachers = Teachers(teachers, self.teacher_views, name)
         self.inner_attack: InnerAttack | None = None
@@ -194,10 +194,6 @@ class Distiller(FitModel):
         return self.run_attack(images, labels, seeds, lambda _, z, rows: kl(target[rows], z))
 
     # What a run uses.
-
-    @property
-    def cached_parts(self) -> int:
-        return len(self.teachers.cached)
 
     @property
     def twins(self) -> list[FusedTraining | FoldedInference]:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.distiller.keras_shims import ShimmedModel
+from mtard_tf.distiller.teachers import Teachers
 from mtard_tf.distribute.replicas import replicated_state
 from mtard_tf.schedules import epoch_of
 from mtard_tf.threat import ThreatModel
@@ -29,6 +30,7 @@ class FitModel(ShimmedModel):
 
     # Logits of the student beyond the classes of the labels.
     extra_classes: int = 0
+    teachers: Teachers
 
     def __init__(self, student: keras.Model, context: TrainingContext) -> None:
         super().__init__()
@@ -68,8 +70,8 @@ class FitModel(ShimmedModel):
 
     @property
     def cached_parts(self) -> int:
-        """How many parts a batch may have beyond (images, labels, ids)."""
-        return 0
+        """How many parts a batch may have beyond (images, labels, ids): teachers' answers."""
+        return len(self.teachers.cached)
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Keras' `fit`, on (images, labels[, ids]) in the threat model's box.

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from mtard_tf import registry
+
+# Role of a teacher -> the stage that it is where `Stage.teachers` is not set.
+TEACHER_STAGES = {
+    "assistant": "assistant",
+    "clean": "clean_teacher",
+    "robust": "robust_teacher",
+    "teacher": "clean_teacher",
+}
 
 
 def check_source(stage: str, source: str, earlier: Sequence[str]) -> None:
@@ -30,3 +40,11 @@ def check_initial(stage: str, source: str) -> None:
 def is_path(source: str) -> bool:
     """Whether a teacher is named by its path; else it is a stage, whose name is one folder."""
     return "/" in source or source.endswith(".keras")
+
+
+def default_teachers(distiller: Callable) -> dict[str, str]:
+    """Role -> stage, for the roles that a distiller declares."""
+    selector = registry.selector(distiller)
+    cls = registry.target(*selector.split(".")) if selector else distiller
+    roles = getattr(cls, "teacher_views", {})
+    return {role: TEACHER_STAGES.get(role, f"{role}_teacher") for role in sorted(roles)}

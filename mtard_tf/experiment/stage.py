@@ -10,7 +10,6 @@ import gin
 import keras
 import tensorflow as tf
 
-from mtard_tf import registry
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.data.batches import steps_per_epoch
 from mtard_tf.data.image_data import ImageData, Split
@@ -18,19 +17,12 @@ from mtard_tf.distiller.averaging import EMA, SWA
 from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.distiller.weight_perturbation import WeightPerturbation
 from mtard_tf.experiment import stage_checks
+from mtard_tf.experiment.sources import default_teachers
 from mtard_tf.models.global_state import seeded
 from mtard_tf.models.precision import synchronize_batch_norm, with_precision
 from mtard_tf.optimizers import sgd
 from mtard_tf.schedules import CONSTANT, Schedule, ScheduledRate, StepDecay
 from mtard_tf.threat import ThreatModel, radius
-
-# Role of a teacher -> the stage that it is where `Stage.teachers` is not set.
-TEACHER_STAGES = {
-    "assistant": "assistant",
-    "clean": "clean_teacher",
-    "robust": "robust_teacher",
-    "teacher": "clean_teacher",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +34,8 @@ class Stage:
       distiller: factory of the distiller, such as `@distillers.bmtard`.
       model: factory of the student, such as `@models.resnet18`.
       teachers: role -> name of an earlier stage, or path of a `.keras` file or SavedModel; a path
-        ends in `.keras` or has a "/". Empty: the stages of `TEACHER_STAGES` for the roles that the
-        distiller declares.
+        ends in `.keras` or has a "/". Empty: the stages of
+        `sources.TEACHER_STAGES` for the roles that the distiller declares.
       epochs: passes over the training split.
       batch_size: global batch size; the last batch of an epoch may be smaller.
       augmentation: "none", "crop_flip", "crop_shift", "idbh_weak" or "idbh_strong"; or the epoch
@@ -134,7 +126,7 @@ class Stage:
         if not self.scope:
             object.__setattr__(self, "scope", self.name)
         if not self.teachers:
-            object.__setattr__(self, "teachers", _teachers_of(self.distiller))
+            object.__setattr__(self, "teachers", default_teachers(self.distiller))
         stage_checks.check(self)
 
     @property
@@ -250,11 +242,3 @@ class Stage:
         if self.synchronized_batch_norm:
             synchronize_batch_norm(student)
         return with_precision(student, self.precision)
-
-
-def _teachers_of(distiller: Callable) -> dict[str, str]:
-    """Role -> stage, for the roles that a distiller declares."""
-    selector = registry.selector(distiller)
-    cls = registry.target(*selector.split(".")) if selector else distiller
-    roles = getattr(cls, "teacher_views", {})
-    return {role: TEACHER_STAGES.get(role, f"{role}_teacher") for role in sorted(roles)}
