@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import inspect
 import re
@@ -13,10 +14,14 @@ import gin
 
 from mtard_tf import registry
 from mtard_tf.config.bindable import BINDABLE
+from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.processes.preemption import Preempted
 
 # Arguments that a stage gives to models, distillers and optimizers.
 GIVEN_LATER = {"image_shape", "num_classes", "student", "learning_rate"}
+
+# Settings of a training that a stage gives its distiller.
+_OF_CONTEXT = {field.name for field in dataclasses.fields(TrainingContext)}
 
 
 class ConfigError(ValueError):
@@ -74,11 +79,12 @@ def explain(error: Exception) -> str:
         r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", message
     ):
         selector, parameter = match.groups()
+        if selector.startswith("distillers.") and parameter in _OF_CONTEXT:
+            return _set_by_stage(f"{selector}.{parameter}", where)
         known = _parameters(selector)
         return registry.unknown_name(f"parameter of {selector}", parameter, known) + where
     if match := re.search(r"Configurable '([\w.]+)' has denylisted kwarg '(\w+)'", message):
-        name = ".".join(match.groups())
-        return f"{name} is set by the stage; set Stage or Experiment instead{where}."
+        return _set_by_stage(".".join(match.groups()), where)
     if match := re.search(r"In call to configurable 'macro' .*? in scope '([\w./]+)'", message):
         name = match.group(1)
         near = difflib.get_close_matches(name, re.findall(r"^(\w+) = ", gin.config_str(), re.M), 1)
@@ -135,6 +141,10 @@ def _missing(parameters: list[str], name: str, scope: str | None) -> str:
     return f"{missing} is not set{where}; add {example}{alone} to the run file, or with --gin."
 
 
+def _set_by_stage(name: str, where: str) -> str:
+    return f"{name} is set by the stage; set Stage or Experiment instead{where}."
+
+
 def _selectors() -> list[str]:
     plugins = [f"{kind}.{name}" for kind in registry.KINDS for name in registry.names(kind)]
     return [*plugins, *BINDABLE]
@@ -143,4 +153,5 @@ def _selectors() -> list[str]:
 def _parameters(selector: str) -> list[str]:
     kind, _, name = selector.rpartition(".")
     target = BINDABLE.get(selector) or registry.get(kind, name)
-    return list(inspect.signature(target).parameters)
+    hidden = registry.SET_BY_STAGE if kind == "distillers" else ()
+    return [name for name in inspect.signature(target).parameters if name not in hidden]
