@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets
 
-from mtard_tf.data import named_sets, preparing, tfds_sets, writing
+from mtard_tf.data import named_sets, preparing, tfds_sets
 from mtard_tf.data.idx import read_idx
 from mtard_tf.data.image_data import DataError, Split
 
@@ -303,34 +303,6 @@ def test_the_mini_set_is_written_with_all_classes(
     assert data.name == "fashion_mini"
     assert (len(data.train), len(data.validation), len(data.test)) == (20, 10, 10)
     np.testing.assert_array_equal(np.bincount(data.train.labels), [2] * 10)
-
-
-@pytest.mark.parametrize("smallest", [False, True])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_png_is_lossless(smallest: bool, channels: int) -> None:
-    random = np.random.RandomState(0)
-    # Smooth, so that the filters that predict are chosen; noisy in the lower half.
-    image = np.add.outer(np.arange(40) * 5, np.arange(30) * 3) % 256
-    image = np.stack([image] * channels, axis=2)
-    image[20:] += random.randint(0, 60, (20, 30, channels))
-    image = (image % 256).astype(np.uint8)
-    png = writing.encode_png(image, smallest=smallest)
-    np.testing.assert_array_equal(tf.io.decode_png(png), image)
-
-
-@pytest.mark.parametrize("number", range(5))
-def test_every_png_filter_is_right(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = np.random.RandomState(number).randint(0, 256, (7, 9, 3)).astype(np.uint8)
-    rows = writing._filtered(image, number)
-    monkeypatch.setattr(writing, "_filtered", lambda *_: rows)
-    np.testing.assert_array_equal(tf.io.decode_png(writing.encode_png(image)), image)
-
-
-def test_the_smallest_png_is_smaller() -> None:
-    images = named_sets.fashion_mini().test.images[:20]
-    plain = sum(len(writing.encode_png(image)) for image in images)
-    smallest = sum(len(writing.encode_png(image, smallest=True)) for image in images)
-    assert smallest < 0.97 * plain
 
 
 def _command(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -176,7 +176,6 @@ def make_fashion_mini(
         label_names=source.label_names,
         description="The first images of each class of Fashion-MNIST: 6,000 train, 1,000 test.",
         homepage=source.homepage,
-        smallest=True,
         progress=progress,
     )
     return pathlib.Path(out)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,9 +17,6 @@ Progress = Callable[[Sequence[int], str], Iterable[int]]
 """Wraps the indices of a split, given its name, to show progress."""
 
 TFRECORD, ARRAY_RECORD = "tfrecord", "array_record"
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_COLOUR_TYPES = {1: 0, 3: 2}
-_ZLIB_STRATEGIES = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED)
 
 
 class Written(NamedTuple):
@@ -39,7 +34,6 @@ def write_tfds(
     label_names: Sequence[str],
     description: str = "",
     homepage: str = "",
-    smallest: bool = False,
     progress: Progress = lambda places, _: places,
 ) -> None:
     """Writes `splits`, in their order, to `directory`, atomically.
@@ -50,7 +44,6 @@ def write_tfds(
       splits: by TFDS' name of the split ("train", "test").
       label_names: one per class.
       description: for `dataset_info.json`, as is `homepage`.
-      smallest: search for the smallest PNG of each image, about 20 times slower.
       progress: wraps the indices of each split.
 
     Raises:
@@ -63,7 +56,7 @@ def write_tfds(
 
     with new_version(directory, name) as partial:
         written = {
-            role: write_records(partial, name, role, examples(role, split), smallest=smallest)
+            role: write_records(partial, name, role, examples(role, split))
             for role, split in splits.items()
         }
         write_metadata(
@@ -110,8 +103,6 @@ def write_records(
     role: str,
     examples: Iterable[tuple[np.ndarray, int]],
     file_format: str = TFRECORD,
-    *,
-    smallest: bool = False,
 ) -> Written:
     """Writes one split of (image, label), one file in TFDS' naming; returns its sizes."""
     import tensorflow as tf
@@ -120,9 +111,9 @@ def write_records(
     path = os.fspath(directory / f"{name}-{role}.{file_format}-00000-of-00001")
     with _writer(path, file_format) as writer:
         for image, label in examples:
-            png = tf.train.BytesList(value=[encode_png(image, smallest=smallest)])
+            png = tf.io.encode_png(image, compression=9).numpy()
             features = {
-                "image": tf.train.Feature(bytes_list=png),
+                "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[png])),
                 "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
             }
             example = tf.train.Example(features=tf.train.Features(feature=features))
@@ -186,63 +177,3 @@ def write_metadata(
         homepage=homepage,
         supervised_keys=("image", "label"),
     )
-
-
-def encode_png(image: np.ndarray, *, smallest: bool = False) -> bytes:
-    """A grey or RGB image, uint8 `[height, width, 1 or 3]`, as PNG.
-
-    Written here because `tf.io.encode_png` has no search over filters and strategies
-    (`smallest`), which takes a tenth off the embedded set, and costs more per call.
-
-    Source: PNG specification (W3C 2003), sections 9 (filters) and 11 (chunks).
-    """
-    height, width, channels = image.shape
-    header = struct.pack(">IIBBBBB", width, height, 8, _PNG_COLOUR_TYPES[channels], 0, 0, 0)
-    filters = range(5) if smallest else range(1)
-    strategies = _ZLIB_STRATEGIES if smallest else _ZLIB_STRATEGIES[:1]
-    candidates = [_filtered(image, number) for number in filters]
-    if smallest:
-        candidates.append(_adaptive(candidates))
-    data = min(
-        (_deflate(rows.tobytes(), strategy) for rows in candidates for strategy in strategies),
-        key=len,
-    )
-    chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
-    return _PNG_SIGNATURE + b"".join(_chunk(kind, body) for kind, body in chunks)
-
-
-def _filtered(image: np.ndarray, number: int) -> np.ndarray:
-    """Every row with PNG filter `number` (none, sub, up, average, Paeth), its number in front."""
-    here = image.astype(np.int16)
-    rows = np.empty((len(image), 1 + image[0].size), np.uint8)
-    rows[:, 0] = number
-    rows[:, 1:] = ((here - _predicted(here, number)) % 256).reshape(len(image), -1)
-    return rows
-
-
-def _predicted(here: np.ndarray, number: int) -> np.ndarray | int:
-    if number == 0:
-        return 0
-    padded = np.pad(here, ((1, 0), (1, 0), (0, 0)))
-    left, up, corner = padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1]
-    if number == 4:
-        estimate = left + up - corner
-        distances = [abs(estimate - other) for other in (left, up, corner)]
-        return np.choose(np.argmin(distances, axis=0), (left, up, corner))
-    return (left, up, (left + up) // 2)[number - 1]
-
-
-def _adaptive(candidates: Sequence[np.ndarray]) -> np.ndarray:
-    """Row by row the filter with the least sum of absolute (signed) bytes: the usual heuristic."""
-    stacked = np.stack(candidates)
-    cost = np.abs(stacked[:, :, 1:].view(np.int8).astype(int)).sum(axis=2)
-    return stacked[np.argmin(cost, axis=0), np.arange(stacked.shape[1])]
-
-
-def _deflate(rows: bytes, strategy: int) -> bytes:
-    compressor = zlib.compressobj(9, zlib.DEFLATED, 15, 9, strategy)
-    return compressor.compress(rows) + compressor.flush()
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
