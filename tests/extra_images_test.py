@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from mtard_tf import registry
 from mtard_tf.config import gin_files
 from mtard_tf.data.batches import training_batches, training_tensors
 from mtard_tf.data.extra import Extra, check_extra
@@ -17,6 +18,7 @@ from mtard_tf.data.npz_sets import npz
 from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.small_cnn import small_cnn
+from mtard_tf.plugins.adversarial_distillation.rslad import RSLAD
 from mtard_tf.plugins.adversarial_training.natural import Natural
 from mtard_tf.plugins.defensive.defensive import Defensive
 from mtard_tf.processes.preemption import Preempted, Preemption
@@ -361,6 +363,7 @@ def test_missing_labels_are_refused_where_they_are_needed() -> None:
         "Stage.extra_labels to the teacher that gives them ('clean' or 'robust'), or take images "
         "that have some."
     )
+    extra_images.check_labels(taught, RSLAD(student, {"robust": _net()}), extra)
     labelling = dataclasses.replace(taught, extra=_generated, extra_labels="clean")
     extra_images.check_labels(labelling, Natural(student), extra)
 
@@ -413,3 +416,22 @@ def test_by_run_file(tiny_run_file, tmp_path) -> None:
     np.savez(path, image=255 - made.images, label=made.labels)
     with pytest.raises(Changed, match="begun with something else: the extra images. Put it back"):
         experiment_run.run(experiment, run_dir, gin_files.text())
+
+
+@pytest.mark.parametrize("name", registry.names("distillers"))
+def test_methods_that_need_no_labels(name: str) -> None:
+    """Their training with labels of -1 is, to the bit, that with any others."""
+    made = registry.target("distillers", name)
+    assert getattr(made, "needs_labels", True) == (name not in {"adaad", "defensive", "rslad"})
+    if getattr(made, "needs_labels", True):
+        return
+    images = np.random.RandomState(0).rand(8, 8, 8, 3).astype(np.float32)
+
+    def weights(label: int) -> list[np.ndarray]:
+        keras.utils.set_random_seed(0)
+        distiller = made(_net(), {role: _net() for role in made.teacher_views})
+        distiller.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
+        distiller.fit(images, np.full(8, label), batch_size=4, shuffle=False, verbose=0)
+        return distiller.student.get_weights()
+
+    assert _same(weights(-1), weights(2))

@@ -51,9 +51,7 @@ def test_a_run_keeps_its_plugins_and_refuses_changed_ones(tmp_path) -> None:
     assert kept.read_text() == path.read_text()
     plugin_files.load_kept(run_dir)  # the same text is loaded already
     kept.write_text("# what the run began with\n")
-    with pytest.raises(
-        ConfigError, match=r"kept_net.py has changed since the run began; put"
-    ):
+    with pytest.raises(ConfigError, match=r"kept_net.py has changed since the run began; put"):
         run_directory.claim(run_dir, "# one\n")
     path.unlink()
     plugin_files.load([path])  # known by its name: a run's own configuration names it so

@@ -139,6 +139,8 @@ class FitModel(ShimmedModel):
 
     def _look(self, batch: Any) -> None:
         parts = tf.nest.map_structure(_local, batch)
+        if not getattr(self, "needs_labels", True) and isinstance(parts, tuple):
+            parts = (parts[0], np.maximum(parts[1], 0), *parts[2:])  # -1: without a label
         classes = self.student.output_shape[-1] - self.extra_classes
         fault = batch_fault(parts, self.student.input_shape[1:], classes, self.context.threat)
         if fault is None and len(parts) not in (2, 3, 3 + self.cached_parts):

@@ -38,6 +38,8 @@ class ABSLD(RSLAD):
     Source: `zhaoshiji123/ABSLD:resnet18_absld_cifar10.py:66-189`.
     """
 
+    needs_labels = True  # the base class needs none
+
     def __init__(
         self,
         student: keras.Model,

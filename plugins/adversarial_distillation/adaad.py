@@ -33,6 +33,7 @@ class AdaAD(Distiller):
     Source: `boyellow/AdaAD:AT_helper.py:8-48`, `main.py:326-353`.
     """
 
+    needs_labels = False
     student_views: tuple[str, ...] = ("clean", "adversarial")
     teacher_views: Mapping[str, tuple[str, ...]] = {"robust": ("clean", "adversarial")}
 

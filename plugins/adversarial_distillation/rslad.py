@@ -30,6 +30,7 @@ class RSLAD(Distiller):
     `resnet18_rslad_cifar100.py:39-66`.
     """
 
+    needs_labels = False
     student_views = ("adversarial", "clean")
     teacher_views = {"robust": "clean"}
 

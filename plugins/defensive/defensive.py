@@ -30,6 +30,7 @@ class Defensive(Distiller):
     `train_models_ta.py:88-117`.
     """
 
+    needs_labels = False
     teacher_views = {"teacher": "clean"}
 
     def __init__(
