@@ -41,7 +41,7 @@ quickstart: $(INSTALLED)
 	@echo
 	@sed -n '/^| stage | parameters/,/^$$/p' $(RUN_DIR)/report/report.md
 	@echo "Made in $(RUN_DIR): two teachers, a student from both, their audit, a report with plots, a SavedModel."
-	@echo "Read $(RUN_DIR)/report/report.md. Then try another distiller, a smaller student, or real size:"
+	@echo "Open $(RUN_DIR)/report/index.html in a browser. Then try another distiller, a smaller student, or real size:"
 	@echo "  $(BIN)/mtard-train --config=quickstart.gin --gin='student/Stage.distiller = @distillers.mtard' --run_dir=runs/mtard"
 	@echo "  $(BIN)/mtard-train --config=quickstart.gin --gin='student/models.small_cnn.widths = (4, 4, 8, 8)' --run_dir=runs/tiny"
 	@echo "  $(BIN)/mtard-train --config=settings/fashion_mnist.gin --gin='student/Stage.distiller = @distillers.bmtard' --run_dir=runs/fashion  (needs the set: mtard-data --help)"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pathlib
 import re
 
 import keras
@@ -18,6 +20,7 @@ from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.square import Square
 from mtard_tf.attacks.tempered import AtTemperature
 from mtard_tf.auditing.evaluator import Evaluator
+from mtard_tf.auditing.gate import Unmet
 from mtard_tf.commands import datasets, eval
 from mtard_tf.commands.requests import Eval
 from mtard_tf.config import gin_files
@@ -173,9 +176,24 @@ def test_a_file_that_is_no_model(tmp_path) -> None:
 def test_a_model_by_path(model_path, tmp_path) -> None:
     request = _request(model_path, tmp_path, skip=["pgd_sat", "pgd_trades"], examples=4)
     printed = eval.run(request)
-    assert printed.splitlines()[-1] == f"Report: {tmp_path / 'out' / 'report.md'}"
+    assert printed.splitlines()[1:] == [
+        f"Report: {tmp_path / 'out' / 'report.md'}",
+        f"Page: {tmp_path / 'out' / 'report.html'}",
+    ]
     names = {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".lock"}
-    assert names == {"report.json", "report.md", "examples.npz", "epsilon_curve.png"}
+    assert names == {
+        *("report.json", "report.md", "report.html", "examples.npz", "epsilon_curve.png")
+    }
+    judged = dataclasses.replace(
+        request, require=["clean>=0", "examples>=5"], junit=str(tmp_path / "junit.xml")
+    )
+    with pytest.raises(Unmet) as unmet:  # audited before: nothing is attacked again
+        eval.run(judged)
+    name = pathlib.Path(request.model).stem
+    assert str(unmet.value) == f"{printed}\n{name}: examples>=5 is not met: 4."
+    assert 'failures="2"' in (tmp_path / "junit.xml").read_text()  # and one of chance
+    with pytest.raises(ValueError, match="Unknown metric 'clan'; did you mean 'clean'"):
+        eval.run(dataclasses.replace(request, require=["clan>=0.5"]))
 
 
 def test_an_exported_student_gives_the_same_outcomes(model_path, tmp_path, monkeypatch) -> None:

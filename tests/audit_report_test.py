@@ -92,10 +92,26 @@ def test_report_holds_what_the_issue_asks_for(honest) -> None:
 def test_examples_hold_every_outcome(honest) -> None:
     report, out = honest
     outcomes = np.load(out / "examples.npz")
-    assert set(outcomes.files) == {"clean", "fgsm", "pgd"}
+    kept = {name for name in outcomes.files if "/" not in name}  # the others are for the page
+    assert kept == {"clean", "fgsm", "pgd"}
     for name in ("fgsm", "pgd"):
         assert outcomes[name].mean() == report["attacks"][name]["robust_accuracy"]
         assert not (outcomes[name] & ~outcomes["clean"]).any()
+
+
+def test_images_that_fell_and_that_survived_are_kept_for_the_page(honest) -> None:
+    report, out = honest
+    kept = np.load(out / "examples.npz")
+    right = kept["images/attacked_class"] == kept["images/labels"]
+    assert 0 < len(right) <= 12 and (np.diff(right.astype(int)) >= 0).all()
+    assert (kept["images/clean_class"] == kept["images/labels"]).all()
+    change = kept["images/attacked"].astype(int) - kept["images/clean"]
+    assert np.abs(change).max() <= round(255 * report["threat"]["epsilon"]) + 1
+    labels = quadrants().test.labels[: report["examples"]]
+    np.testing.assert_array_equal(kept["predictions/labels"], labels)
+    clean = kept["predictions/clean"] == labels
+    np.testing.assert_array_equal(clean, kept["clean"])
+    assert report["verdict"] in (out / "report.html").read_text()
 
 
 def test_numbers_equal_the_closed_form(honest) -> None:

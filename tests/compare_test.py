@@ -425,6 +425,7 @@ def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_pa
         f"--run_dir={tmp_path / 'run'}",
         f"--out={tmp_path / 'run' / 'evaluation'}",
         "--suite=paper",
+        "--nogate",
         "--skip=autoattack",
         "--examples=7",
         "--stage=student",

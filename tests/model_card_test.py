@@ -46,6 +46,8 @@ METADATA = {
 
 def test_a_card_has_all_of_it():
     card = model_card.text(METADATA)
+    head, card = card.split("\n---\n\n")
+    assert head.startswith("---\nlicense: ")
     assert card.startswith(
         "# student: resnet18\n\nAn image classifier, 11,173,962 parameters, train"
     )
@@ -74,6 +76,28 @@ def test_extra_images_are_said():
         stage = METADATA["stage"] | {"extra": extra | {"labels": labels}}
         assert f"{line}{end}\n\n## Teachers" in model_card.text(METADATA | {"stage": stage})
     assert "(cat, dog).\n\n## Teachers" in model_card.text(METADATA)
+
+
+def test_the_hub_reads_the_head_of_a_card() -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    data = hub.ModelCard(model_card.text(METADATA)).data
+    assert (data.license, data.library_name) == ("other", "keras")
+    assert data.datasets == ["cifar10"]
+    assert data.model_name == "student: resnet18"
+    found = {result.metric_name: result.metric_value for result in data.eval_results}
+    assert found == {
+        "clean accuracy": 0.8,
+        "robust accuracy, pgd (linf, epsilon 8/255)": 0.4,
+        "robust accuracy, worst case (linf, epsilon 8/255)": 0.4,
+    }
+    args = data.eval_results[1].metric_args
+    assert args == {
+        "threat": "linf, epsilon 8/255",
+        "examples": 100,
+        "attack": "PGD(num_steps=20)",
+    }
+    bare = hub.ModelCard(model_card.text(METADATA | {"evaluation": None})).data
+    assert bare.eval_results is None and "model-index" not in bare.to_dict()
 
 
 def test_what_is_not_known_is_said():

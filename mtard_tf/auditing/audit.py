@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mtard_tf import files
-from mtard_tf.auditing import accuracies, evidence, measurements
+from mtard_tf.auditing import accuracies, evidence, measurements, shown
 from mtard_tf.auditing.batch_results import BatchRunner, ResultsFile
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.auditing.report import compose, write
@@ -22,6 +22,7 @@ from mtard_tf.files import digest
 from mtard_tf.models import model_files
 from mtard_tf.models.model_files import EvaluationError
 from mtard_tf.processes.locking import locked
+from mtard_tf.reporting import pages
 from mtard_tf.reporting.run_files import sound_report
 from mtard_tf.threat import ThreatModel
 
@@ -85,7 +86,7 @@ class Audit:
         surrogate: Any = None,
         origin: Mapping[str, str] | None = None,
     ) -> dict:
-        """Audits a model; writes `report.json`, `report.md`, `examples.npz` and figures to `out`.
+        """Audits a model; writes `report.json`, `.md` and `.html`, `examples.npz` and figures.
 
         A preempted audit resumes at the batch where it stopped; one that was finished on the same
         inputs is not repeated.
@@ -111,6 +112,7 @@ class Audit:
             report = {**before, **(origin or {})}  # the same net may lie in another file by now
             if report != before:
                 files.write_json(out / "report.json", report)
+            pages.refresh(out)
             return report
         path = out / (PROGRESS if self.whole else SHARE.format(*self.share))
         out.mkdir(parents=True, exist_ok=True)
@@ -154,12 +156,13 @@ class Audit:
                     "verdict": "this share is done; once all are, run the same without --share.",
                 }
             found = evidence.gather(runner, suite, correct, self.data.label_names, blind)
+            pictures = shown.arrays(runner, suite.compiled_probe, found.predictions)
         about = {"model": name, **self._conditions(model, suite, crafted_on)}
         report = compose(about, correct, split.labels, self.data.label_names, found, attacks)
         report |= {"changed": changed} if changed else {}
         report |= measurements.entries(measured, correct, suite.measures, self.temperature)
         report |= {**origin, "fingerprint": self._fingerprint(inputs)}
-        write(report, {**correct, **measured}, found.examples, out)
+        write(report, {**correct, **measured, **pictures}, found.examples, out)
         for used in (path, *shares):
             used.unlink(missing_ok=True)
         return report
@@ -197,6 +200,7 @@ class Audit:
         return {
             "dataset": self.data.name,
             "split": self.split,
+            "label_names": list(self.data.label_names),
             "parameters": model_files.parameters(model),
             "threat": {"norm": self.threat.norm, "epsilon": float(self.threat.epsilon)},
             "seed": self.seed,

@@ -162,8 +162,7 @@ def _curve(
 
 
 def _probe_predictions(runner: BatchRunner, suite: Suite, examples: int) -> np.ndarray:
-    # The suite's own object, where it has an equal one: that is compiled already.
-    probe = next((a for a in suite.attacks.values() if a == suite.probe), suite.probe)
+    probe = suite.compiled_probe
     clean, evaluator = runner.predictions(), runner.evaluator
 
     def compute(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> np.ndarray:

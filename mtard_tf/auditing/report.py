@@ -13,7 +13,7 @@ from mtard_tf import files
 from mtard_tf.auditing import accuracies, diagnostics
 from mtard_tf.auditing.evidence import Evidence
 from mtard_tf.auditing.text import markdown, verdict
-from mtard_tf.reporting import plots
+from mtard_tf.reporting import pages, plots
 
 
 def compose(
@@ -50,7 +50,7 @@ def compose(
 def write(
     report: Mapping, per_image: Mapping[str, np.ndarray], curve_examples: int, out: pathlib.Path
 ) -> None:
-    """Writes `examples.npz`, the epsilon curve, `report.md` and, last, `report.json` to `out`.
+    """Writes `examples.npz`, the epsilon curve, `report.md`, `report.json` and the page of these.
 
     Args:
       report: all of it.
@@ -59,7 +59,7 @@ def write(
       out: a folder.
     """
     # No report beside results that are not its own, wherever this is cut off.
-    for name in ("report.json", "report.md"):
+    for name in ("report.json", "report.md", "report.html"):
         (out / name).unlink(missing_ok=True)
     with files.replacing(out / "examples.npz") as temporary:
         np.savez_compressed(temporary, **per_image)  # type: ignore[arg-type]
@@ -67,4 +67,5 @@ def write(
         report["epsilon_curve"], report["threat"], curve_examples, out / "epsilon_curve.png"
     )
     files.write_text(out / "report.md", markdown(report))
-    files.write_json(out / "report.json", report)  # last: it marks the audit as finished
+    files.write_json(out / "report.json", report)  # it marks the audit as finished
+    pages.refresh(out)

@@ -13,6 +13,7 @@ from mtard_tf.attacks.spsa import SPSA
 from mtard_tf.attacks.square import Square
 from mtard_tf.attacks.tempered import AtTemperature
 from mtard_tf.attacks.transfer import Transfer
+from mtard_tf.auditing import requirements
 
 Attack = Callable
 Measure = Callable
@@ -34,9 +35,12 @@ class Suite:
       factors: of epsilon, for the sweep.
       measures: name -> measure, see `mtard_tf.measuring`. Not part of the `repr`, so that an
         audit without any keeps its fingerprint.
+      require: what the audit has to reach, such as "worst_case>=0.45", see
+        `mtard_tf.auditing.requirements`; the figures do not depend on it.
 
     Raises:
-      ValueError: no attacks, a name that is reserved or used twice, an ensemble of unknown attacks.
+      ValueError: no attacks, a name that is reserved or used twice, an ensemble of unknown attacks,
+        a requirement of another form.
     """
 
     attacks: Mapping[str, Attack]
@@ -46,6 +50,7 @@ class Suite:
     probe_examples: int = 200
     factors: Sequence[float] = (0.25, 0.5, 1.0, 1.5, 2.0)
     measures: Mapping[str, Measure] = dataclasses.field(default_factory=dict, repr=False)
+    require: Sequence[str] = dataclasses.field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if not {**self.attacks, **self.transfer}:
@@ -71,8 +76,15 @@ class Suite:
                     raise ValueError(
                         f"Suite.{field}[{name!r}] is {given!r}; give {example} with its brackets."
                     )
+        for text in self.require:
+            requirements.parse(text)
         if self.probe_examples < 1:
             raise ValueError(f"Suite.probe_examples is {self.probe_examples}; give at least 1.")
+
+    @property
+    def compiled_probe(self) -> Attack:
+        """The probe; the equal one of the attacks, where there is one, as that is compiled."""
+        return next((a for a in self.attacks.values() if a == self.probe), self.probe)
 
     def without(self, names: Sequence[str]) -> Suite:
         """The suite without some attacks or measures, and without the ensembles that need them.

@@ -29,7 +29,12 @@ _PLUGINS = flags.DEFINE_multi_string(
 _LOST_WORKER = ("UnavailableError", "AbortedError", "DeadlineExceededError", "CancelledError")
 
 
-def run(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> None:
+def run(
+    main: Callable[[Sequence[str]], None],
+    *,
+    takes_words: bool = False,
+    needs_tensorflow: bool = True,
+) -> None:
     """Runs `main` under absl: quiet TensorFlow, and a user's error as one line with exit code 1.
 
     Preempted (SIGTERM, Ctrl-C), also before `main` has begun, the process prints one line and
@@ -38,6 +43,7 @@ def run(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> 
     Args:
       main: of a binary.
       takes_words: whether it takes arguments that are no flags.
+      needs_tensorflow: whether to import TensorFlow before `main`, which takes seconds.
     """
 
     def guarded(argv: Sequence[str]) -> None:
@@ -46,8 +52,9 @@ def run(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> 
                 usage.refuse_rest(argv[1:])
             keras_environment.check()
             logging.set_verbosity(logging.FATAL)
-            import_tensorflow_quietly()
-            _load_plugins()
+            if needs_tensorflow:
+                import_tensorflow_quietly()
+                _load_plugins()
             _unless_preempted(main, argv)
         except (ValueError, OSError, TypeError) as error:
             # A TypeError is a user's only where gin left an argument of a plugin unset.

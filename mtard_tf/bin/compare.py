@@ -5,8 +5,8 @@
 
 Stages `<row>_s0`, `<row>_s1`, ... are replicates of one row. What is finished is not done again, so
 the same command resumes after a kill. Without --config nothing is trained: it audits what a run
-holds. Writes <run_dir>/comparison/: table.md, table.csv, table.tex, trade_off.png, comparison.json,
-and for chains temperatures.md.
+holds. Writes <run_dir>/comparison/: index.html, table.md, table.csv, table.tex, trade_off.png,
+comparison.json, and for chains temperatures.md.
 Also `python -m mtard_tf.bin.compare ...`.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mtard_tf import bin as binary
+from mtard_tf.bin import gate
 from mtard_tf.bin.request_flags import define
 from mtard_tf.commands import requests
 
@@ -24,7 +25,7 @@ _request = define(requests.Compare)
 def main(argv: Sequence[str]) -> None:
     from mtard_tf.commands import compare
 
-    print(compare.run(_request()))
+    gate.show(lambda: compare.run(_request()))
 
 
 def run() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mtard_tf import bin as binary
+from mtard_tf.bin import gate
 from mtard_tf.bin.request_flags import define
 from mtard_tf.commands import requests
 
@@ -22,7 +23,7 @@ _request = define(requests.Eval)
 def main(argv: Sequence[str]) -> None:
     from mtard_tf.commands import eval
 
-    print(eval.run(_request()))
+    gate.show(lambda: eval.run(_request()))
 
 
 def run() -> None:

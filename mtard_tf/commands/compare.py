@@ -10,7 +10,7 @@ from typing import Any
 from mtard_tf import files
 from mtard_tf.auditing.audit import Audit
 from mtard_tf.auditing.suite import Suite
-from mtard_tf.commands import requests
+from mtard_tf.commands import gate, requests
 from mtard_tf.comparing import audits, comparison, temperatures, text
 from mtard_tf.comparing.audits import ComparisonError
 from mtard_tf.comparing.comparison import WORST
@@ -19,9 +19,9 @@ from mtard_tf.distribute import strategies
 from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.models.global_state import fresh_names
 from mtard_tf.processes import jobs
-from mtard_tf.reporting import plots
+from mtard_tf.reporting import pages, plots
 from mtard_tf.running import experiment_run, report, side_by_side
-from mtard_tf.running.run_directory import claim, student_path
+from mtard_tf.running.run_directory import claim, note_stages, student_path
 
 
 def run(request: requests.Compare) -> str:
@@ -30,6 +30,7 @@ def run(request: requests.Compare) -> str:
     Raises:
       ValueError: flags that name nothing of the run, or, once the others have ended and the table
         of what is there is written, a stage or an audit that failed; the message is one line.
+      Unmet: a requirement is not met.
       Preempted: the process was preempted; the same command resumes.
     """
     # Before anything is trained: it replaces the configuration, and may be a mistake.
@@ -47,6 +48,7 @@ def run(request: requests.Compare) -> str:
             wanted = request.stages or names
             to_come = [name for name in wanted if given or student_path(run_dir, name).exists()]
             comparison.check_audited([*to_come, *known], request.baseline)
+    judge = _gate(request, experiment, suite)
     if request.jobs:
         try:
             _train_and_audit(request, experiment, suite)
@@ -54,7 +56,18 @@ def run(request: requests.Compare) -> str:
             raise jobs.JobError(f"{error} {_table_of_the_rest(request, names)}") from error
     elif given:
         claim(run_dir, gin_files.text())
-    return "\n".join(write(run_dir, names, request.baseline, request.attack))
+    summary = "\n".join(write(run_dir, names, request.baseline, request.attack))
+    reports = {one.name: one.report for one in audits.load(run_dir, names)}
+    return judge.close(summary, reports)
+
+
+def _gate(request: requests.Compare, experiment: Experiment, suite: Suite) -> gate.Gate:
+    """The requirements: of the stages given, or of those that teach no other."""
+    if not (request.require or suite.require):
+        return gate.Gate([], [], False, request.junit)
+    names = [stage.name for stage in experiment.stages]
+    default = request.stages or gate.students(experiment.stages)
+    return gate.read(request, suite, experiment.dataset().num_classes, names, default)
 
 
 def _table_of_the_rest(request: requests.Compare, names: Sequence[str]) -> str:
@@ -85,6 +98,7 @@ def _train_and_audit(request: requests.Compare, experiment: Experiment, suite: S
         stages = experiment.stages
         extras = experiment_run.check(experiment, data, one_device, stages, run_dir)
         claim(run_dir, gin_files.text())
+        note_stages(run_dir, experiment)
         known = experiment_run.identities_of(experiment, data, extras)
         training = side_by_side.training_jobs(stages, run_dir, known)
     with fresh_names():
@@ -125,8 +139,11 @@ def write(
     files.write_text(folder / "table.md", text.markdown(compared, figures))
     files.write_text(folder / "table.csv", text.table_csv(compared))
     files.write_text(folder / "table.tex", text.latex(compared))
-    files.write_json(folder / "comparison.json", {**compared, "temperatures": points})
-    return [*text.summary(compared), f"Table: {folder / 'table.md'}"]
+    summary = text.summary(compared)
+    content = {**compared, "temperatures": points, "summary": summary}
+    files.write_json(folder / "comparison.json", content)
+    pages.refresh(folder)
+    return [*summary, f"Page: {folder / 'index.html'}", f"Table: {folder / 'table.md'}"]
 
 
 def _audit_jobs(
@@ -145,7 +162,7 @@ def _audit_jobs(
         *(sys.executable, "-m", "mtard_tf.bin.eval", f"--run_dir={run_dir}"),
         # Named, so that no process rewrites the report over all stages while others read it.
         f"--out={run_dir / 'evaluation'}",
-        f"--suite={request.suite}",
+        *(f"--suite={request.suite}", "--nogate"),
         *(f"--skip={name}" for name in request.skip),
         *([] if request.examples is None else [f"--examples={request.examples}"]),
     ]

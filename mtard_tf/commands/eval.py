@@ -9,12 +9,13 @@ from typing import Any
 
 from mtard_tf.auditing import wrong_inputs
 from mtard_tf.auditing.audit import Audit
-from mtard_tf.commands import requests
+from mtard_tf.commands import gate, requests
 from mtard_tf.commands.datasets import dataset
 from mtard_tf.config import gin_files
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.models import model_files
 from mtard_tf.models.adapters import adapted
+from mtard_tf.reporting.run_page import PAGE
 from mtard_tf.running import report
 from mtard_tf.threat import ThreatModel, radius
 
@@ -32,6 +33,7 @@ def run(request: requests.Eval) -> str:
 
     Raises:
       ValueError: flags that do not go together, or a value out of range; one line.
+      Unmet: a requirement is not met.
     """
     if (request.model is None) == (request.run_dir is None):
         raise ValueError("Give --model=FILE (with --dataset, --epsilon, --out) or --run_dir=DIR.")
@@ -65,11 +67,13 @@ def _run_model(request: requests.Eval) -> str:
     name = path.stem if path.is_file() else model.name
     temperature = 1.0 if request.temperature is None else request.temperature
     audit = _audit(request, data, threat, request.seed or 0).at_temperature(temperature)
+    judge = gate.read(request, audit.suite, data.num_classes, [name], [name])
     model_files.check(model, audit.chosen, data.label_names)
     if missing_flag := wrong_inputs.hint(model, audit.chosen):
         print(f"warning: {missing_flag}", file=sys.stderr)
     result = audit(model, name, out, surrogate, {"file": str(request.model)})
-    return f"{result['verdict']}\nReport: {out / 'report.md'}"
+    text = f"{result['verdict']}\nReport: {out / 'report.md'}\nPage: {out / 'report.html'}"
+    return judge.close(text, {name: result}) if audit.whole else text
 
 
 def _adapted(request: requests.Eval, model: Any) -> Any:
@@ -100,19 +104,34 @@ def _run_stages(request: requests.Eval) -> str:
     threat = ThreatModel(norm, radius(given, "--epsilon", norm))
     seed = experiment.seed if request.seed is None else request.seed
     out = pathlib.Path(request.out) if request.out else None
+    audit = _audit(request, data, threat, seed)
+    known = [stage.name for stage in experiment.stages]
+    judge = gate.read(
+        request,
+        audit.suite,
+        data.num_classes,
+        request.stages or known,
+        request.stages or gate.students(experiment.stages),
+    )
     results = report.evaluate_run(
         run_dir,
         experiment,
-        _audit(request, data, threat, seed),
+        audit,
         request.stages,
         surrogate=request.surrogate,
         out=out,
     )
     lines = [f"{result['model']}: {result['verdict']}" for result in results]
     lines.append(f"Report: {out or run_dir / 'report' / 'report.md'}")
+    lines += (
+        [f"Page: {run_dir / PAGE}"]
+        if out is None
+        else [f"Page: {out / result['model'] / 'report.html'}" for result in results]
+    )
     run = shlex.quote(str(run_dir))
     lines.append(f"Next: mtard-export --run_dir={run} --stage={experiment.stages[-1].name}")
-    return "\n".join(lines)
+    reports = {result["model"]: result for result in results}
+    return judge.close("\n".join(lines), reports) if audit.whole else "\n".join(lines)
 
 
 def _audit(request: requests.Eval, data: ImageData, threat: ThreatModel, seed: int) -> Audit:

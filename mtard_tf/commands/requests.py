@@ -47,6 +47,10 @@ def _channels_first() -> Any:
     return _flag("The Keras model takes [batch, channels, height, width].", False)
 
 
+def _require() -> Any:
+    return _flag("Such as 'worst_case>=0.45' or 'student:clean>=80%'; unmet exits with 3.", ())
+
+
 @dataclasses.dataclass(frozen=True)
 class Train:
     """mtard-train."""
@@ -97,6 +101,10 @@ class Eval:
         "I/N: only this part of the batches, and no report; see docs/scaling.md.", "0/1"
     )
     out: str | None = _flag("Folder of the report; default the run's.", path=True)
+    require: Sequence[str] = _require()
+    require_confident: bool = _flag("The nearer end of the 95 % interval must hold, too.", False)
+    junit: str | None = _flag("Writes requirements and findings as JUnit XML here.", path=True)
+    gate: bool = _flag("Judge requirements, also those of the suite.", True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +123,18 @@ class Compare:
     stages: Sequence[str] = _flag("Stage to audit; repeatable, default all.", (), name="stage")
     baseline: str | None = _flag("Row that the others are compared with.")
     attack: str = _flag("Attack whose accuracy the trade-off figure shows.", "worst_case")
+    require: Sequence[str] = _require()
+    require_confident: bool = _flag("The nearer end of the 95 % interval must hold, too.", False)
+    junit: str | None = _flag("Writes requirements and findings as JUnit XML here.", path=True)
+    gate: bool = _flag("Judge requirements, also those of the suite.", True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """mtard-report, beside the path that it takes."""
+
+    out: str | None = _flag("The file; default report.html or index.html of the path.", path=True)
+    robustbench: bool = _flag("Prints an audit as RobustBench's claim form instead.", False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import shlex
 from mtard_tf.commands import requests
 from mtard_tf.config import gin_files
 from mtard_tf.distribute import strategies
+from mtard_tf.reporting.run_page import PAGE
 from mtard_tf.running import experiment_run, side_by_side
 
 
@@ -44,4 +45,5 @@ def run(request: requests.Train) -> str:
     if not strategies.is_chief(strategy):
         return ""
     lines = [f"{stage['stage']}: {run_dir / stage['stage'] / 'student.keras'}" for stage in stages]
+    lines.append(f"Page: {run_dir / PAGE}")
     return "\n".join([*lines, f"Next: mtard-eval --run_dir={shlex.quote(str(run_dir))}"])

@@ -11,6 +11,7 @@ from mtard_tf.auditing import accuracies
 from mtard_tf.auditing.diagnostics import VOID
 from mtard_tf.comparing.audits import Audited, ComparisonError, check_alike, row_of, sources
 from mtard_tf.comparing.statistics import over_seeds, paired_difference, w_robust_by_example
+from mtard_tf.reporting.advice import SEVERITIES, severity
 
 WORST = "worst_case"
 
@@ -129,6 +130,7 @@ def _row(
         # One that has a teacher itself is an assistant, and a row like others.
         "teacher": all(one.name in taught_by and not one.stage["teachers"] for one in group),
         "void": any(f["severity"] == VOID for one in group for f in one.report["findings"]),
+        "severity": min((severity(one.report) for one in group), key=SEVERITIES.index),
         "stages": [one.name for one in group],
         "parameters": max(one.report["parameters"] for one in group),
         "clean": over_seeds(clean),

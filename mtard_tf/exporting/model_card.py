@@ -11,6 +11,7 @@ import keras
 
 from mtard_tf import __version__
 from mtard_tf.experiment.experiment import Experiment
+from mtard_tf.exporting import front_matter
 from mtard_tf.models import model_files
 from mtard_tf.reporting import run_files
 from mtard_tf.reporting.tables import Table
@@ -67,6 +68,7 @@ def text(metadata: Mapping) -> str:
     on_levels = norm != "linf" or (exact and levels.is_integer())
     return _TEMPLATES.get_template("model_card.md.jinja").render(
         **metadata,
+        front_matter=front_matter.text(metadata),
         teachers="\n".join(_teachers(stage).markdown()),
         figures="\n".join(_figures(report).markdown()) if report else "",
         radius=f"{epsilon:.5g}" + (f" = {levels:.6g}/255" if exact else ""),

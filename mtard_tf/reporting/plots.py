@@ -10,13 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mtard_tf import files
+from mtard_tf.reporting import notation, palette
 
 
 def trade_off(points: Sequence[Mapping[str, Any]], attack: str, path: pathlib.Path) -> None:
     """Clean against robust accuracy, one marker per point, with lines of equal W-Robust.
 
-    More than four points have a legend, and those of at least half the best robust accuracy, where
-    others lie far below, a close-up beside the whole.
+    Of more than four points, those of at least half the best robust accuracy, where others lie far
+    below, have a close-up beside the whole.
 
     Args:
       points: with `label`, `clean`, `robust` and, for error bars, their standard deviations
@@ -28,10 +29,10 @@ def trade_off(points: Sequence[Mapping[str, Any]], attack: str, path: pathlib.Pa
     best = max(point["robust"] for point in points)
     near = [point for point in points if point["robust"] >= best / 2]
     panels = [points, near] if many and 1 < len(near) < len(points) else [points]
-    figure = _figure(5.5 * len(panels) + many, 4.5)
+    figure = _figure(5.5 * len(panels) + 1, 4.5)
     axes = figure.subplots(1, len(panels), squeeze=False)
     looks = {
-        point["label"]: {"color": f"C{place % 10}", "fmt": "os^"[place // 10 % 3]}
+        point["label"]: {"color": palette.colour(place), "fmt": palette.mark(place)}
         for place, point in enumerate(points)
     }
     for axis, shown in zip(axes[0], panels, strict=True):
@@ -43,14 +44,14 @@ def trade_off(points: Sequence[Mapping[str, Any]], attack: str, path: pathlib.Pa
             limits = (lowest - 0.02, min(1.0, highest + 0.02), bottom - 0.02, best + 0.02)
         _equal_w_robust(axis, limits)
         for point in shown:
-            _mark(axis, point, looks[point["label"]], named=not many)
+            bars = {"xerr": point.get("clean_deviation"), "yerr": point.get("robust_deviation")}
+            look = {"label": point["label"], **looks[point["label"]], **bars}
+            axis.errorbar(point["clean"], point["robust"], **look, capsize=2, zorder=2)
         axis.set_xlabel("clean accuracy")
     axes[0, 0].set_ylabel("worst case" if attack == "worst_case" else f"accuracy under {attack}")
     axes[0, 0].set_title("Grey lines: equal W-Robust")
-    if many:
-        figure.legend(
-            *axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8
-        )
+    named = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*named, loc="outside right upper", fontsize=8)  # labels would overlap
     _save(figure, path)
 
 
@@ -69,14 +70,15 @@ def by_temperature(
     axes = figure.subplots(1, len(panels), squeeze=False)
     temperatures = sorted({point["temperature"] for point in points})
     for axis, (name, label) in zip(axes[0], panels.items(), strict=True):
-        for depth in sorted({point["depth"] for point in points}):
+        for place, depth in enumerate(sorted({point["depth"] for point in points})):
             line = [p for p in points if p["depth"] == depth and name in p["measures"]]
             found = [point["measures"][name] for point in line]
             axis.errorbar(
                 [point["temperature"] for point in line],
                 [entry["mean"] for entry in found],
                 yerr=[entry["deviation"] or 0.0 for entry in found],
-                marker="o",
+                color=palette.colour(place),
+                marker=palette.mark(place),
                 capsize=2,
                 label=f"{depth} assistant{'s' * (depth != 1)}",
             )
@@ -105,14 +107,24 @@ def epsilon_curve(
     figure = _figure(5.5, 3.8)
     axes = figure.subplots()
     radii = [point["epsilon"] for point in points]
-    axes.plot(radii, [point["worst_case"] for point in points], color="0.6", label="worst so far")
-    axes.plot(radii, [point["robust_accuracy"] for point in points], marker="o", label="probe")
+    words, label = notation.radii(radii, threat["norm"])
+    names = {"worst_case": "worst so far", "robust_accuracy": "probe"}
+    for place, (name, shown) in enumerate(names.items()):
+        axes.plot(
+            radii,
+            [point[name] for point in points],
+            color=palette.colour(1 - place),
+            marker=palette.mark(1 - place),
+            markersize=9 - 4 * place,
+            label=shown,
+        )
     axes.axvline(threat["epsilon"], color="0.85", zorder=0)
     axes.set(
         ylim=(-0.02, 1.0),
-        xlabel=f"epsilon ({threat['norm']}, [0, 1] pixel units)",
+        xlabel=label,
         ylabel=f"accuracy of {examples:,} images",
     )
+    axes.set_xticks(radii, words, fontsize=8)
     axes.legend(fontsize=8)
     _save(figure, path)
 
@@ -129,9 +141,10 @@ def balance(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> bool:
     figure = _figure(6.5, 1.9 * len(drawn))
     axes = figure.subplots(len(drawn), 1, sharex=True)
     for axis, (prefix, found) in zip(np.atleast_1d(axes), drawn.items(), strict=True):
-        for name in found:
+        for place, name in enumerate(found):
             steps = [row["step"] for row in rows if name in row]
-            axis.plot(steps, [row[name] for row in rows if name in row], label=name[len(prefix) :])
+            values = [row[name] for row in rows if name in row]
+            axis.plot(steps, values, color=palette.colour(place), label=name[len(prefix) :])
         axis.set_ylabel(panels.get(prefix, "loss"))
         axis.legend(fontsize=8)
     np.atleast_1d(axes)[-1].set_xlabel("step")
@@ -190,15 +203,6 @@ def _equal_w_robust(axis: Any, limits: Sequence[float]) -> None:
                 color="0.6",
                 annotation_clip=True,
             )
-
-
-def _mark(axis: Any, point: Mapping[str, Any], look: Mapping[str, str], named: bool) -> None:
-    """One point with its error bars, named in the picture or left to the legend."""
-    place, label = (point["clean"], point["robust"]), point["label"]
-    bars = {"xerr": point.get("clean_deviation"), "yerr": point.get("robust_deviation")}
-    axis.errorbar(*place, **bars, **look, capsize=2, label=label, zorder=2)
-    if named:
-        axis.annotate(label, place, xytext=(5, 5), textcoords="offset points", fontsize=8)
 
 
 def _figure(width: float, height: float) -> Figure:

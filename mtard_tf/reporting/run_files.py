@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def stage(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       RunFileError: it is damaged, or of another format.
     """
-    value = _mapping(path, _STAGE)
+    value = mapping(path, _STAGE)
     _check(path, value.get(value["selected"]), _CHOSEN)
     if strange := strange_beginning(value):
         raise _damaged(path, strange)
@@ -56,7 +57,7 @@ def report(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       RunFileError: it is damaged, or of another format.
     """
-    value = _mapping(path, _REPORT)
+    value = mapping(path, _REPORT)
     for entry in (*value["attacks"].values(), value["worst_case"]):
         _check(path, entry, _ATTACKED)
     return value
@@ -96,24 +97,49 @@ def correct(path: pathlib.Path, names: Sequence[str], examples: int) -> dict[str
     Raises:
       RunFileError: it is damaged, or lacks one of the names.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            found = {name: stored[name] for name in names}
-    except OSError:
-        raise
-    except Exception as error:  # zipfile's, zlib's and NumPy's, for one cause
-        raise _damaged(path, error) from error
+    with reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        found = {name: stored[name] for name in names}
     for name, values in found.items():
         if values.dtype != bool or values.shape != (examples,):
             raise _damaged(path, f"{name} is {values.dtype} {values.shape}, not {examples} bool")
     return found
 
 
+def arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """All arrays of an `examples.npz`.
+
+    Raises:
+      RunFileError: it is damaged.
+    """
+    with reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        return dict(stored)
+
+
+@contextlib.contextmanager
+def reading(path: pathlib.Path) -> Iterator[None]:
+    """Turns whatever goes wrong with the content of a file into a RunFileError that names it."""
+    try:
+        yield
+    except (OSError, RunFileError):
+        raise
+    except Exception as error:  # zipfile's, zlib's, NumPy's; a missing or strange value
+        raise _damaged(path, error) from error
+
+
 def _values(value: Any) -> list[Any]:
     return list(value.values()) if isinstance(value, dict) else [value]
 
 
-def _mapping(path: pathlib.Path, needs: Mapping[str, Any]) -> dict[str, Any]:
+def mapping(path: pathlib.Path, needs: Mapping[str, Any]) -> dict[str, Any]:
+    """The names and values of a JSON file of a run.
+
+    Args:
+      path: the file.
+      needs: key -> type that it has.
+
+    Raises:
+      RunFileError: it is damaged, or of another format.
+    """
     value = _json(path, _text(path))
     _check(path, value, {"format": int})
     if value["format"] != FORMAT:

@@ -21,6 +21,7 @@ from mtard_tf.experiment.stage_checks import check_data
 from mtard_tf.models.global_state import fresh_names, seeded
 from mtard_tf.processes.locking import locked
 from mtard_tf.processes.preemption import Preempted, Preemption
+from mtard_tf.reporting.run_page import noting
 from mtard_tf.running import extra_images, identity
 from mtard_tf.running.context import RunContext
 from mtard_tf.running.dry_run import dry_run
@@ -31,6 +32,7 @@ from mtard_tf.running.run_directory import (
     claim,
     load_student,
     load_teacher,
+    note_stages,
 )
 from mtard_tf.running.stage_run import train
 from mtard_tf.running.stage_sources import check_begun, fingerprints, finished
@@ -73,6 +75,8 @@ def run(
     named = (identity.of_experiment(experiment), EXPERIMENT) if config is None else (config, CONFIG)
     with _claimed(run_dir, named, only, strategy), Preemption().listening() as preemption:
         check_begun(stages, run_dir, identities, restart)
+        if strategies.is_chief(strategy):
+            note_stages(run_dir, experiment)
         context = RunContext(data, experiment.threat, strategy, preemption, callbacks, extras)
         results = []
         for stage in stages:
@@ -154,7 +158,9 @@ def _stage(
     if context.preempted():
         raise Preempted
     seed = stage_seed(experiment.seed, stage.name)
-    with fresh_names(), seeded(seed):
+    chief = strategies.is_chief(context.strategy)
+    noted = noting(run_dir / stage.name) if chief else contextlib.nullcontext()
+    with noted, fresh_names(), seeded(seed):
         with context.strategy.scope():
             data = context.data
             models = {role: load_teacher(run_dir, t, data) for role, t in stage.teachers.items()}

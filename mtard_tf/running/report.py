@@ -16,9 +16,10 @@ from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.models import model_files
 from mtard_tf.models.model_files import file_digest
 from mtard_tf.reporting import plots, run_files
+from mtard_tf.reporting.run_page import refresh
 from mtard_tf.reporting.tables import Table
 from mtard_tf.running.experiment_run import check_stage
-from mtard_tf.running.run_directory import load_student, student_path
+from mtard_tf.running.run_directory import load_student, note_stages, student_path
 
 # What the trade-off figure shows, if all stages have it.
 HEADLINE = "pgd_sat"
@@ -156,6 +157,8 @@ def write_report(run_dir: pathlib.Path, experiment: Experiment) -> pathlib.Path:
             lines += ["", f"## {name} under attack", "", f"![images]({name}_images.png)"]
     path = folder / "report.md"
     files.write_text(path, "\n".join(lines) + "\n")
+    note_stages(run_dir, experiment)
+    refresh(run_dir)
     return path
 
 

@@ -16,10 +16,12 @@ import tensorflow as tf
 from mtard_tf import __version__, files, keras_environment
 from mtard_tf.config import plugin_files
 from mtard_tf.data.image_data import ImageData
+from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.experiment.sources import is_path
 from mtard_tf.models import model_files
 from mtard_tf.models.model_files import EvaluationError
 from mtard_tf.reporting import run_files
+from mtard_tf.reporting.run_view import STAGES
 from mtard_tf.running.machine import cores, threads
 
 PROBE_IMAGES = "probe_images.npy"
@@ -76,6 +78,33 @@ def claim(run_dir: pathlib.Path, config: str, name: str = CONFIG) -> None:
         raise RunError(
             f"{run_dir} cannot be written ({error.strerror}); choose another --run_dir."
         ) from error
+
+
+def note_stages(run_dir: pathlib.Path, experiment: Experiment) -> None:
+    """Writes `stages.json`: the stages as they are planned, and the name that the run began with.
+
+    The run's page is made from it, so it is the same wherever the run lies by then.
+    """
+    path = run_dir / STAGES
+    before = files.read_json(path) if path.exists() else {}
+    planned = {
+        "format": files.FORMAT,
+        "name": before.get("name", run_dir.resolve().name),
+        "threat": {"norm": experiment.norm, "epsilon": float(experiment.threat.epsilon)},
+        "seed": experiment.seed,
+        "stages": [
+            {
+                "name": stage.name,
+                "distiller": getattr(stage.distiller, "__name__", repr(stage.distiller)),
+                "teachers": dict(stage.teachers),
+                "initial": stage.initial,
+                "epochs": stage.epochs,
+            }
+            for stage in experiment.stages
+        ],
+    }
+    if planned != before:
+        files.write_json(path, planned)
 
 
 def environment() -> dict:

@@ -15,7 +15,7 @@ from mtard_tf.processes.locking import locked
 from mtard_tf.reporting import run_files
 from mtard_tf.running.experiment_run import prepare
 from mtard_tf.running.identity import Identity
-from mtard_tf.running.run_directory import RunError, claim
+from mtard_tf.running.run_directory import RunError, claim, note_stages
 from mtard_tf.running.stage_sources import check_begun, finished
 
 
@@ -55,6 +55,7 @@ def run(
         )
     stages, _, _, known = prepare(experiment, run_dir, strategy, only, restart)
     claim(run_dir, config)
+    note_stages(run_dir, experiment)
     run_jobs(run_dir, training_jobs(stages, run_dir, known, options, restart), count)
     return [run_files.stage(run_dir / stage.name / "stage.json") for stage in stages]
 

@@ -17,7 +17,7 @@ from mtard_tf.data.batches import steps_per_epoch, to_float, training_tensors
 from mtard_tf.distribute import strategies
 from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.twins import PROBED
-from mtard_tf.reporting import run_files
+from mtard_tf.reporting import run_files, run_page
 from mtard_tf.running import batches, checkpoints, extra_images, soft_labels
 from mtard_tf.running.averaged_student import validated_student
 from mtard_tf.running.callbacks import Saver, Validation
@@ -206,7 +206,12 @@ class _Run:
             ask_every=10 if strategies.is_multi_worker(self._context.strategy) else 1,
             guard=guard,
         )
-        seen = [] if self._recorder is None else [self._recorder, self._progress]
+        seen = []
+        if self._recorder is not None:
+            page = keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda *_: run_page.refresh(self._folder.parent)
+            )
+            seen = [self._recorder, self._progress, page]
         return [guard, self._validation, *seen, saver, *self._context.callbacks]
 
     def finish(self) -> None:

@@ -1,0 +1,175 @@
+"""The figures of a page as inline SVG: lines over epochs or epsilon, and the trade-off."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from mtard_tf.reporting import labels, svg
+
+WIDTH, HEIGHT = 440.0, 270.0
+# Of more points the labels are numbers.
+_NAMED = 12
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 24.0, 22.0, 38.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """Where values lie in a figure.
+
+    Attributes:
+      x: least and greatest value from left to right.
+      y: the same from the bottom up.
+    """
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """The place of a pair of values; beyond the axes that of the nearest on them."""
+        across, up = _share(x, self.x), _share(y, self.y)
+        width, height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+        return _LEFT + across * width, HEIGHT - _BOTTOM - up * height
+
+    def drawn(self, x_ticks: Mapping[float, str], y_ticks: Mapping[float, str]) -> list[str]:
+        """Grid lines and the words at them."""
+        bottom, parts = HEIGHT - _BOTTOM, []
+        for value, words in y_ticks.items():
+            _, y = self.at(self.x[0], value)
+            parts.append(svg.line(_LEFT, y, WIDTH - _RIGHT, y, "grid"))
+            parts.append(svg.text(_LEFT - 6, y + 4, words, "tick", "end"))
+        for value, words in x_ticks.items():
+            x, _ = self.at(value, self.y[0])
+            parts.append(svg.line(x, bottom, x, bottom + 4, "axis"))
+            parts.append(svg.text(x, bottom + 16, words, "tick", "middle"))
+        parts.append(svg.line(_LEFT, bottom, WIDTH - _RIGHT, bottom, "axis"))
+        return parts
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """One line of a figure.
+
+    Attributes:
+      name: in the legend.
+      values: pairs of x and y.
+      place: of its colour and mark.
+    """
+
+    name: str
+    values: Sequence[tuple[float, float]]
+    place: int
+
+
+def lines(
+    series: Sequence[Series],
+    title: str,
+    x_label: str,
+    *,
+    shares: bool = False,
+    x_ticks: Mapping[float, str] | None = None,
+    marked: tuple[float, str] | None = None,
+    bounds: Sequence[tuple[float, float, float]] = (),
+) -> Markup:
+    """Lines over a common x.
+
+    Args:
+      series: none of them empty.
+      title: says what y is.
+      x_label: of the axis.
+      shares: y runs from 0 to 100 %; otherwise it fits the values.
+      x_ticks: value -> words; by default round numbers.
+      marked: a value of x with a line through the figure, and its words.
+      bounds: x, low and high of intervals.
+    """
+    xs = [x for one in series for x, _ in one.values]
+    ys = [y for one in series for _, y in one.values]
+    first, last = min(xs), max(xs)
+    x_range = (first, last) if last > first else (first - 0.5, last + 0.5)
+    y_ticks = [0, 0.2, 0.4, 0.6, 0.8, 1.0] if shares else ticks(min(ys), max(ys))
+    axes = Axes(x_range, (y_ticks[0], y_ticks[-1]))
+    whole = [value for value in ticks(*x_range) if first <= value <= last]
+    named = x_ticks or {value: f"{value:g}" for value in whole}
+    parts = axes.drawn(named, {y: f"{y:.0%}" if shares else f"{y:g}" for y in y_ticks})
+    parts.append(svg.text(WIDTH - _RIGHT, HEIGHT - 4, x_label, "label", "end"))
+    if marked is not None:
+        x, top = axes.at(marked[0], axes.y[1])
+        parts.append(svg.line(x, top, x, HEIGHT - _BOTTOM, "marked"))
+        left = x + len(marked[1]) * svg.LETTER > WIDTH - _RIGHT
+        place = (x - 5, top + 10) if left else (x + 5, top + 10)
+        parts.append(svg.text(*place, marked[1], "label", "end" if left else "start"))
+    for x, low, high in bounds:
+        parts.append(svg.line(*axes.at(x, low), *axes.at(x, high), "whisker"))
+    for depth, one in reversed(list(enumerate(series))):  # the first on top, its marks smaller
+        at = [axes.at(x, y) for x, y in one.values]
+        parts.append(svg.path(at, one.place))
+        step = -(-len(at) // 12)
+        parts += [
+            svg.mark(*point, one.place, 2.8 + 0.7 * min(depth, 3)) for point in at[::-1][::step]
+        ]
+    return svg.figure(WIDTH, HEIGHT, parts, title)
+
+
+def trade_off(points: Sequence[Mapping[str, Any]], y_label: str, close_up: bool = False) -> Markup:
+    """Clean against robust accuracy; labels that found no free place are numbers.
+
+    Args:
+      points: `label`, `clean`, `robust`, their deviations `clean_deviation` and
+        `robust_deviation` (or None), and `place` of the mark.
+      y_label: of the axis.
+      close_up: the axes fit the points; otherwise both run from 0 to 100 %.
+    """
+    x_ticks = y_ticks = [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    if close_up:
+        x_ticks = ticks(*_ends(points, "clean"))
+        y_ticks = ticks(*_ends(points, "robust"))
+    axes = Axes((x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1]))
+    digits = 1 if close_up and min(x_ticks[1] - x_ticks[0], y_ticks[1] - y_ticks[0]) < 0.01 else 0
+    parts = axes.drawn(*({v: f"{v:.{digits}%}" for v in t} for t in (x_ticks, y_ticks)))
+    parts.append(svg.text(WIDTH - _RIGHT, HEIGHT - 4, "clean accuracy", "label", "end"))
+    parts.append(svg.text(4, 12, y_label, "label"))
+    at = [axes.at(point["clean"], point["robust"]) for point in points]
+    box = (_LEFT, _TOP - 4, WIDTH - 2, HEIGHT - _BOTTOM)
+    numbers = [str(point["place"] + 1) for point in points]
+    named = [point["label"] for point in points] if len(points) <= _NAMED else numbers
+    for label in labels.place(at, named, numbers, box):
+        if label.leader:
+            (x1, y1), (x2, y2) = label.leader
+            parts.append(svg.line(x1, y1, x2, y2, "leader"))
+        parts.append(svg.text(label.x, label.y, label.words, "label", label.anchor))
+    for point, (x, y) in zip(points, at, strict=True):
+        clean, robust = point["clean"], point["robust"]
+        if wide := point.get("clean_deviation"):
+            ends = axes.at(clean - wide, robust), axes.at(clean + wide, robust)
+            parts.append(svg.line(*ends[0], *ends[1], "whisker"))
+        if high := point.get("robust_deviation"):
+            ends = axes.at(clean, robust - high), axes.at(clean, robust + high)
+            parts.append(svg.line(*ends[0], *ends[1], "whisker"))
+        words = f"{point['label']}: clean {point['clean']:.1%}, robust {point['robust']:.1%}"
+        parts.append(svg.mark(x, y, point["place"], title=words))
+    return svg.figure(WIDTH, HEIGHT, parts, f"Clean accuracy against {y_label}")
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers that enclose both ends, about `count` of them."""
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # one value: in the middle
+        half = abs(high) / 2 or 0.5
+        low, high = low - half, high + half
+    span = high - low
+    step = 10 ** math.floor(math.log10(span / count))
+    step *= next(factor for factor in (1, 2, 5, 10) if span / (factor * step) <= count)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(place * step, 12) for place in range(first, max(last, first + 1) + 1)]
+
+
+def _ends(points: Sequence[Mapping[str, Any]], key: str) -> tuple[float, float]:
+    spread = [(point[key], point.get(f"{key}_deviation") or 0.0) for point in points]
+    return min(v - d for v, d in spread), max(v + d for v, d in spread)
+
+
+def _share(value: float, ends: tuple[float, float]) -> float:
+    return min(max((value - ends[0]) / (ends[1] - ends[0]), 0.0), 1.0)

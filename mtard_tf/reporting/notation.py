@@ -1,0 +1,71 @@
+"""Numbers as people write them: percentages to one decimal, epsilon in levels of 255."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+# Levels that differ by less are one number that went through float32.
+_ROUNDING = 1e-4
+
+
+def percent(value: float | None) -> str:
+    """A fraction of 1 as a percentage with one decimal; "n/a" for None and NaN."""
+    if value is None or math.isnan(value):
+        return "n/a"
+    return f"{value:.1%}"
+
+
+def points(value: float) -> str:
+    """A difference of two fractions in percentage points, with its sign."""
+    return f"{100 * value:+.1f}"
+
+
+def interval(bounds: Sequence[float]) -> str:
+    """The ends of an interval of fractions."""
+    return f"{percent(bounds[0])} to {percent(bounds[1])}"
+
+
+def radius(epsilon: float, norm: str = "linf") -> str:
+    """An epsilon in [0, 1] pixel units as papers write it.
+
+    In linf that is in levels of 255, "25.5/255"; in l2, where papers write the number itself, only
+    a radius that is a whole number of levels and no short decimal is written so.
+    """
+    levels = 255 * epsilon
+    if norm == "linf":
+        near = round(levels, 2)
+        if near == 0:
+            return "0"
+        return f"{near:g}/255" if abs(levels - near) < _ROUNDING else f"{levels:.4g}/255"
+    whole = round(levels)
+    short = abs(epsilon - round(epsilon, 3)) < 1e-6
+    return f"{whole}/255" if abs(levels - whole) < _ROUNDING and not short else f"{epsilon:.4g}"
+
+
+def radii(epsilons: Sequence[float], norm: str) -> tuple[list[str], str]:
+    """Words for the marks of an axis of epsilon, and its label."""
+    words = [radius(epsilon, norm) for epsilon in epsilons]
+    if norm != "linf":
+        return words, f"epsilon ({norm})"
+    return [word.removesuffix("/255") for word in words], f"epsilon ({norm}, in 1/255)"
+
+
+def threat(found: Mapping) -> str:
+    """A threat model (`norm`, `epsilon`) in a few words."""
+    return f"{found['norm']}, epsilon {radius(found['epsilon'], found['norm'])}"
+
+
+def shortened(text: str, length: int) -> str:
+    """Text of at most `length` characters; what is cut off is an ellipsis."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def seconds(value: float) -> str:
+    """A duration: "12.3 s", "4 min 5 s", "2 h 3 min"."""
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

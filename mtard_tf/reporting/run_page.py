@@ -1,0 +1,42 @@
+"""Keeps the page of a run up to date while it trains, also when a stage ends early."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+from mtard_tf import files
+from mtard_tf.processes.preemption import Preempted
+from mtard_tf.reporting import pages
+from mtard_tf.reporting.run_view import PROBLEM, STAGES
+
+PAGE = pathlib.Path("report", "index.html")
+
+
+def refresh(run_dir: pathlib.Path) -> None:
+    """Writes the page of a run that has a `stages.json`; one that cannot be stops nothing."""
+    if (run_dir / STAGES).exists():
+        pages.refresh(run_dir)
+
+
+@contextlib.contextmanager
+def noting(folder: pathlib.Path) -> Iterator[None]:
+    """Notes in a stage's folder, and on the page, with which line its training ended early."""
+    path = folder / PROBLEM
+    path.unlink(missing_ok=True)
+    try:
+        yield
+    except Preempted as error:
+        _note(path, "stopped", str(error))
+        raise
+    except Exception as error:
+        _note(path, "failed", str(error) or type(error).__name__)
+        raise
+    refresh(folder.parent)
+
+
+def _note(path: pathlib.Path, kind: str, line: str) -> None:
+    with contextlib.suppress(OSError):  # the disk may be what failed
+        files.write_json(path, {"kind": kind, "line": " ".join(line.split())})
+        refresh(path.parent.parent)

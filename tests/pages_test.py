@@ -1,0 +1,229 @@
+"""Pages of made-up runs, audits and comparisons: what they say, and always in the same bytes."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import fabricated_pages as fabricated
+import numpy as np
+import pytest
+
+from mtard_tf import files
+from mtard_tf.reporting import charts, labels, notation, pages, png, run_view
+from mtard_tf.reporting.run_files import RunFileError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("made")
+    fabricated.run(folder / "run")
+    fabricated.comparison(folder / "comparison")
+    fabricated.audit(folder / "hostile", fabricated.HOSTILE, severity="masked")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "norm", "words"),
+    [
+        (0.1, "linf", "25.5/255"),
+        (8 / 255, "linf", "8/255"),
+        (float(np.float32(8 / 255)), "linf", "8/255"),
+        (0.2, "linf", "51/255"),
+        (0.05, "linf", "12.75/255"),
+        (0.0, "linf", "0"),
+        (0.5, "l2", "0.5"),
+        (128 / 255, "l2", "128/255"),
+    ],
+)
+def test_epsilon_as_people_write_it(epsilon, norm, words) -> None:
+    assert notation.radius(epsilon, norm) == words
+
+
+def test_percentages_have_one_decimal_and_nothing_is_made_of_nan() -> None:
+    assert [notation.percent(v) for v in (0.41349, 1.0, float("nan"), None)] == [
+        *("41.3%", "100.0%", "n/a", "n/a")
+    ]
+
+
+@pytest.mark.parametrize("name", ["run", "comparison", "hostile"])
+def test_a_copy_elsewhere_makes_the_same_bytes(made, tmp_path, name) -> None:
+    first = pages.write(made / name).read_bytes()
+    copied = shutil.copytree(made / name, tmp_path / "other" / "place")
+    own = pages.write(copied)
+    assert own.read_bytes() == first
+    assert str(made).encode() not in first
+    assert pages.write(copied, tmp_path / "out.html").read_bytes() == first
+
+
+def test_it_needs_neither_tensorflow_nor_matplotlib(made) -> None:
+    command = (
+        "import sys; sys.argv = ['mtard-report', sys.argv[1], '--out=' + sys.argv[2]]\n"
+        "import atexit; from mtard_tf.bin import report\n"
+        "heavy = {'tensorflow', 'keras', 'matplotlib', 'cleverhans'}\n"
+        "atexit.register(lambda: print('heavy:', sorted(heavy & set(sys.modules))))\n"
+        "report.run()"
+    )
+    out = made / "again.html"
+    done = subprocess.run(
+        [sys.executable, "-c", command, str(made / "run"), str(out)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == f"Page: {out}\nheavy: []\n", done.stderr
+    assert out.read_text() == pages.run(made / "run")
+
+
+def test_what_a_reader_asks_first_comes_first(made) -> None:
+    text = pages.audit(made / "run" / "evaluation" / "student")
+    headings = re.findall(r"<h2[^>]*>([^<]+)", text)
+    assert headings[:4] == [
+        *("Accuracies", "What survives each attack", "Findings", "Classes, worst first")
+    ]
+    report = json.loads((made / "run/evaluation/student/report.json").read_text())
+    worst = notation.percent(report["worst_case"]["robust_accuracy"])
+    assert text.index(report["verdict"]) < text.index("<h2")
+    assert text.index(f'<div class="big">{worst}</div>') < text.index("<h2")
+    assert "linf, epsilon 25.5/255" in text
+    first = text[text.index("Classes, worst first") :]
+    assert first.index(report["worst_class"]["worst_case"]["class"]) < first.index(
+        "</tr>\n<tr>", 999
+    )
+
+
+def test_the_waterfall_by_hand(tmp_path) -> None:
+    """Of 10 images 8 are right; a breaks 6 and 7, b 3, 4, 5 and 7, c 7."""
+    fabricated.audit(tmp_path, attacks=("a", "b", "c"), examples=10)
+    outcomes = {
+        "clean": "1111111100",
+        "a": "1111110000",
+        "b": "1110001000",
+        "c": "1111111000",
+    }
+    kept = dict(np.load(tmp_path / "examples.npz"))
+    arrays = kept | {k: np.array([c == "1" for c in v]) for k, v in outcomes.items()}
+    np.savez(tmp_path / "examples.npz", **arrays)
+    text = pages.audit(tmp_path)
+    table = text[text.index("What survives each attack") : text.index(">Findings<")]
+    rows = [re.findall(r'<td class="n">([^<]+)</td>', row) for row in table.split("<tr>")[2:]]
+    # What is left after it; newly broken; broken by no other: 6 by a, and 3, 4 and 5 by b.
+    assert rows == [["60.0%", "2", "1"], ["30.0%", "3", "3"], ["30.0%", "0", "0"]]
+
+
+def test_names_are_escaped_and_the_policy_forbids_the_network(made) -> None:
+    text = pages.audit(made / "hostile")
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)
+    assert policy and policy[1].startswith("default-src &#39;none&#39;;")
+    assert not re.search(r"(src|href)=\"(?!data:|#)", text)
+    inside = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    assert json.loads(inside[1])["model"] == fabricated.HOSTILE
+
+
+def test_a_masked_audit_says_upper_bound_and_what_to_do(made) -> None:
+    text = pages.audit(made / "hostile")
+    assert ">masked</span>" in text and "an upper bound" in text and "≤ " in text
+    assert "epsilon warm-up" in text
+
+
+def test_sizes(made, tmp_path) -> None:
+    assert len(pages.run(made / "run").encode()) < 700_000
+    assert len(pages.comparison(fabricated.comparison(tmp_path, rows=27)).encode()) < 1_000_000
+
+
+def test_states_of_a_run(tmp_path) -> None:
+    run_dir = fabricated.run(tmp_path)
+    shutil.rmtree(run_dir / "evaluation")
+    (run_dir / "student" / "stage.json").unlink()
+    assert ">training</span>" in pages.run(run_dir)
+    line = "Told to go (SIGTERM): checkpointed at step 7."
+    files.write_json(run_dir / "student" / "problem.json", {"kind": "stopped", "line": line})
+    text = pages.run(run_dir)
+    assert ">stopped</span>" in text and line in text and "after 6 of 6 epochs" in text
+    (run_dir / "student" / "metrics.jsonl").unlink()
+    (run_dir / "student" / "problem.json").unlink()
+    assert ">waits</span>" in pages.run(run_dir)
+
+
+def test_a_path_of_nothing_and_a_damaged_file_are_one_line(tmp_path) -> None:
+    with pytest.raises(pages.PageError, match="is no run .stages.json., no audit"):
+        pages.write(tmp_path)
+    fabricated.audit(tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    del report["per_class"]
+    files.write_json(tmp_path / "report.json", report)
+    with pytest.raises(RunFileError, match=r"report.json is damaged \('per_class'\)"):
+        pages.write(tmp_path)
+
+
+def test_a_page_that_cannot_be_written_stops_nothing(tmp_path, capsys) -> None:
+    assert pages.refresh(tmp_path / "nothing") is None
+    assert capsys.readouterr().err.startswith(f"No page of {tmp_path / 'nothing'}: PageError: ")
+
+
+def test_an_epoch_costs_little(tmp_path) -> None:
+    """A hundred epochs of four hundred steps: only the rows of epochs are parsed."""
+    fabricated.run(tmp_path)
+    row = '{"kind": "step", "step": 1, "loss": 0.5, "kl_clean": 0.25, "kl_robust": 0.25}\n'
+    path = tmp_path / "student" / "metrics.jsonl"
+    path.write_text(row * 40_000 + path.read_text())
+    assert len(run_view.view(tmp_path, {})["stages"][2]["figures"]) == 6
+
+
+def test_labels_do_not_overlap() -> None:
+    points = [(200.0 + 3 * i, 100.0 + 2 * i) for i in range(10)]
+    names = [f"a_long_method_{i}" for i in range(10)]
+    placed = labels.place(points, names, [str(i) for i in range(10)], (0, 0, 440, 260))
+    boxes = [labels.box(label) for label in placed]
+    assert len(placed) == 10
+    for i, one in enumerate(boxes):
+        for other in boxes[i + 1 :]:
+            assert labels.apart(one, other)
+        for x, y in points:
+            assert labels.apart(one, (x - 4, y - 4, x + 4, y + 4))
+
+
+def test_ticks_enclose() -> None:
+    assert charts.ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert charts.ticks(3.1, 3.9) == [3.0, 3.2, 3.4, 3.6, 3.8, 4.0]
+    assert charts.ticks(2.0, 2.0) == [1.0, 1.5, 2.0, 2.5, 3.0]
+
+
+def test_a_png_is_read_back(tmp_path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.random.RandomState(0).randint(0, 256, (5, 7, 3)).astype(np.uint8)
+    path = tmp_path / "image.png"
+    path.write_bytes(png.encoded(pixels))
+    np.testing.assert_array_equal(np.asarray(image.open(path)), pixels)
+
+
+def test_the_difference_is_amplified_as_far_as_it_fits() -> None:
+    clean = np.full((2, 2, 1), 100, np.uint8)
+    attacked = np.array([[[125], [75]], [[100], [110]]], np.uint8)
+    picture, gain = png.difference(clean, attacked)
+    assert gain == 5  # 25 levels times 5 are 125, at most 127
+    assert picture[..., 0].tolist() == [[253, 3], [128, 178]]
+
+
+def test_a_claim_as_robustbench_asks_for_it(tmp_path) -> None:
+    fabricated.audit(tmp_path, "net", dataset="cifar10", attacks=("apgd_ce", "autoattack"))
+    text = pages.robustbench(tmp_path)
+    fields = dict(re.findall(r"- \*\*([^*]+)\*\*: (.+)", text))
+    assert fields["Dataset"] == "CIFAR-10"
+    assert fields["Threat Model"] == "Linf" and fields["eps"] == "25.5/255"
+    assert fields["Evaluation method"] == "AutoAttack"
+    report = json.loads((tmp_path / "report.json").read_text())
+    accuracy = report["attacks"]["autoattack"]["robust_accuracy"]
+    assert fields["Robust accuracy"] == f"{accuracy:.2%}"
+    assert text.splitlines()[-2:] == [
+        "* Epsilon is 25.5/255; its leaderboard has 8/255.",
+        "* It is of 200 images of the test split, not of all test images: leave out --examples.",
+    ]
+    with pytest.raises(pages.PageError, match="a claim is of one audit"):
+        pages.robustbench(tmp_path / "nothing")
