@@ -132,6 +132,21 @@ def test_a_masked_audit_says_upper_bound_and_what_to_do(made) -> None:
     assert "epsilon warm-up" in text
 
 
+def test_a_star_where_the_interval_excludes_zero(made) -> None:
+    compared = json.loads((made / "comparison" / "comparison.json").read_text())
+    text = pages.comparison(made / "comparison")
+    for row in compared["rows"]:
+        found = row.get("against_baseline", {}).get("worst_case")
+        if found:
+            words = re.escape(notation.points(found["difference"]))
+            shown = re.search(rf">{words}( \*)?<div", text)
+            assert bool(shown[1]) == found["excludes_zero"], row["row"]
+    assert sum(
+        bool(r.get("against_baseline", {}).get("worst_case", {}).get("excludes_zero"))
+        for r in compared["rows"]
+    ) not in (0, 8)
+
+
 def test_sizes(made, tmp_path) -> None:
     assert len(pages.run(made / "run").encode()) < 700_000
     assert len(pages.comparison(fabricated.comparison(tmp_path, rows=27)).encode()) < 1_000_000

@@ -47,7 +47,7 @@ def view(compared: Mapping) -> dict[str, Any]:
 
 
 def _row(place: int, row: Mapping, attacks: Sequence[str]) -> dict[str, Any]:
-    severity = row.get("severity", "none")
+    severity = row["severity"]
     return {
         "number": place + 1,
         "swatch": svg.swatch(place),
@@ -85,14 +85,14 @@ def _against(found: Mapping | None) -> dict[str, Any] | None:
     return {
         "words": notation.points(found["difference"]),
         "interval": f"{notation.points(low)} to {notation.points(high)}",
-        "clear": found["excludes_zero"],
+        "excludes_zero": found["excludes_zero"],
         "value": found["difference"],
     }
 
 
 def _rank(row: Mapping) -> tuple[bool, bool, float]:
     """Students before teachers, what can be believed before what cannot, then by W-Robust."""
-    believable = row.get("severity", "none") not in _DOUBTFUL
+    believable = row["severity"] not in _DOUBTFUL
     return not row["teacher"], believable, row["w_robust"][_WORST]["mean"]
 
 
