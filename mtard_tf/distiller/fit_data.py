@@ -30,6 +30,8 @@ class FitModel(ShimmedModel):
 
     # Logits of the student beyond the classes of the labels.
     extra_classes: int = 0
+    # Whether attack or terms use the labels; if not, -1 stands for an image without one.
+    needs_labels: bool = True
     teachers: Teachers
 
     def __init__(self, student: keras.Model, context: TrainingContext) -> None:
@@ -139,8 +141,8 @@ class FitModel(ShimmedModel):
 
     def _look(self, batch: Any) -> None:
         parts = tf.nest.map_structure(_local, batch)
-        if not getattr(self, "needs_labels", True) and isinstance(parts, tuple):
-            parts = (parts[0], np.maximum(parts[1], 0), *parts[2:])  # -1: without a label
+        if not self.needs_labels and isinstance(parts, tuple):
+            parts = (parts[0], np.maximum(parts[1], 0), *parts[2:])
         classes = self.student.output_shape[-1] - self.extra_classes
         fault = batch_fault(parts, self.student.input_shape[1:], classes, self.context.threat)
         if fault is None and len(parts) not in (2, 3, 3 + self.cached_parts):

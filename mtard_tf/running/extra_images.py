@@ -10,18 +10,15 @@ from functools import partial
 import gin
 import keras
 import numpy as np
-import tensorflow as tf
 
-from mtard_tf.data.batches import evaluation_batches
 from mtard_tf.data.extra import Extra, check_extra
 from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.distiller.distiller import Distiller
+from mtard_tf.distiller.teachers import logits_table
 from mtard_tf.experiment.stage import Stage
 from mtard_tf.files import digest
 from mtard_tf.running import soft_labels
 from mtard_tf.running.context import RunContext
-
-_BATCH = 500
 
 
 def load(stages: Sequence[Stage], data: ImageData) -> dict[str, Extra]:
@@ -54,11 +51,10 @@ def check_labels(stage: Stage, distiller: Distiller, extra: Extra | None) -> Non
     """Raises ValueError for images without a label where the distiller needs labels."""
     if extra is None or not extra.unlabelled or stage.extra_labels is not None:
         return
-    if getattr(distiller, "needs_labels", True):
-        roles = " or ".join(map(repr, stage.teachers))
-        remedy = f"set Stage.extra_labels to the teacher that gives them ({roles}), or " * bool(
-            roles
-        )
+    if distiller.needs_labels:
+        roles, remedy = " or ".join(map(repr, stage.teachers)), ""
+        if roles:
+            remedy = f"set Stage.extra_labels to the teacher that gives them ({roles}), or "
         raise ValueError(
             f"{stage.scope}/Stage.extra has {extra.unlabelled:,} images without a label, and "
             f"{type(distiller).__name__} needs labels; {remedy}take images that have some."
@@ -93,9 +89,4 @@ def labelled(
 
 
 def _top_classes(teacher: keras.Model, split: Split) -> np.ndarray:
-    @tf.function(autograph=False)
-    def top_classes(images: tf.Tensor) -> tf.Tensor:
-        return tf.argmax(teacher(images, training=False), axis=1, output_type=tf.int32)
-
-    batches = evaluation_batches(split, _BATCH)
-    return np.concatenate([top_classes(images).numpy() for images, _, _ in batches])
+    return logits_table(teacher, split).argmax(axis=1).astype(np.int32)
