@@ -15,6 +15,7 @@ from mtard_tf.data.batches import training_batches, training_tensors
 from mtard_tf.data.extra import Extra, check_extra
 from mtard_tf.data.image_data import DataError, ImageData, Split
 from mtard_tf.data.npz_sets import npz
+from mtard_tf.experiment import from_python
 from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.small_cnn import small_cnn
@@ -268,6 +269,12 @@ def test_refused_settings(changes, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         dataclasses.replace(STAGE, **changes)
     assert str(caught.value) == f"student/{message}"
+
+
+def test_settings_from_python() -> None:
+    settings = {"augmentation": "idbh_weak", "extra": _generated, "extra_share": 0.5}
+    stage = from_python.stage("a", "natural", _net(), {}, 2, settings)
+    assert (stage.augmentation, stage.extra, stage.extra_share) == ("idbh_weak", _generated, 0.5)
 
 
 def test_an_npz_file_is_no_data_set_of_an_experiment(tiny_run_file) -> None:
