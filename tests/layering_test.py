@@ -33,6 +33,8 @@ BESIDE = {("registry", "built_ins")}
 
 HEAVY = {"cleverhans", "keras", "matplotlib", "tensorflow", "tensorflow_datasets"}
 MAX_BINARY_LINES = 60
+MAX_MODULE_LINES = 250
+MAX_FUNCTION_LINES = 45  # its docstring apart
 
 
 def _sources() -> dict[str, pathlib.Path]:
@@ -139,6 +141,20 @@ def test_the_top_is_a_table_of_contents() -> None:
     sizes = collections.Counter(_area(m) for m in MODULES if m.count(".") > 1)
     large = {area: size for area, size in sizes.items() if size > 20}
     assert set(large) <= {"attacks", "plugins"}, f"more than 20 modules: {large}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_and_functions_are_short(module: str) -> None:
+    lines = SOURCES[module].read_text(encoding="utf-8").count("\n")
+    assert lines < MAX_MODULE_LINES, f"{module} has {lines} lines: divide it"
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.FunctionDef):
+            length = _length(node) - (_length(node.body[0]) if ast.get_docstring(node) else 0)
+            assert length <= MAX_FUNCTION_LINES, f"{module}.{node.name} has {length} lines"
+
+
+def _length(node: ast.stmt) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -81,7 +81,8 @@ def _adapted(request: requests.Eval, model: Any) -> Any:
     return model if changes == _AS_IT_IS else adapted(model, **changes)
 
 
-def _run_stages(request: requests.Eval) -> str:
+def _check_stages(request: requests.Eval) -> None:
+    """Refuses flags that a run has no use for."""
     if request.temperature is not None:
         raise ValueError("--temperature is of --model; a run's stages say their own.")
     for name, value in _AS_IT_IS.items():
@@ -92,6 +93,10 @@ def _run_stages(request: requests.Eval) -> str:
             "--data_dir is of --dataset, and a run reads its own data; name the set with --dataset "
             "as well, or leave --data_dir out."
         )
+
+
+def _run_stages(request: requests.Eval) -> str:
+    _check_stages(request)
     run_dir = pathlib.Path(str(request.run_dir))
     experiment = gin_files.of_run(run_dir)
     if request.dataset is not None:

@@ -77,14 +77,12 @@ def chain(
             settings["teachers"] |= teachers or {}
         at = first_temperature if is_first else temperature
         settings["distiller"] = _at(settings["distiller"], at)
-        if models[place] is not None:
-            settings["model"] = models[place]
+        settings |= {} if models[place] is None else {"model": models[place]}
+        settings["initial"] = initial
         stage_name = f"{name}_{label}{suffix}"
         scope = f"{'teacher' if is_first else 'step'}/{stage_name}"
-        built = stage_lists.stage(stage_name, scope, initial=initial, **settings)
-        if widths[place] is not None:
-            built = _with_widths(built, widths[place])
-        stages.append(built)
+        built = stage_lists.stage(stage_name, scope, **settings)
+        stages.append(built if widths[place] is None else _with_widths(built, widths[place]))
         ancestors.append(stage_name)
     return stages
 
