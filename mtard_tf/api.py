@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 
 from mtard_tf import files
 from mtard_tf.auditing.audit import Audit
@@ -162,7 +163,10 @@ def export(model: keras.Model | Path, folder: Path, data: ImageData) -> pathlib.
       ExportError: see `exporting.saved_model.export`.
     """
     return saved_model.export(
-        _model(model), data.label_names, pathlib.Path(folder), data.validation.images[:32]
+        _model(model),
+        data.label_names,
+        pathlib.Path(folder),
+        np.asarray(data.validation.images[:32]),
     )
 
 

@@ -339,5 +339,6 @@ def test_the_command_refuses_in_one_line(tmp_path: pathlib.Path) -> None:
     assert (result.returncode, result.stderr) == (
         1,
         "mtard-data: say `list`, `import images --source=DIR --out=NAME`, `import NAME "
-        "--source=DIR`, or `make-mini --source=DIR --out=DIR`; --help says more.\n",
+        "--source=DIR`, `convert NAME --out=DIR`, or `make-mini --source=DIR --out=DIR`; --help "
+        "says more.\n",
     )

@@ -249,7 +249,8 @@ def test_a_set_over_the_limit_is_refused_before_it_is_read(tmp_path: pathlib.Pat
         tfds_sets.tfds("toy", str(tmp_path), max_bytes=3_779)
     assert str(caught.value) == (
         "toy takes 0.00 GiB in memory, over the limit of 0.00 GiB; raise max_bytes if there is "
-        "room, or use a smaller set."
+        "room, or convert it once with `mtard-data convert toy --out=DIR`, and stream it from "
+        "data_dir=DIR."
     )
     assert len(tfds_sets.tfds("toy", str(tmp_path), max_bytes=3_780).train) == 27
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from mtard_tf.commands import requests
 from mtard_tf.data import catalogue, folder_import, preparing
+from mtard_tf.data.streaming import conversion
 from mtard_tf.reporting.progress import Bar
 
 
@@ -30,13 +31,15 @@ def run(request: requests.Data, words: Sequence[str]) -> str:
                 skip_broken=request.skip_broken,
                 progress=_bar,
             )
+        case ["convert", name] if request.out:
+            return conversion.convert(name, request.out, data_dir, progress=_bar)
         case ["import", name] if source and name != "images":
             return str(preparing.import_named(name, source, data_dir, progress=_bar))
         case ["make-mini"] if source and request.out:
             return str(preparing.make_fashion_mini(source, request.out, progress=_bar))
     raise ValueError(
-        "say `list`, `import images --source=DIR --out=NAME`, `import NAME --source=DIR`, or "
-        "`make-mini --source=DIR --out=DIR`; --help says more."
+        "say `list`, `import images --source=DIR --out=NAME`, `import NAME --source=DIR`, "
+        "`convert NAME --out=DIR`, or `make-mini --source=DIR --out=DIR`; --help says more."
     )
 
 

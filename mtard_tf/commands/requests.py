@@ -151,7 +151,10 @@ class Data:
 
     data_dir: str | None = _data_dir()
     source: str | None = _flag("The folder with the set's own files.", path=True)
-    out: str | None = _flag("images: NAME of the set; make-mini: the folder to write.", path=True)
+    out: str | None = _flag(
+        "images: NAME of the set; convert: the folder of sets; make-mini: the folder to write.",
+        path=True,
+    )
     size: int = _flag("images: height and width in pixels.", 64, minimum=1)
     splits: str | None = _flag(
         "images: percentages of train/validation/test; default 80/10/10, or the source's folders."

@@ -10,6 +10,8 @@ With several replicas each batch has as many parts: part r of a batch of b image
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +20,8 @@ import tensorflow as tf
 from mtard_tf.data.augmentation import augmented
 from mtard_tf.data.extra import Extra
 from mtard_tf.data.image_data import DataError, ImageData, Split
+from mtard_tf.data.streaming import array_records
+from mtard_tf.data.streaming.stored_images import StoredImages, joined
 
 _PREFETCHED_BATCHES = 4
 
@@ -36,7 +40,7 @@ def training_batches(
     start_step: int = 0,
     parts: Sequence[int] = (0,),
     replicas: int = 1,
-    tensors: Sequence[tf.Tensor] | None = None,
+    tensors: Sequence[tf.Tensor | StoredImages] | None = None,
     extra: Extra | None = None,
 ) -> tf.data.Dataset:
     """`epochs * ceil(n / batch_size)` shuffled, augmented batches of the training split.
@@ -64,14 +68,23 @@ def training_batches(
     _check_start(examples, batch_size, epochs, start_step)
     check_batches(batch_size if extra else examples, batch_size, replicas)
     images, labels, *further = tensors or training_tensors(data, extra)
+    order = _Order(examples, batch_size, seed, tuple(parts), replicas, extra)
+    count = (epochs * order.per_epoch - start_step) * len(parts)
 
-    def examples_of(places: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        batch = augmented(data.augmentation, tf.gather(images, places), ids, seed)
+    def examples_of(read: tf.Tensor, places: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        batch = augmented(data.augmentation, read, ids, seed)
         rows = [tf.gather(tensor, places) for tensor in (labels, *further)]
         return to_float(batch), rows[0], ids, *rows[1:]
 
-    order = _places_and_ids(examples, batch_size, epochs, seed, start_step, parts, replicas, extra)
-    return order.map(examples_of).prefetch(_PREFETCHED_BATCHES)
+    if isinstance(images, StoredImages):
+        turns = functools.partial(order.turn, start_step * len(parts))
+        batches = array_records.batches(images, turns, count).map(examples_of)
+    else:
+        batches = order.places_and_ids(epochs, start_step)
+        batches = batches.apply(tf.data.experimental.assert_cardinality(count)).map(
+            lambda places, ids: examples_of(tf.gather(images, places), places, ids)
+        )
+    return batches.prefetch(_PREFETCHED_BATCHES)
 
 
 def _check_start(examples: int, batch_size: int, epochs: int, start_step: int) -> None:
@@ -84,52 +97,88 @@ def _check_start(examples: int, batch_size: int, epochs: int, start_step: int) -
         )
 
 
-def _places_and_ids(
-    examples: int,
-    batch_size: int,
-    epochs: int,
-    seed: int,
-    start_step: int,
-    parts: Sequence[int],
-    replicas: int,
-    extra: Extra | None,
-) -> tf.data.Dataset:
-    """(positions in the split, ids) of the images of each batch; arguments as above."""
-    per_epoch = steps_per_epoch(examples, batch_size)
-    first_epoch, first_batch = divmod(start_step, per_epoch)
-    own = tf.constant(parts, tf.int64)
+@dataclasses.dataclass(frozen=True)
+class _Order:
+    """Which images each batch of a training has; attributes as the arguments above."""
 
-    def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
-        key = tf.stack([tf.constant(seed, tf.int64), epoch])
-        order = tf.random.experimental.stateless_shuffle(tf.range(examples), seed=key)
+    examples: int
+    batch_size: int
+    seed: int
+    parts: tuple[int, ...]
+    replicas: int
+    extra: Extra | None = dataclasses.field(compare=False)
 
-        def batch_part(turn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            batch, part = turn // len(parts), tf.gather(own, turn % len(parts))
-            if extra is not None:
-                first = epoch * per_epoch
-                places, ids = extra.places(order, first + batch, first, batch_size, seed)
-                start, stop = batch_size * part // replicas, batch_size * (part + 1) // replicas
-                return places[start:stop], ids[start:stop]
-            first = batch * batch_size
-            size = tf.minimum(examples - first, batch_size)
-            start, stop = first + size * part // replicas, first + size * (part + 1) // replicas
-            return order[start:stop], epoch * examples + tf.range(start, stop)
+    @property
+    def per_epoch(self) -> int:
+        return steps_per_epoch(self.examples, self.batch_size)
 
-        start_batch = tf.where(epoch == first_epoch, tf.constant(first_batch, tf.int64), 0)
-        turns = tf.data.Dataset.range(start_batch * len(parts), per_epoch * len(parts))
-        return turns.map(batch_part)
+    def places_and_ids(self, epochs: int, start_step: int) -> tf.data.Dataset:
+        """(positions in the split, ids) of the images of each part of each batch."""
+        first_epoch, first_batch = divmod(start_step, self.per_epoch)
+        own = tf.constant(self.parts, tf.int64)
 
-    count = (epochs * per_epoch - start_step) * len(parts)
-    batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_batches)
-    return batches.apply(tf.data.experimental.assert_cardinality(count))
+        def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
+            order = self.of_epoch(epoch)
+            start_batch = tf.where(epoch == first_epoch, tf.constant(first_batch, tf.int64), 0)
+            turns = tf.data.Dataset.range(
+                start_batch * len(self.parts), self.per_epoch * len(self.parts)
+            )
+            return turns.map(
+                lambda turn: self._part(
+                    order, epoch, turn // len(self.parts), tf.gather(own, turn % len(self.parts))
+                )
+            )
+
+        return tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_batches)
+
+    def turn(self, first: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Element `first + number` of `places_and_ids(epochs, 0)`, found without those before."""
+        step, place = divmod(first + number, len(self.parts))
+        epoch, batch = (tf.constant(n, tf.int64) for n in divmod(step, self.per_epoch))
+        with tf.device("CPU:0"):
+            part = tf.constant(self.parts[place], tf.int64)
+            places, ids = self._part(_kept_order(self, int(epoch)), epoch, batch, part)
+        return places.numpy(), ids.numpy()
+
+    def of_epoch(self, epoch: tf.Tensor) -> tf.Tensor:
+        """All positions in the split, in the order of an epoch, int32 `[examples]`."""
+        key = tf.stack([tf.constant(self.seed, tf.int64), epoch])
+        return tf.random.experimental.stateless_shuffle(tf.range(self.examples), seed=key)
+
+    def _part(
+        self, order: tf.Tensor, epoch: tf.Tensor, batch: tf.Tensor, part: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        if self.extra is not None:
+            size, first = self.batch_size, epoch * self.per_epoch
+            places, ids = self.extra.places(order, first + batch, first, size, self.seed)
+            start, stop = size * part // self.replicas, size * (part + 1) // self.replicas
+            return places[start:stop], ids[start:stop]
+        first = batch * self.batch_size
+        size = tf.minimum(self.examples - first, self.batch_size)
+        start = first + size * part // self.replicas
+        stop = first + size * (part + 1) // self.replicas
+        return order[start:stop], epoch * self.examples + tf.range(start, stop)
 
 
-def training_tensors(data: ImageData, extra: Extra | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images and labels of the training split, and of the extra images after it, as tensors."""
+@functools.lru_cache(maxsize=2)  # a batch of the next epoch may be read before the last of this one
+def _kept_order(order: _Order, epoch: int) -> tf.Tensor:
+    return order.of_epoch(tf.constant(epoch, tf.int64))
+
+
+def training_tensors(
+    data: ImageData, extra: Extra | None = None
+) -> tuple[tf.Tensor | StoredImages, tf.Tensor]:
+    """Images and labels of the training split, and of the extra images after it.
+
+    Both are tensors, unless some of the images stay on disk.
+    """
+    images, labels = data.train.images, tf.constant(data.train.labels)
     if extra is None:
-        return tf.constant(data.train.images), tf.constant(data.train.labels)
-    splits = data.train, extra.split
-    return tf.concat([s.images for s in splits], 0), tf.concat([s.labels for s in splits], 0)
+        return images if isinstance(images, StoredImages) else tf.constant(images), labels
+    labels = tf.concat([labels, extra.split.labels], 0)
+    if isinstance(images, StoredImages) or isinstance(extra.split.images, StoredImages):
+        return joined(images, extra.split.images), labels
+    return tf.concat([images, extra.split.images], 0), labels
 
 
 def check_batches(examples: int, batch_size: int, replicas: int) -> None:
@@ -161,15 +210,30 @@ def evaluation_batches(
     """
     examples = len(split) if examples is None else min(examples, len(split))
     _check_positive(batch_size=batch_size, examples=examples)
-    images, labels = tf.constant(split.images[:examples]), tf.constant(split.labels[:examples])
+    labels, count = tf.constant(split.labels[:examples]), steps_per_epoch(examples, batch_size)
+    if isinstance(split.images, StoredImages):
+        return _stored_batches(split.images, labels, batch_size, count)
+    images = tf.constant(split.images[:examples])
 
     def examples_of(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         start = batch * batch_size
         stop = tf.minimum(start + batch_size, examples)
         return to_float(images[start:stop]), labels[start:stop], tf.range(start, stop)
 
-    batches = tf.data.Dataset.range(steps_per_epoch(examples, batch_size)).map(examples_of)
-    return batches.prefetch(_PREFETCHED_BATCHES)
+    return tf.data.Dataset.range(count).map(examples_of).prefetch(_PREFETCHED_BATCHES)
+
+
+def _stored_batches(
+    images: StoredImages, labels: tf.Tensor, batch_size: int, count: int
+) -> tf.data.Dataset:
+    def turn(batch: int) -> tuple[np.ndarray, np.ndarray]:
+        places = np.arange(batch * batch_size, min((batch + 1) * batch_size, len(labels)))
+        return places, places
+
+    batches = array_records.batches(images, turn, count)
+    return batches.map(
+        lambda read, places, ids: (to_float(read), tf.gather(labels, places), ids)
+    ).prefetch(_PREFETCHED_BATCHES)
 
 
 def to_float(images: tf.Tensor | np.ndarray) -> tf.Tensor:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from mtard_tf.data.streaming.stored_images import StoredImages
 
 # What they do: mtard_tf.data.augmentation, which needs TensorFlow.
 AUGMENTATIONS = ("none", "crop_flip", "crop_shift", "idbh_weak", "idbh_strong")
@@ -23,14 +26,14 @@ class Split:
     """Images and their labels.
 
     Attributes:
-      images: uint8 `[n, height, width, channels]`, 0 to 255.
+      images: uint8 `[n, height, width, channels]`, 0 to 255; an array, or such as stay on disk.
       labels: int32 `[n]`, class ids.
 
     Raises:
       DataError: other shapes or dtypes, or different lengths.
     """
 
-    images: np.ndarray
+    images: np.ndarray | StoredImages
     labels: np.ndarray
 
     def __post_init__(self) -> None:
@@ -55,7 +58,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class ImageData:
-    """An image-classification set, in memory.
+    """An image-classification set, in memory or on disk.
 
     Attributes:
       name: of the set, for reports.
@@ -156,7 +159,11 @@ class ImageData:
         return height, width, channels
 
 
-def _one_memory(images: np.ndarray, others: np.ndarray) -> bool:
+def _one_memory(images: np.ndarray | StoredImages, others: np.ndarray | StoredImages) -> bool:
+    if not isinstance(images, np.ndarray):
+        return images.shares(others)
+    if not isinstance(others, np.ndarray):
+        return False
     try:
         # NumPy's stubs allow the two names of its limits only.
         return np.shares_memory(images, others, max_work=1)  # type: ignore[arg-type]

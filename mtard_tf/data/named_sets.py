@@ -35,6 +35,7 @@ def _prepared(
         validation_examples: int | None = None,
         split_seed: int = 0,
         augmentation: str = default_augmentation,
+        stream: bool | None = None,
     ) -> ImageData:
         return tfds(
             name,
@@ -43,6 +44,7 @@ def _prepared(
             split_seed=split_seed,
             augmentation=augmentation,
             label_key=label_key,
+            stream=stream,
         )
 
     load.__name__ = load.__qualname__ = name

@@ -1,18 +1,21 @@
-"""Image-classification sets in TFDS format, read whole into memory. Never uses the network."""
+"""Image-classification sets in TFDS format, in memory or on disk. Never uses the network."""
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from mtard_tf.data import catalogue
+from mtard_tf.data import catalogue, writing
 from mtard_tf.data.image_data import (
     DataError,
     ImageData,
+    Split,
     check_augmentation,
     validation_size,
 )
@@ -33,6 +36,7 @@ def tfds(
     label_key: str | None = None,
     test_split: str | None = None,
     max_bytes: int = MAX_BYTES,
+    stream: bool | None = None,
 ) -> ImageData:
     """Any prepared TFDS image-classification set, by name.
 
@@ -52,10 +56,13 @@ def tfds(
       test_split: a whole split other than "train"; None means "test", or "validation" where there
         is no "test". It may be without labels (-1): then it cannot be audited.
       max_bytes: the limit on decoded images in memory; held-out images count twice.
+      stream: whether the images stay on disk, for which the set must be in ArrayRecord. None means
+        where they take more than `max_bytes`. The batches are the same, to the bit.
 
     Raises:
       DataError: the set is not prepared, is not one image of fixed size with one label, is larger
-        than `max_bytes`, lacks a split, or `test_split` has training images.
+        than `max_bytes` and not to be streamed, is to be streamed and not in ArrayRecord, lacks a
+        split, or `test_split` has training images.
     """
     return read(
         catalogue.prepared_directory(name, data_dir),
@@ -66,6 +73,7 @@ def tfds(
         label_key=label_key,
         test_split=test_split,
         max_bytes=max_bytes,
+        stream=stream,
     )
 
 
@@ -79,6 +87,7 @@ def read(
     label_key: str | None = None,
     test_split: str | None = None,
     max_bytes: int = MAX_BYTES,
+    stream: bool | None = None,
 ) -> ImageData:
     """The set whose `dataset_info.json` lies in `directory`; arguments as in `tfds`."""
     import tensorflow_datasets
@@ -94,10 +103,11 @@ def read(
     shape = _image_shape(builder.info, keys[0])
     test_split = _test_split(builder.info, test_split)
     own = validation_examples is None and "validation" in {*builder.info.splits} - {test_split}
-    _check_size(builder.info, shape, test_split, own, validation_examples, max_bytes)
-    train = read_split(builder, "train", keys, shape)
+    size = _decoded_bytes(builder.info, shape, test_split, own, validation_examples)
+    opened = functools.partial(_reader(builder, stream, size, max_bytes), builder)
+    train = opened("train", keys, shape)
     if own:
-        validation = read_split(builder, "validation", keys, shape)
+        validation = opened("validation", keys, shape)
     else:
         train, validation = carve(train, validation_examples, split_seed)
     return ImageData(
@@ -105,7 +115,7 @@ def read(
         label_names=tuple(builder.info.features[keys[1]].names),
         train=train,
         validation=validation,
-        test=read_split(builder, test_split, keys, shape),
+        test=opened(test_split, keys, shape),
         augmentation=augmentation or ("crop_flip" if shape[-1] == 3 else "none"),
     )
 
@@ -173,25 +183,40 @@ def _test_split(info: Any, wanted: str | None) -> str:
     return found[0]
 
 
-def _check_size(
-    info: Any,
-    shape: tuple[int, ...],
-    test_split: str,
-    own: bool,
-    held_out: int | None,
-    limit: int,
-) -> None:
+def _decoded_bytes(
+    info: Any, shape: tuple[int, ...], test_split: str, own: bool, held_out: int | None
+) -> int:
+    """How much memory the set takes."""
     sizes = {name: split.num_examples for name, split in info.splits.items()}
     # Held-out images are copied, and their memory in the training images is not freed.
     validation = sizes["validation"] if own else validation_size(sizes["train"], held_out)
-    count = sizes["train"] + sizes[test_split] + validation
-    check_bytes(info.name, count * int(np.prod(shape)), limit)
+    return (sizes["train"] + sizes[test_split] + validation) * int(np.prod(shape))
 
 
-def check_bytes(name: str, size: int, limit: int) -> None:
+def _reader(builder: Any, stream: bool | None, size: int, max_bytes: int) -> Callable[..., Split]:
+    """What reads a split; refuses a set that is too large for memory, or cannot be streamed."""
+    info, stored = builder.info, builder.info.file_format.value
+    command = f"`mtard-data convert {info.full_name.rpartition('/')[0]} --out=DIR`"
+    if stream and stored != writing.ARRAY_RECORD:
+        raise DataError(
+            f"{info.name} is in {stored} format, and stream=True needs array_record; convert it "
+            f"once with {command}, and give data_dir=DIR."
+        )
+    if stream or (stream is None and size > max_bytes and stored == writing.ARRAY_RECORD):
+        from mtard_tf.data.streaming.array_records import open_split
+
+        return open_split
+    remedy = f"or convert it once with {command}, and stream it from data_dir=DIR."
+    if stored == writing.ARRAY_RECORD:
+        remedy = "or do not give stream=False."
+    check_bytes(info.name, size, max_bytes, remedy)
+    return read_split
+
+
+def check_bytes(name: str, size: int, limit: int, otherwise: str = "or use a smaller set.") -> None:
     """Raises DataError if a set takes more bytes in memory than `max_bytes` allows."""
     if size > limit:
         raise DataError(
             f"{name} takes {size / 2**30:.2f} GiB in memory, over the limit of "
-            f"{limit / 2**30:.2f} GiB; raise max_bytes if there is room, or use a smaller set."
+            f"{limit / 2**30:.2f} GiB; raise max_bytes if there is room, {otherwise}"
         )

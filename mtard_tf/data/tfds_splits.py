@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mtard_tf.data.image_data import DataError, Split, held_out
+from mtard_tf.data.image_data import DataError, Split, carve_validation, held_out
 
 # Bytes decoded at a time; TFDS holds a few such batches.
 _READ_BYTES = 4 * 2**20
@@ -18,14 +18,15 @@ _MOVED = 1_000  # images at a time
 
 
 def carve(split: Split, examples: int | None, seed: int) -> tuple[Split, Split]:
-    """`carve_validation` in place: the memory of `split` is overwritten."""
+    """`carve_validation` in place: the memory of `split`, if it is in memory, is overwritten."""
+    if not isinstance(split.images, np.ndarray):
+        return carve_validation(split, examples, seed=seed)
     chosen = held_out(split.labels, examples, seed=seed)
     validation = split.take(np.flatnonzero(chosen))
     kept = np.flatnonzero(~chosen)
     for start in range(0, len(kept), _MOVED):
-        places = kept[
-            start : start + _MOVED
-        ]  # never below `start`, so that nothing is overwritten unread
+        # Never below `start`, so that nothing is overwritten unread.
+        places = kept[start : start + _MOVED]
         split.images[start : start + len(places)] = split.images[places]
     return Split(split.images[: len(kept)], split.labels[kept]), validation
 

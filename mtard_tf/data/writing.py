@@ -109,7 +109,7 @@ def write_records(
 
     count = num_bytes = 0
     path = os.fspath(directory / f"{name}-{role}.{file_format}-00000-of-00001")
-    with _writer(path, file_format) as writer:
+    with record_writer(path, file_format) as writer:
         for image, label in examples:
             png = tf.io.encode_png(image, compression=9).numpy()
             features = {
@@ -123,7 +123,8 @@ def write_records(
     return Written(count, num_bytes)
 
 
-def _writer(path: str, file_format: str) -> Any:
+def record_writer(path: str, file_format: str) -> Any:
+    """A context manager whose `write(record)` appends to a new file of this format."""
     if file_format == TFRECORD:
         import tensorflow as tf
 

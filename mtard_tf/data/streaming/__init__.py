@@ -1,0 +1,1 @@
+"""Data sets that stay on disk: read from ArrayRecord by Grain, batch by batch."""

@@ -1,0 +1,119 @@
+"""The splits of a TFDS set in ArrayRecord as `StoredImages`, and batches of them by Grain."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mtard_tf.data.image_data import DataError, Split
+from mtard_tf.data.streaming.stored_images import StoredImages, images_in
+from mtard_tf.data.tfds_splits import damaged
+from mtard_tf.files import digest
+
+# Records read at a time to find the labels: as many as this many bytes of decoded images.
+_LABELS_AT_ONCE = 16 * 2**20
+_MAX_THREADS = 8
+
+
+def open_split(
+    builder: Any, name: str, keys: tuple[str, str], shape: tuple[int, int, int]
+) -> Split:
+    """One split of a set in ArrayRecord: its labels in memory, its images on disk.
+
+    All records are read once, for the labels and for the fingerprint of their content.
+    Arguments and errors as in `tfds_splits.read_split`.
+    """
+    import tensorflow_datasets
+
+    _grain()
+    image_key, label_key = keys
+    feature = builder.info.features[image_key]
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def decode(records: tf.Tensor) -> tf.Tensor:
+        encoded = tf.io.parse_example(records, {image_key: tf.io.FixedLenFeature([], tf.string)})
+        image = tf.TensorSpec(shape, tf.uint8)
+        return tf.map_fn(feature.decode_example, encoded[image_key], fn_output_signature=image)
+
+    try:
+        records = builder.as_data_source(
+            split=name, deserialize_method=tensorflow_datasets.decode.DeserializeMethod.RAW_BYTES
+        )
+        labels, fingerprint = _scanned(records, label_key, images_in(_LABELS_AT_ONCE, shape))
+    except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
+        raise damaged(builder.data_dir, error) from error
+
+    def read(places: np.ndarray) -> np.ndarray:
+        if not len(places):
+            return np.empty((0, *shape), np.uint8)
+        try:
+            with tf.device("CPU:0"):
+                return decode(tf.constant(records.__getitems__(places.tolist()))).numpy()
+        except (tf.errors.OpError, ValueError, RuntimeError) as error:
+            raise damaged(builder.data_dir, error) from error
+
+    return Split(StoredImages(read, np.arange(len(labels)), shape, fingerprint), labels)
+
+
+def _scanned(records: Any, label_key: str, count: int) -> tuple[np.ndarray, str]:
+    """The labels of all records, int32, and a fingerprint of the records."""
+    feature = {label_key: tf.io.FixedLenFeature([], tf.int64)}
+    labels, prints = [np.empty(0, np.int32)], []
+    with tf.device("CPU:0"):
+        for start in range(0, len(records), count):
+            part = records.__getitems__(range(start, min(start + count, len(records))))
+            found = tf.io.parse_example(part, feature)[label_key]
+            labels.append(found.numpy().astype(np.int32))
+            prints.append(digest(*part))
+    return np.concatenate(labels), digest(*prints)
+
+
+def batches(
+    images: StoredImages, turn: Callable[[int], tuple[np.ndarray, np.ndarray]], count: int
+) -> tf.data.Dataset:
+    """Batches `turn(0)` to `turn(count - 1)`, read and decoded by Grain's threads, in that order.
+
+    Args:
+      images: on disk.
+      turn: number of a batch -> (positions among `images`, ids), both `[batch]`; a pure function.
+      count: number of batches.
+
+    Returns:
+      A dataset of (images uint8 `[batch, h, w, c]`, positions int64, ids int64).
+    """
+    grain = _grain()
+
+    def element(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        places, ids = turn(number)
+        return images.read(places), places.astype(np.int64), ids.astype(np.int64)
+
+    threads = min(os.cpu_count() or 1, _MAX_THREADS)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    stream = grain.MapDataset.range(count).map(element).to_iter_dataset(options)
+
+    def elements() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        iterator = iter(stream)
+        try:
+            yield from iterator
+        finally:
+            iterator.close()
+
+    numbers = tf.TensorSpec([None], tf.int64)
+    signature = (tf.TensorSpec([None, *images.shape[1:]], tf.uint8), numbers, numbers)
+    dataset = tf.data.Dataset.from_generator(elements, output_signature=signature)
+    return dataset.apply(tf.data.experimental.assert_cardinality(count))
+
+
+def _grain() -> Any:
+    try:
+        import grain
+    except ImportError as error:
+        raise DataError(
+            f"Sets that stay on disk are read by the package grain ({error}); install it (Python "
+            "3.11 or later, not on Windows), or give stream=False where memory suffices."
+        ) from error
+    return grain

@@ -1,0 +1,319 @@
+"""Sets that stay on disk give the batches, and the weights, of the same sets in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets
+
+from mtard_tf.auditing.evaluator import Evaluator
+from mtard_tf.data import tfds_sets, writing
+from mtard_tf.data.batches import evaluation_batches, to_float, training_batches, training_tensors
+from mtard_tf.data.extra import Extra, check_extra
+from mtard_tf.data.image_data import DataError, ImageData
+from mtard_tf.data.streaming import conversion
+from mtard_tf.data.streaming.stored_images import StoredImages
+from mtard_tf.experiment.stage import Stage
+from mtard_tf.models.small_cnn import small_cnn
+from mtard_tf.plugins.adversarial_training.natural import Natural
+from mtard_tf.processes.preemption import Preempted, Preemption
+from mtard_tf.running import identity
+from mtard_tf.running.context import RunContext
+from mtard_tf.running.stage_run import train
+from mtard_tf.testing import tiny_data
+from mtard_tf.threat import ThreatModel
+
+THREAT = ThreatModel("linf", 0.1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    """A set in TFRecord in `folder`, and the same one in ArrayRecord in `folder/converted`."""
+    root = tmp_path_factory.mktemp("sets")
+    data = tiny_data(train=47, test=20)
+    splits = {"train": data.train, "test": data.test}
+    writing.write_tfds(root / "tiny" / "1.0.0", "tiny", splits, label_names=data.label_names)
+    said = conversion.convert("tiny", str(root / "converted"), str(root))
+    assert (
+        said
+        == f"tiny is in {root}/converted/tiny/1.0.0; use it with data_dir = '{root}/converted'."
+    )
+    return root
+
+
+def _read(folder: pathlib.Path, stream: bool, **settings) -> ImageData:
+    return tfds_sets.tfds("tiny", str(folder / "converted"), stream=stream, **settings)
+
+
+def _elements(dataset: tf.data.Dataset) -> list[tuple[np.ndarray, ...]]:
+    return list(dataset.as_numpy_iterator())
+
+
+def _assert_equal(ours: list, theirs: list) -> None:
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+
+
+def test_images_on_disk_are_those_in_memory(folder) -> None:
+    stored, held = _read(folder, True), _read(folder, False)
+    assert stored.image_shape == (8, 8, 3) and stored.augmentation == "crop_flip"
+    for role in ("train", "validation", "test"):
+        ours, theirs = getattr(stored, role), getattr(held, role)
+        assert isinstance(ours.images, StoredImages) and isinstance(theirs.images, np.ndarray)
+        np.testing.assert_array_equal(ours.images, theirs.images)
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+        np.testing.assert_array_equal(ours.images[3], theirs.images[3])
+        np.testing.assert_array_equal(to_float(ours.images[:2]), to_float(theirs.images[:2]))
+        np.testing.assert_array_equal(list(ours.images), list(theirs.images))
+        chosen = np.array([1, 0, 3])
+        np.testing.assert_array_equal(ours.take(chosen).images, theirs.images[chosen])
+    assert len(np.asarray(stored.train.images[:0])) == 0
+
+
+@pytest.mark.parametrize("start_step", [0, 2, 7])
+def test_training_batches_are_those_in_memory(folder, start_step: int) -> None:
+    settings = dict(batch_size=10, epochs=2, seed=3, start_step=start_step)
+    stored, held = (training_batches(_read(folder, s), **settings) for s in (True, False))
+    assert stored.cardinality() == held.cardinality() == 10 - start_step
+    assert stored.element_spec == held.element_spec
+    _assert_equal(_elements(stored), _elements(held))
+
+
+def test_extra_images_and_tables_beside_images_on_disk(folder) -> None:
+    stored, held = _read(folder, True), _read(folder, False)
+    for split in (held.test, stored.test):  # in memory, and on disk
+        extra = Extra(split, 0.5)
+        found = []
+        for data in (stored, held):
+            table = tf.range(len(data.train) + len(split))
+            tensors = [*training_tensors(data, extra), table]
+            settings = dict(batch_size=10, epochs=2, seed=3, tensors=tensors, extra=extra)
+            found.append(_elements(training_batches(data, **settings)))
+        _assert_equal(*found)
+
+
+def test_workers_read_each_image_of_an_epoch_once(folder) -> None:
+    """Each reads its half of a batch; together they are the batches of one process."""
+    data = _read(folder, True)
+    settings = dict(batch_size=10, epochs=1, seed=3)
+    whole = _elements(training_batches(data, **settings))
+    first, second = (
+        _elements(training_batches(data, parts=(part,), replicas=2, **settings)) for part in (0, 1)
+    )
+    halves = [
+        tuple(np.concatenate(both) for both in zip(a, b, strict=True))
+        for a, b in zip(first, second, strict=True)
+    ]
+    _assert_equal(halves, whole)
+    ids = [np.concatenate([batch[2] for batch in side]) for side in (first, second)]
+    assert not set(ids[0]) & set(ids[1])
+    assert sorted(np.concatenate(ids)) == list(range(len(data.train)))
+
+
+@pytest.mark.parametrize("examples", [None, 13])
+def test_evaluation_batches_are_those_in_memory(folder, examples: int | None) -> None:
+    stored, held = (evaluation_batches(_read(folder, s).test, 6, examples) for s in (True, False))
+    assert stored.cardinality() == held.cardinality()
+    _assert_equal(_elements(stored), _elements(held))
+
+
+def test_an_evaluator_on_images_on_disk(folder) -> None:
+    model = small_cnn((8, 8, 3), 3, widths=(4,), dense=4)
+    evaluator = Evaluator(model, THREAT, batch_size=8)
+    stored, held = _read(folder, True).labelled("test", 17), _read(folder, False).test
+    assert evaluator.blind(stored) is False
+    np.testing.assert_array_equal(evaluator.clean(stored), evaluator.clean(held, 17))
+
+
+def test_fingerprints_tell_content_and_selection_apart(folder, tmp_path) -> None:
+    data = _read(folder, True)
+    assert identity.of_data(data) == identity.of_data(_read(folder, True))
+    assert repr(data.train.images) != repr(_read(folder, True, split_seed=1).train.images)
+    assert repr(data.test.images[:5]) != repr(data.test.images[1:6])
+    other = tiny_data(train=47, test=21)
+    writing.write_tfds(
+        tmp_path / "tiny" / "1.0.0",
+        "tiny",
+        {"train": other.train, "test": other.train},
+        label_names=other.label_names,
+    )
+    conversion.convert("tiny", str(tmp_path / "converted"), str(tmp_path))
+    changed = identity.changes(
+        {"data": identity.of_data(data)}, {"data": identity.of_data(_read(tmp_path, True))}
+    )
+    assert "the test split" in changed
+
+
+def test_training_images_in_another_split_are_refused(folder) -> None:
+    data = _read(folder, True)
+    data.check_trainable()
+    with pytest.raises(DataError, match="the test images are training images"):
+        dataclasses.replace(data, test=data.train.take(np.arange(3))).check_trainable()
+    with pytest.raises(DataError, match="has 20 of the test images of tiny"):
+        check_extra("student", Extra(data.test, 0.5), data, 10)
+
+
+class _Preempted(Preemption):
+    """Preempted when asked for the `n`th time."""
+
+    def __init__(self, n: int) -> None:
+        self._left = n
+
+    @property
+    def received(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+    @received.setter
+    def received(self, value: bool) -> None:
+        pass
+
+
+def _train(data: ImageData, folder: pathlib.Path, preemption: Preemption | None = None) -> list:
+    stage = Stage(
+        "student",
+        Natural,
+        lambda shape, classes: small_cnn(shape, classes, widths=(4,), dense=4),
+        epochs=2,
+        batch_size=16,
+        validation_attack=None,
+        checkpoint_every=1,
+    )
+    context = RunContext(data, THREAT, preemption=preemption or Preemption())
+    train(stage, {}, folder, context, seed=7)
+    return keras.models.load_model(folder / "student.keras", compile=False).get_weights()
+
+
+def test_a_stage_that_is_cut_off_ends_in_the_bits_of_one_that_was_not(folder, tmp_path) -> None:
+    """And in those of one in memory."""
+    whole = _train(_read(folder, True), tmp_path / "whole")
+    for cut in (1, 4):  # in the first epoch, of three steps, and in the second
+        with pytest.raises(Preempted):
+            _train(_read(folder, True), tmp_path / f"cut{cut}", _Preempted(cut))
+        resumed = _train(_read(folder, True), tmp_path / f"cut{cut}")
+        assert all(map(np.array_equal, resumed, whole))
+    assert all(map(np.array_equal, _train(_read(folder, False), tmp_path / "held"), whole))
+
+
+def test_what_stays_on_disk(folder) -> None:
+    # 67 images of 192 bytes, 4 of them held out and copied: 13,632.
+    root = str(folder / "converted")
+    in_memory = tfds_sets.tfds("tiny", root, max_bytes=13_632)
+    assert isinstance(in_memory.train.images, np.ndarray)
+    assert isinstance(tfds_sets.tfds("tiny", root, max_bytes=13_631).train.images, StoredImages)
+    with pytest.raises(DataError) as caught:
+        tfds_sets.tfds("tiny", root, max_bytes=13_631, stream=False)
+    assert str(caught.value) == (
+        "tiny takes 0.00 GiB in memory, over the limit of 0.00 GiB; raise max_bytes if there is "
+        "room, or do not give stream=False."
+    )
+    with pytest.raises(DataError) as caught:
+        tfds_sets.tfds("tiny", str(folder), stream=True)
+    assert str(caught.value) == (
+        "tiny is in tfrecord format, and stream=True needs array_record; convert it once with "
+        "`mtard-data convert tiny --out=DIR`, and give data_dir=DIR."
+    )
+
+
+def test_a_damaged_set_is_one_line(folder, tmp_path) -> None:
+    target = tmp_path / "converted" / "tiny" / "1.0.0"
+    target.mkdir(parents=True)
+    for path in (folder / "converted" / "tiny" / "1.0.0").iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    damaged = target / "tiny-test.array_record-00000-of-00001"
+    content = bytearray(damaged.read_bytes())
+    content[content.index(b"\x89PNG") + 20] ^= 0xFF
+    damaged.write_bytes(content)
+    with pytest.raises(DataError, match=r"^TFDS cannot read .*; prepare it again\.$") as caught:
+        _read(tmp_path, True)
+    assert "\n" not in str(caught.value)
+
+
+class TestConversion:
+    def test_many_files_keep_their_order(self, tmp_path) -> None:
+        """The order in which TFDS reads them, 16 records of each file in turn."""
+        features = tensorflow_datasets.features
+        described = features.FeaturesDict(
+            {
+                "image": features.Image(shape=(2, 2, 1)),
+                "label": features.ClassLabel(names=["a", "b"]),
+                "other": features.Text(),
+            }
+        )
+        source, lengths = tmp_path / "many" / "2.0.0", [19, 40, 3]
+        source.mkdir(parents=True)
+        template = tensorflow_datasets.core.ShardedFileTemplate(
+            data_dir=str(source), dataset_name="many", filetype_suffix="tfrecord"
+        )
+        infos = []
+        for role in ("train", "test"):
+            count = 0
+            for shard, length in enumerate(lengths):
+                name = source / f"many-{role}.tfrecord-{shard:05}-of-00003"
+                with tf.io.TFRecordWriter(str(name)) as writer:
+                    for _ in range(length):
+                        image = np.full((2, 2, 1), count, np.uint8)
+                        example = {"image": image, "label": count % 2, "other": str(count)}
+                        writer.write(described.serialize_example(described.encode_example(example)))
+                        count += 1
+            infos.append(
+                tensorflow_datasets.core.SplitInfo(
+                    name=role,
+                    shard_lengths=lengths,
+                    num_bytes=1,
+                    filename_template=template.replace(split=role),
+                )
+            )
+        tensorflow_datasets.folder_dataset.write_metadata(
+            data_dir=str(source), features=described, split_infos=infos, check_data=False
+        )
+        shown = []
+        conversion.convert(
+            "many:2.0.0",
+            str(tmp_path / "out"),
+            str(tmp_path),
+            progress=lambda places, role: shown.append((role, len(places))) or places,
+        )
+        assert shown == [("train", 62), ("test", 62)]
+        before = tfds_sets.tfds("many", str(tmp_path))
+        after = tfds_sets.tfds("many", str(tmp_path / "out"), stream=True)
+        for role in ("train", "validation", "test"):
+            ours, theirs = getattr(after, role), getattr(before, role)
+            np.testing.assert_array_equal(ours.images, theirs.images)
+            np.testing.assert_array_equal(ours.labels, theirs.labels)
+        assert before.test.images[16, 0, 0, 0] == 19  # the second file's first record
+
+    def test_whole_or_not_at_all(self, folder, tmp_path) -> None:
+        def interrupted(places, role):
+            yield from list(places)[:5]
+            raise KeyboardInterrupt
+
+        out = str(tmp_path / "out")
+        with pytest.raises(KeyboardInterrupt):
+            conversion.convert("tiny", out, str(folder), progress=interrupted)
+        assert not list((tmp_path / "out").rglob("*.json"))
+        assert not list((tmp_path / "out").rglob("*record*"))
+        conversion.convert("tiny", out, str(folder))
+        with pytest.raises(DataError, match="tiny/1.0.0 exists already; remove it to write tiny"):
+            conversion.convert("tiny", out, str(folder))
+        with pytest.raises(DataError, match="is in array_record format; only tfrecord is conv"):
+            conversion.convert("tiny", str(tmp_path / "again"), out)
+
+    def test_a_damaged_file(self, folder, tmp_path) -> None:
+        source = tmp_path / "tiny" / "1.0.0"
+        source.mkdir(parents=True)
+        for path in (folder / "tiny" / "1.0.0").iterdir():
+            (source / path.name).write_bytes(
+                path.read_bytes()[: -1 if "test" in path.name else None]
+            )
+        with pytest.raises(DataError, match=r"^TFDS cannot read .*prepare it again\.$"):
+            conversion.convert("tiny", str(tmp_path / "out"), str(tmp_path))
+        assert not list((tmp_path / "out").rglob("*record*"))
