@@ -52,7 +52,7 @@ def run(
 
     Args:
       experiment: with its stages built.
-      run_dir: made if absent; README.md shows what it will hold. Several workers share it.
+      run_dir: made if absent; docs/runs.md shows what it will hold. Several workers share it.
       config: the gin configuration as one text, kept as `config.gin`; None where the experiment is
         not gin's: it is kept as `experiment.json`.
       strategy: what to train on; default one device.
