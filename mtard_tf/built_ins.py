@@ -24,6 +24,8 @@ BUILT_INS: dict[str, dict[str, str]] = {
         "adaad": f"{_DISTILLATION}.adaad:AdaAD",
         "adaiad": f"{_DISTILLATION}.adaiad:AdaIAD",
         "absld": f"{_DISTILLATION}.absld:ABSLD",
+        "dgad": f"{_DISTILLATION}.dgad:DGAD",
+        "saad": f"{_DISTILLATION}.saad:SAAD",
         "lbgat": f"{_DISTILLATION}.lbgat:LBGAT",
         "mtard": f"{_MULTI}.mtard:MTARD",
         "bmtard": f"{_MULTI}.bmtard:BMTARD",

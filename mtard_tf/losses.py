@@ -114,6 +114,32 @@ def soft_cross_entropy(
     return -tf.reduce_sum(q * log_p, axis=-1)
 
 
+def gradient_matching(
+    teacher_plus: tf.Tensor,
+    teacher_minus: tf.Tensor,
+    student_plus: tf.Tensor,
+    student_minus: tf.Tensor,
+) -> tf.Tensor:
+    """KL(softmax(T(x + d) - T(x - d)) || softmax(S(x + d) - S(x - d))), of raw logits.
+
+    To first order in d these differences are 2 d times the gradients of the logits, so that the
+    student learns the teacher's gradients. A constant added to a row of logits changes nothing.
+
+    Args:
+      teacher_plus: the teacher's logits at x + d, `[batch, classes]`.
+      teacher_minus: at x - d.
+      student_plus: the student's logits at x + d.
+      student_minus: at x - d.
+
+    Returns:
+      `[batch]`, in nats. The gradient flows into all four.
+
+    Source: IGDM (ICLR 2025, arXiv 2312.03286), `HongsinLee/saad:igdm.py:52-59`.
+    """
+    pairs = ((teacher_plus, teacher_minus), (student_plus, student_minus))
+    return kl_divergence(*(tf.cast(a, tf.float32) - tf.cast(b, tf.float32) for a, b in pairs))
+
+
 def margin(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """z_label - max_{j != label} z_j: negative exactly if `label` is not the prediction.
 

@@ -89,6 +89,12 @@ def climb_class_teacher(n, v, x, y, state):
     return kl(n["robust"](x) / state["tau"][0][y][:, None], n["student"](v))
 
 
+def climb_saad(n, v, x, y, state):
+    # T is linear: its logit of y increased by its slope times v - x is that at v.
+    corrected = np.where(np.eye(CLASSES)[y] > 0, n["robust"](v), n["robust"](x))
+    return kl(corrected, n["student"](v))
+
+
 # The losses, per image: of the nets n, adversarial images a, clean images x, labels y.
 
 
@@ -180,6 +186,38 @@ def lbgat(n, a, x, y, state):
     return error + ce(guide(x), y) + 6 * kl(student(x), student(a))
 
 
+def matched(n, a, x, state):
+    """KL of the differences, in its share of 4 epochs of one step."""
+    teacher, student = (n[role](a) - n[role](2 * x - a) for role in ("robust", "student"))
+    return (state["step"] + 1) / 4 * kl(teacher, student)
+
+
+def rslad_matched(n, a, x, y, state):
+    return rslad(n, a, x, y, state) + 2 * matched(n, a, x, state)
+
+
+def saad(n, a, x, y, state):
+    teacher, student = n["robust"], n["student"]
+    entropy = -(softmax(teacher(a)) * log_softmax(teacher(a))).sum(1)
+    weight = 5 * (entropy - entropy.min())
+    robust = weight * (kl(teacher(a), student(a)) + 3 * matched(n, a, x, state))
+    return robust + 0.5 * (1 - weight / weight.max()) * kl(teacher(x), student(x))
+
+
+def dgad(n, a, x, y, state):
+    student, targets = n["student"], []
+    for images in (x, a):
+        z = n["robust"](images).copy()
+        for row, label in zip(z, y, strict=True):
+            top = row.argmax()
+            row[top], row[label] = row[label], row[top]
+        targets.append(z)
+    wrong = n["robust"](x).argmax(1) != y
+    error = ((softmax(student(a)) - softmax(student(x))) ** 2).mean(1)
+    taught = np.where(wrong, kl(targets[0], student(x)), kl(targets[1], student(a)))
+    return taught + 2 * error
+
+
 INTROSPECTIVE = {"alpha": 0.8, "beta": 0.5, "temperature": 2.0, "begin": 1.0}
 # Distiller, its settings, what is climbed, in which steps from which start, and its loss.
 CASES = {
@@ -212,6 +250,16 @@ CASES = {
     "adaad": ("adaad", {"alpha": 0.6}, climb_both, 0.25, "gaussian", adaad),
     "absld": ("absld", {"log_offset": 0.0}, climb_class_teacher, 0.25, "gaussian", absld),
     "lbgat": ("lbgat", {}, climb_own, TRADES_STEP, "gaussian", lbgat),
+    "rslad_matched": (
+        "rslad",
+        {"log_offset": 0.0, "gradient_matching": 2.0},
+        climb_teacher,
+        0.25,
+        "gaussian",
+        rslad_matched,
+    ),
+    "saad": ("saad", {"alpha": 3.0, "beta": 0.5}, climb_saad, 0.25, "gaussian", saad),
+    "dgad": ("dgad", {"beta": 2.0}, climb_both, 0.25, "gaussian", dgad),
 }
 
 
@@ -258,7 +306,9 @@ def test_steps_equal_numpy(case):
     name, settings, climbed, step_size, start, loss = CASES[case]
     cls = registry.target("distillers", name)
     threat = ThreatModel(epsilon=EPSILON)
-    context = TrainingContext(threat, seed=7, attack_shards=1)
+    settings, matching = dict(settings), settings.get("gradient_matching", 0.0)
+    settings.pop("gradient_matching", None)
+    context = TrainingContext(threat, seed=7, attack_shards=1, epochs=4, gradient_matching=matching)
     teachers = {role: net(seed) for seed, role in enumerate(cls.teacher_views, 1)}
     distiller = cls(net(0), teachers, context=context, **settings)
     distiller.compile(optimizer=keras.optimizers.SGD(RATE), jit_compile=False)

@@ -143,6 +143,20 @@ def test_attacks_on_two_replicas_make_the_images_of_one_device() -> None:
 
 
 @pytest.mark.slow
+def test_methods_on_two_replicas_take_the_steps_of_one_device() -> None:
+    names = ["rslad+", "saad", "dgad"]
+    script = SCRIPT.with_name("distributed_methods.py")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, str(script), ",".join(names)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows] == names
+    for name, differs, moved in rows:
+        assert float(differs) <= 1e-5 and float(moved) > 1e-3, name
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("shim", ["build", "logs"])
 def test_keras_still_needs_the_shim(tmp_path, shim) -> None:
     """Fails once it does not: then the shim can go from `keras_shims.py`."""

@@ -32,7 +32,9 @@ NETS = {
     "tiny_imagenet": ("mobilenet_v2", "resnet18"),
 }
 ROLES = {
-    **dict.fromkeys(("ard", "iad", "rslad", "absld", "adaad", "adaiad"), {"robust"}),
+    **dict.fromkeys(
+        ("ard", "iad", "rslad", "absld", "adaad", "adaiad", "saad", "dgad"), {"robust"}
+    ),
     **dict.fromkeys(("mtard", "bmtard", "iad2"), {"clean", "robust"}),
     **dict.fromkeys(("natural", "pgd_at", "trades", "mart", "score", "lbgat"), set()),
     **dict.fromkeys(("defensive", "knowledge_distillation", "teacher_assistant"), {"teacher"}),

@@ -45,7 +45,9 @@ def _distiller(name, settings):
 
 def _loss_and_gradients(distiller):
     student = {view: tf.constant(logits) for view, logits in STUDENT.items()}
-    teachers = {name: tf.constant(TEACHER[view]) for name, _, view in distiller._questions()}
+    teachers = {
+        name: tf.constant(TEACHER[view]) for name, _, view in distiller.teachers.questions()
+    }
     labels = tf.constant(DATA["labels"].astype(np.int32))
     with tf.GradientTape() as tape:
         tape.watch(student)

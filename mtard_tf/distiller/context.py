@@ -25,6 +25,8 @@ class TrainingContext:
       epsilon_schedule: factor on `threat.epsilon` by epoch; the attack's step scales with it.
       step_size_schedule: factor on the attack's step by epoch, beside that of epsilon.
       rate_schedule: factor on the balance rates by epoch.
+      epochs: length of the training, over which what grows with it grows; None: all of it has grown
+        from the start.
       steps_per_epoch: length of an epoch of the schedules; None takes it from `fit`.
       seed: of the attack's random starts.
       attack_shards: parts of the batch that are attacked side by side. Images are attacked
@@ -34,6 +36,7 @@ class TrainingContext:
         not been there; log `skipped`.
       weight_perturbation: the gradient is taken at perturbed weights; None for the weights
         themselves.
+      gradient_matching: weight of the IGDM term at the end, see `GradientMatching`; 0 for none.
       averaging: rule by which `Distiller.averages` follows the student's weights; None for none.
     """
 
@@ -41,17 +44,25 @@ class TrainingContext:
     epsilon_schedule: Schedule = CONSTANT
     step_size_schedule: Schedule = CONSTANT
     rate_schedule: Schedule = CONSTANT
+    epochs: int | None = None
     steps_per_epoch: int | None = None
     seed: int = 0
     attack_shards: int | None = None
     skip_non_finite: bool = False
     weight_perturbation: WeightPerturbation | None = None
+    gradient_matching: float = 0.0
     averaging: EMA | SWA | None = None
 
     @property
     def shards(self) -> int:
         """`attack_shards`, or this machine's default."""
         return self.attack_shards or sharding.default_shards()
+
+    def growth(self, epoch: tf.Tensor) -> tf.Tensor:
+        """Share of the epochs that are over with the current one: 1 / `epochs` in the first."""
+        if self.epochs is None:
+            return tf.ones([])
+        return (tf.floor(epoch) + 1.0) / self.epochs
 
     def threat_at(self, epoch: tf.Tensor) -> ThreatModel:
         """The threat model at an epoch of `epsilon_schedule`."""

@@ -14,9 +14,11 @@ from mtard_tf.distiller.averaging import Averages
 from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.distiller.fit_data import FitModel, with_ids
 from mtard_tf.distiller.gradient import Weighed, step_gradient
+from mtard_tf.distiller.gradient_matching import GradientMatching
 from mtard_tf.distiller.inner_attack import Attack, InnerAttack
 from mtard_tf.distiller.teachers import Models, Teachers, Tensors, logits_table
 from mtard_tf.distiller.updates import snapshot, update
+from mtard_tf.distiller.views import seen
 from mtard_tf.distribute.replicas import average_replicas
 from mtard_tf.models.compatibility import check_fit
 from mtard_tf.models.folding import FoldedInference
@@ -79,6 +81,7 @@ class Distiller(FitModel):
             self.inner_attack = InnerAttack(
                 attack, student, self.student_training, self.context, attack_batch_norm, name
             )
+        self.matching = GradientMatching(self) if self.context.gradient_matching else None
 
     # Hooks of a family.
 
@@ -97,6 +100,10 @@ class Distiller(FitModel):
 
     def further_views(self, views: Tensors) -> dict[str, tf.Tensor]:
         """Views beside "clean" and "adversarial", made from those that there are."""
+        return {}
+
+    def own_answers(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Logits on the clean images that a family adds to its teachers', no gradient."""
         return {}
 
     def run_student(self, views: Tensors, weights: list | None = None) -> dict[str, tf.Tensor]:
@@ -214,7 +221,7 @@ class Distiller(FitModel):
         """
         images, labels, ids, *cached = with_ids(data, self.steps_done.value)
         before = snapshot(self.step_state()) if self.context.skip_non_finite else None
-        views, teachers = self._views(images, labels, ids, cached)
+        views, teachers = seen(self, images, labels, ids, cached)
         gradients, logs = step_gradient(self, labels, views, teachers)
         for model in self.trained_models:
             average_replicas(model.non_trainable_variables)
@@ -225,19 +232,6 @@ class Distiller(FitModel):
             updated = tf.convert_to_tensor(self.optimizer.iterations) > updates
             self.averages.update(updated, self.steps_done.value, self.steps_per_epoch)
         return self.fit_logs(logs)
-
-    def _views(
-        self, images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor, cached: Sequence[tf.Tensor]
-    ) -> tuple[Tensors, Tensors]:
-        """The views of the batch, and what the teachers answer to them."""
-        views = {"clean": images}
-        teachers = self.teachers.ask(views, dict(zip(self.teachers.cached, cached, strict=False)))
-        if self.inner_attack is not None:
-            views["adversarial"] = self.inner_attack.view(
-                lambda seeds: self.perturb(images, labels, seeds, teachers), ids
-            )
-        views |= self.further_views(views)
-        return views, self.teachers.ask(views, teachers)
 
     def step_state(self) -> list[keras.Variable]:
         """Variables that a pass changes and no optimizer: BatchNorm, seeds, balance."""

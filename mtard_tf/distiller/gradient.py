@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from mtard_tf.distiller import gradient_matching
 from mtard_tf.distiller.teachers import Tensors
 from mtard_tf.distiller.updates import connected
 from mtard_tf.distribute.replicas import mean_shares, replica_sums
@@ -60,10 +61,17 @@ def _loss(
     weights: list[tf.Tensor] | None,
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """This replica's share of the weighed loss, scaled for the optimizer, and what to log."""
-    student = distiller.run_student(views, weights)
-    shares = mean_shares(distiller.terms(labels, student, teachers))
+    student, matching, further = distiller.run_student(views, weights), distiller.matching, {}
+    terms = dict(distiller.terms(labels, student, teachers))
+    if matching is not None:
+        further[gradient_matching.TERM] = matching.weight
+        terms[gradient_matching.TERM] = matching.term(student, views, teachers, weights)
+    shares = mean_shares(terms)
     means = replica_sums({k: tf.stop_gradient(v) for k, v in shares.items()})
-    term_weights, logs = distiller.weigh(means, teachers)
+    term_weights, logs = distiller.weigh(
+        {name: mean for name, mean in means.items() if name not in further}, teachers
+    )
+    term_weights = {**term_weights, **further}
     loss = tf.add_n([term_weights[name] * share for name, share in shares.items()])
     total = tf.add_n([term_weights[name] * means[name] for name in means])
     return distiller.optimizer.scale_loss(loss), {"loss": total, **means, **logs}

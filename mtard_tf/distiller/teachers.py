@@ -58,7 +58,7 @@ class Teachers:
     @property
     def seen(self) -> tuple[str, ...]:
         """All views that some teacher sees."""
-        return tuple(view for _, _, view in self._questions())
+        return tuple(view for _, _, view in self.questions())
 
     def fn(self, role: str) -> Callable[[tf.Tensor], tf.Tensor]:
         """A teacher as a function: images -> float32 logits; gradients reach the images."""
@@ -74,12 +74,27 @@ class Teachers:
         """
         answers = dict(known)
         with tf.name_scope("teachers/"):  # the slash goes on with the scope
-            for name, role, view in self._questions():
+            for name, role, view in self.questions():
                 if name not in answers and view in views:
                     answers[name] = tf.stop_gradient(self.fn(role)(views[view]))
         return answers
 
-    def _questions(self) -> Iterator[tuple[str, str, str]]:
+    def on(self, role: str, view: str, views: Tensors, known: Tensors) -> tf.Tensor:
+        """A teacher's logits on a view, `[batch, classes]`, no gradient.
+
+        Args:
+          role: of the teacher.
+          view: of `views`.
+          views: view -> images of this replica.
+          known: what `ask` answered; asked again only where this view is not among it.
+        """
+        for name, asked, seen in self.questions():
+            if (asked, seen) == (role, view):
+                return known[name]
+        with tf.name_scope("teachers/"):
+            return tf.stop_gradient(self.fn(role)(views[view]))
+
+    def questions(self) -> Iterator[tuple[str, str, str]]:
         """(name of the logits, role, view) of all that is asked."""
         for role, views in self._views.items():
             if isinstance(views, str):

@@ -43,6 +43,18 @@ def replica_sum(value: tf.Tensor) -> tf.Tensor:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
+def replica_bounds(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The least and the greatest of `values`, `[batch]`, over all replicas: the same on each."""
+    bounds = tf.stack([tf.reduce_min(values), -tf.reduce_max(values)])
+    context = tf.distribute.get_replica_context()
+    if context is not None and context.num_replicas_in_sync > 1:
+        # TensorFlow reduces by sums alone: each replica writes into a row of its own.
+        replicas = tf.range(context.num_replicas_in_sync)[:, tf.newaxis]
+        own = replicas == context.replica_id_in_sync_group
+        bounds = tf.reduce_min(replica_sum(tf.where(own, bounds, 0.0)), axis=0)
+    return bounds[0], -bounds[1]
+
+
 def mean_shares(values: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """This replica's shares of means over the global batch.
 

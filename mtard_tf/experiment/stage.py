@@ -62,6 +62,8 @@ class Stage:
       initial: name of an earlier stage, or path, whose weights the student starts from.
       weight_perturbation: gamma of adversarial weight perturbation (AWP); 0 for none.
       weight_perturbation_start: epochs before it begins.
+      gradient_matching: weight in the last epoch of a term by which the student learns the
+        gradients of its teacher "robust" (IGDM); in epoch e it is e / `epochs` of that. 0 for none.
       averaging: `@averaging.EMA()` or `@averaging.SWA()`: the averaged student is validated and
         becomes `student.keras`. None for the student itself.
       precision: "float32", "mixed_bfloat16" or "mixed_float16" (with loss scaling), of student,
@@ -110,6 +112,7 @@ class Stage:
     initial: str | None = None
     weight_perturbation: float = 0.0
     weight_perturbation_start: int = 0
+    gradient_matching: float = 0.0
     averaging: EMA | SWA | None = None
     precision: str = "float32"
     gradient_accumulation_steps: int = 1
@@ -230,11 +233,13 @@ class Stage:
             epsilon_schedule=self.epsilon_schedule,
             step_size_schedule=self.step_size_schedule,
             rate_schedule=self.rate_schedule or self.learning_rate_schedule,
+            epochs=self.epochs,
             steps_per_epoch=steps,
             seed=seed,
             attack_shards=self.attack_shards,
             skip_non_finite=self.on_non_finite == "skip",
             weight_perturbation=perturbation,
+            gradient_matching=self.gradient_matching,
             averaging=self.averaging,
         )
 

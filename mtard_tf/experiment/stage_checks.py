@@ -61,6 +61,8 @@ def check(stage: Any) -> None:
         _refuse(stage, "weight_perturbation_start", "give a whole number of epochs, at least 0.")
     if stage.weight_perturbation and stage.weight_perturbation_start >= stage.epochs:
         _refuse(stage, "weight_perturbation_start", _too_late(stage))
+    if not (_number(stage.gradient_matching) and stage.gradient_matching >= 0):
+        _refuse(stage, "gradient_matching", "give a weight (1 in the paper's run), or 0.")
     if not (stage.averaging is None or isinstance(stage.averaging, RULES)):
         _refuse(stage, "averaging", "give @averaging.EMA() or @averaging.SWA(), with (), or None.")
     if stage.averaging is not None and stage.averaging.start >= stage.epochs:

@@ -1,0 +1,245 @@
+"""The newer methods' losses, weights, targets and attacks against their official code's, float64.
+
+Where the code is a script without a function, the values are those of its named lines.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mtard_tf import losses, registry
+from mtard_tf.attacks.pgd import PGD
+from mtard_tf.attacks.seeds import image_seeds
+from mtard_tf.distiller.context import TrainingContext
+from mtard_tf.distiller.gradient_matching import GradientMatching
+from mtard_tf.plugins.adversarial_distillation.dgad import swapped
+from mtard_tf.plugins.adversarial_distillation.saad import renyi_entropy
+from mtard_tf.threat import ThreatModel
+
+DATA = np.load(pathlib.Path(__file__).parent / "reference" / "frontier.npz")
+VIEWS = {"clean": "clean", "adversarial": "adv", "mirrored": "mirror"}
+STUDENT = {view: tf.constant(DATA[f"s_{key}"]) for view, key in VIEWS.items()}
+TEACHER = {view: tf.constant(DATA[f"t_{key}"]) for view, key in VIEWS.items()}
+LABELS = tf.constant(DATA["labels"], tf.int32)
+EPSILON = 8 / 255
+
+
+def _linear() -> keras.Model:
+    return keras.Sequential(
+        [keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+    )
+
+
+def _make(name: str, student=_linear, epoch: int = 1, epochs: int | None = None, **settings):
+    """A distiller in an epoch, counted from 1."""
+    cls = registry.target("distillers", name)
+    context = TrainingContext(ThreatModel(epsilon=EPSILON), epochs=epochs, attack_shards=1)
+    teachers = {role: student() for role in cls.teacher_views}
+    distiller = cls(student(), teachers, context=context, **settings)
+    distiller.compile(optimizer="sgd", jit_compile=False)
+    distiller.steps_done.assign(epoch - 1)
+    return distiller
+
+
+def _loss_and_gradients(distiller, answers=()):
+    teachers = {f"robust_{view}": logits for view, logits in TEACHER.items()} | dict(answers)
+    with tf.GradientTape() as tape:
+        tape.watch(STUDENT)
+        terms = distiller.terms(LABELS, STUDENT, teachers)
+        means = {name: tf.reduce_mean(values) for name, values in terms.items()}
+        weights, _ = distiller.weigh(means, teachers)
+        loss = tf.add_n([weights[name] * mean for name, mean in means.items()])
+    return loss, tape.gradient(loss, STUDENT, unconnected_gradients="zero")
+
+
+def _assert_reference(found, name: str) -> None:
+    loss, gradients = found
+    np.testing.assert_allclose(loss, DATA[name], rtol=1e-5)
+    for view, key in VIEWS.items():
+        if f"{name}_grad_s_{key}" in DATA:
+            expected = DATA[f"{name}_grad_s_{key}"]
+            np.testing.assert_allclose(gradients[view], expected, rtol=1e-5, atol=1e-6)
+
+
+def _matched(student):
+    teacher = TEACHER["adversarial"], TEACHER["mirrored"]
+    return losses.gradient_matching(*teacher, student["adversarial"], student["mirrored"])
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "alpha", "epoch"),
+    [("term", 0, 1, None), ("e50_a1", 1, 1, 50), ("e150_a10", 1, 10, 150)],
+)
+def test_gradient_matching(name, base, alpha, epoch) -> None:
+    context = TrainingContext(epochs=200 if epoch else None, gradient_matching=alpha)
+    teachers, weight = {"robust": _linear()}, alpha
+    if epoch:
+        distiller = registry.target("distillers", "rslad")(_linear(), teachers, context=context)
+        distiller.steps_done.assign(epoch - 1)  # an epoch has one step
+        weight = GradientMatching(distiller).weight
+    with tf.GradientTape() as tape:
+        tape.watch(STUDENT)
+        kl = losses.kl_divergence(TEACHER["adversarial"], STUDENT["adversarial"])
+        loss = tf.reduce_mean(base * kl + weight * _matched(STUDENT))
+    _assert_reference((loss, tape.gradient(loss, STUDENT)), f"igdm_{name}")
+
+
+def test_gradient_matching_of_equals_of_no_perturbation_and_of_shifted_logits() -> None:
+    plus, minus = TEACHER["adversarial"], TEACHER["mirrored"]
+    with tf.GradientTape() as tape:
+        tape.watch([plus, minus])
+        same = losses.gradient_matching(
+            tf.stop_gradient(plus), tf.stop_gradient(minus), plus, minus
+        )
+    np.testing.assert_allclose(same, np.zeros(16), atol=1e-6)
+    for gradient in tape.gradient(same, [plus, minus]):
+        np.testing.assert_allclose(gradient, np.zeros((16, 10)), atol=1e-6)
+    still = STUDENT["clean"]
+    np.testing.assert_array_equal(losses.gradient_matching(plus, plus, still, still), np.zeros(16))
+    moved = {view: logits + 3.0 for view, logits in STUDENT.items()}
+    np.testing.assert_allclose(_matched(moved), _matched(STUDENT), rtol=1e-4)
+
+
+def test_gradient_matching_adds_its_term_and_nothing_else() -> None:
+    """At a weight that rounding drops, a step is the one without it, to the bit."""
+    batch = IMAGES, tf.constant(DATA["atk_labels"], tf.int32), tf.range(8, dtype=tf.int64)
+    weights = []
+    for alpha in (0.0, 1e-30, 1.0):
+        context = TrainingContext(epochs=4, gradient_matching=alpha, attack_shards=1)
+        cls, net = registry.target("distillers", "adaad"), _net("s")
+        distiller = cls(net, {"robust": _net("t")}, context=context, attack=PGD(2))
+        distiller.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
+        logs = [distiller.train_step(batch) for _ in range(2)]
+        assert ("gradient_matching" in logs[0]) == (alpha > 0)
+        for epoch, row in enumerate(logs, 1):
+            matched = alpha * epoch / 4 * row["gradient_matching"] if alpha else 0.0
+            np.testing.assert_allclose(row["loss"], row["kl_adversarial"] + matched, rtol=1e-6)
+        weights.append(np.concatenate([w.ravel() for w in net.get_weights()]))
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert np.abs(weights[0] - weights[2]).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("natural", "is 1.0, but Natural has no student on adversarial images with a teacher"),
+        ("pgd_at", "PGDAdversarialTraining has no student on adversarial images with a teacher"),
+        ("saad", "SAAD matches gradients itself; set its own alpha, and leave Stage.gradient_m"),
+    ],
+)
+def test_gradient_matching_where_it_cannot_be(name, message) -> None:
+    cls = registry.target("distillers", name)
+    teachers = {role: _linear() for role in cls.teacher_views}
+    with pytest.raises(ValueError) as caught:
+        cls(_linear(), teachers, context=TrainingContext(gradient_matching=1.0))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("gamma", [1, 2])
+def test_saad_weights(gamma) -> None:
+    found = renyi_entropy(TEACHER["adversarial"], gamma)
+    np.testing.assert_allclose(found, DATA[f"saad_entropy_g{gamma}"], rtol=1e-5)
+    distiller = _make("saad", gamma=gamma)
+    for order in (np.arange(16), np.arange(16)[::-1]):
+        pair = distiller.image_weights(tf.gather(TEACHER["adversarial"], order))
+        for weight, name in zip(pair, ("weight", "weight_norm"), strict=True):
+            expected = DATA[f"saad_{name}_g{gamma}"][order]
+            np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-5)
+            assert weight.numpy().min() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("gamma", "beta", "epoch", "alpha"), [(1, 0, 50, 1), (1, 1, 150, 1), (2, 0.5, 200, 10)]
+)
+def test_saad(gamma, beta, epoch, alpha) -> None:
+    distiller = _make("saad", epoch=epoch, epochs=200, gamma=gamma, beta=beta, alpha=alpha)
+    found = _loss_and_gradients(distiller)
+    _assert_reference(found, f"saad_g{gamma}_b{beta}_e{epoch}_a{alpha}")
+
+
+def test_saad_of_one_image_a_batch_is_zero() -> None:
+    teachers = {f"robust_{view}": logits[:1] for view, logits in TEACHER.items()}
+    student = {view: logits[:1] for view, logits in STUDENT.items()}
+    terms = _make("saad").terms(LABELS[:1], student, teachers)
+    assert {name: value.numpy().tolist() for name, value in terms.items()} == {
+        "kl_adversarial": [0.0],
+        "gradient_matching": [0.0],
+    }
+
+
+def test_dgad() -> None:
+    for view, key in (("clean", "clean"), ("adversarial", "adv")):
+        found = swapped(TEACHER[view], LABELS)
+        np.testing.assert_allclose(found, DATA[f"dgad_t_{key}_swapped"], rtol=1e-6)
+    found = _loss_and_gradients(_make("dgad"))
+    _assert_reference(found, "dgad")
+    wrong = np.argmax(TEACHER["clean"], axis=1) != DATA["labels"]
+    np.testing.assert_array_equal(wrong, DATA["dgad_partition"].astype(bool))
+    assert 0 < wrong.sum() < 16
+
+
+def test_swapped_worked_example() -> None:
+    logits = tf.constant([[1.0, 3, 2], [3, 1, 2], [3, 3, 2]])  # wrong, right, a tie
+    expected = [[3.0, 1, 2], [3, 1, 2], [3, 3, 2]]
+    np.testing.assert_array_equal(swapped(logits, tf.constant([0, 0, 1])), expected)
+
+
+def _net(which: str) -> keras.Model:
+    model = keras.Sequential(
+        [
+            keras.Input((4, 4, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(24, "tanh"),
+            keras.layers.Dense(10),
+        ]
+    )
+    model.set_weights([DATA[f"net_{which}_{part}"] for part in ("w1", "b1", "w2", "b2")])
+    return model
+
+
+IMAGES = tf.constant(DATA["atk_x"].reshape(8, 4, 4, 1))
+
+
+def _started(attack: PGD, start) -> PGD:
+    """The attack from the reference's noise."""
+    object.__setattr__(attack, "_start", lambda problem: start(problem.images))
+    return attack
+
+
+def _gaussian(images):
+    return images + 0.001 * DATA["atk_normal"].reshape(8, 4, 4, 1)
+
+
+def _uniform(images):
+    moved = images + EPSILON * DATA["atk_uniform"].reshape(8, 4, 4, 1)
+    return tf.clip_by_value(moved, 0.0, 1.0)
+
+
+# Name in the file -> distiller, settings, attack, start.
+ATTACKS = {
+    "saad": ("saad", {}, PGD(), _gaussian),
+    "saad_lambda0": ("saad", {"slope": 0.0}, PGD(), _gaussian),
+    "adaad": ("adaad", {}, PGD(), _gaussian),
+    "pgd_hard": ("pgd_at", {}, PGD(), _uniform),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks(name) -> None:
+    method, settings, attack, start = ATTACKS[name]
+    cls = registry.target("distillers", method)
+    context = TrainingContext(ThreatModel(epsilon=EPSILON), attack_shards=1)
+    teachers = {role: _net("t") for role in cls.teacher_views}
+    started = _started(attack, start)
+    distiller = cls(_net("s"), teachers, context=context, attack=started, **settings)
+    labels = tf.constant(DATA["atk_labels"], tf.int32)
+    answers = distiller.teachers.ask({"clean": IMAGES}, {})
+    seeds = image_seeds(0, tf.range(8))
+    found = distiller.perturb(IMAGES, labels, seeds, answers)
+    expected = DATA[f"atk_out_{name}"].reshape(8, 4, 4, 1)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
