@@ -88,12 +88,10 @@ def lines(
     """
     xs = [x for one in series for x, _ in one.values]
     ys = [y for one in series for _, y in one.values]
-    first, last = min(xs), max(xs)
-    x_range = (first, last) if last > first else (first - 0.5, last + 0.5)
+    x_range = (min(xs), max(xs)) if max(xs) > min(xs) else (xs[0] - 0.5, xs[0] + 0.5)
     y_ticks = [0, 0.2, 0.4, 0.6, 0.8, 1.0] if shares else ticks(min(ys), max(ys))
     axes = Axes(x_range, (y_ticks[0], y_ticks[-1]))
-    whole = [value for value in ticks(*x_range) if first <= value <= last]
-    named = x_ticks or {value: f"{value:g}" for value in whole}
+    named = x_ticks or {x: f"{x:g}" for x in ticks(*x_range) if min(xs) <= x <= max(xs)}
     parts = axes.drawn(named, {y: f"{y:.0%}" if shares else f"{y:g}" for y in y_ticks})
     parts.append(svg.text(WIDTH - _RIGHT, HEIGHT - 4, x_label, "label", "end"))
     if marked is not None:

@@ -73,10 +73,11 @@ def run(
     strategy = strategy or tf.distribute.get_strategy()
     stages, data, extras, identities = prepare(experiment, run_dir, strategy, only, restart)
     named = (identity.of_experiment(experiment), EXPERIMENT) if config is None else (config, CONFIG)
-    with _claimed(run_dir, named, only, strategy), Preemption().listening() as preemption:
+    with (
+        _claimed(run_dir, experiment, named, only, strategy),
+        Preemption().listening() as preemption,
+    ):
         check_begun(stages, run_dir, identities, restart)
-        if strategies.is_chief(strategy):
-            note_stages(run_dir, experiment)
         context = RunContext(data, experiment.threat, strategy, preemption, callbacks, extras)
         results = []
         for stage in stages:
@@ -91,6 +92,7 @@ def run(
 @contextlib.contextmanager
 def _claimed(
     run_dir: pathlib.Path,
+    experiment: Experiment,
     named: tuple[str, str],
     only: Sequence[str],
     strategy: tf.distribute.Strategy,
@@ -99,6 +101,7 @@ def _claimed(
     with contextlib.ExitStack() as stack:
         if strategies.is_chief(strategy):
             claim(run_dir, *named)
+            note_stages(run_dir, experiment)
             stack.enter_context(locked(run_dir, shared=bool(only)))
             for name in dict.fromkeys(only):  # a lock is held once
                 stack.enter_context(locked(run_dir, f"{name}.lock"))
