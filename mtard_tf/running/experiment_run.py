@@ -73,12 +73,9 @@ def run(
     strategy = strategy or tf.distribute.get_strategy()
     stages, data, extras, identities = prepare(experiment, run_dir, strategy, only, restart)
     named = (identity.of_experiment(experiment), EXPERIMENT) if config is None else (config, CONFIG)
-    with (
-        _claimed(run_dir, experiment, named, only, strategy),
-        Preemption().listening() as preemption,
-    ):
+    with _claimed(run_dir, experiment, named, only, strategy), Preemption().listening() as heard:
         check_begun(stages, run_dir, identities, restart)
-        context = RunContext(data, experiment.threat, strategy, preemption, callbacks, extras)
+        context = RunContext(data, experiment.threat, strategy, heard, callbacks, extras)
         results = []
         for stage in stages:
             now = identities[stage.name]
