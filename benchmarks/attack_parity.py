@@ -34,7 +34,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--nets", default="mnist10,fashion3,mnist2")
-    parser.add_argument("--attacks", default="apgd_ce,apgd_dlr,apgd_t,fab,fab_t,square")
+    every = "apgd_ce,apgd_dlr,apgd_t,fab,fab_t,square,square_shared"
+    parser.add_argument("--attacks", default=every)
     return parser.parse_args()
 
 
@@ -71,7 +72,7 @@ TASKS = {
                     ("apgd_ce", "apgd_t", "fab_t", "square")),
     # Pullover, coat, shirt.
     "fashion3": Task("fashion_mnist", (2, 4, 6), 0.1, 800,
-                     ("apgd_ce", "apgd_dlr", "fab", "fab_t", "square")),
+                     ("apgd_ce", "apgd_dlr", "fab", "fab_t", "square", "square_shared")),
     "mnist2": Task("mnist", (4, 9), 0.3, 800, ("apgd_ce", "fab", "square")),
 }  # fmt: skip
 # Draws no random number with one restart: one run says it all.
@@ -139,6 +140,7 @@ def ours(attack: str, model, images, labels, epsilon: float, args: argparse.Name
         "fab": lambda: fab.FAB(num_steps=args.steps),
         "fab_t": lambda: fab.FABTargeted(args.steps),
         "square": lambda: square.Square(args.queries),
+        "square_shared": lambda: square.Square(args.queries, shared_window=True),
     }[attack]()
     threat = ThreatModel("linf", epsilon)
 
@@ -193,13 +195,15 @@ def main(args: argparse.Namespace) -> None:
         rows: list[list[object]] = []
         for attack in [a for a in args.attacks.split(",") if a in task.attacks]:
             weights = args.folder / f"{name}.npz"
+            drawn = attack.removesuffix("_shared")  # ours with the official code's windows
             sides = {"mtard_tf": ours(attack, model, images, labels, task.epsilon, args)}
             if args.torch_python:
-                sides["official"] = theirs(attack, weights, images, labels, task.epsilon, args)
+                sides["official"] = theirs(drawn, weights, images, labels, task.epsilon, args)
             left: dict[str, list[float]] = {side: [] for side in sides}
             for seed in range(1 if attack in FIXED else args.seeds):
                 for side, run in sides.items():
-                    key = [name, attack, side, seed, args.images, args.steps, args.queries]
+                    run_as = attack if side == "mtard_tf" else drawn
+                    key = [name, run_as, side, seed, args.images, args.steps, args.queries]
                     known = next((r for r in runs if r["key"] == key), None)
                     if known is None:
                         started = time.perf_counter()
