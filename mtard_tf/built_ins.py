@@ -17,6 +17,7 @@ BUILT_INS: dict[str, dict[str, str]] = {
         "mart": f"{_ADVERSARIAL}.mart:MART",
         "hat": f"{_ADVERSARIAL}.hat:HAT",
         "score": f"{_ADVERSARIAL}.score:SCORE",
+        "adr": f"{_ADVERSARIAL}.adr:ADR",
         "ard": f"{_DISTILLATION}.ard:ARD",
         "iad": f"{_DISTILLATION}.iad:IAD",
         "iad2": f"{_DISTILLATION}.iad2:IAD2",

@@ -218,7 +218,28 @@ def dgad(n, a, x, y, state):
     return taught + 2 * error
 
 
+def rectified(x, y, state):
+    """Of (tau, lambda) from (2, 1.2) to (1, 0.8) over 4 epochs of one step."""
+    left = 0.5 * (1 + np.cos(np.pi * state["step"] / 4))
+    p, own = softmax(state["average"](x) / (1 + left)), np.eye(CLASSES)[y]
+    trust = np.clip(0.8 + 0.4 * left - (p.max(1) - (p * own).sum(1)), 0, 1)[:, None]
+    return trust * p + (1 - trust) * own
+
+
+def climb_rectified(n, v, x, y, state):
+    return -(rectified(x, y, state) * log_softmax(n["student"](v))).sum(1)
+
+
+def adr(n, a, x, y, state):
+    return climb_rectified(n, a, x, y, state)
+
+
+def adr_trades(n, a, x, y, state):
+    return climb_rectified(n, x, x, y, state) + 6 * kl(n["student"](x), n["student"](a))
+
+
 INTROSPECTIVE = {"alpha": 0.8, "beta": 0.5, "temperature": 2.0, "begin": 1.0}
+ANNEALED = {"temperatures": (2.0, 1.0), "interpolations": (1.2, 0.8), "decay": 0.6}
 # Distiller, its settings, what is climbed, in which steps from which start, and its loss.
 CASES = {
     "pgd_at": ("pgd_at", {}, climb_labels, 0.25, "uniform", pgd_at),
@@ -250,6 +271,8 @@ CASES = {
     "adaad": ("adaad", {"alpha": 0.6}, climb_both, 0.25, "gaussian", adaad),
     "absld": ("absld", {"log_offset": 0.0}, climb_class_teacher, 0.25, "gaussian", absld),
     "lbgat": ("lbgat", {}, climb_own, TRADES_STEP, "gaussian", lbgat),
+    "adr": ("adr", ANNEALED, climb_rectified, 0.25, "uniform", adr),
+    "adr_trades": ("adr", ANNEALED | {"beta": 6.0}, climb_own, 0.25, "gaussian", adr_trades),
     "rslad_matched": (
         "rslad",
         {"log_offset": 0.0, "gradient_matching": 2.0},
@@ -270,6 +293,7 @@ class NumpySteps:
         self.names = ("student", "guide")[: len(distiller.trained_models)]
         arrays = [w for model in distiller.trained_models for w in model.get_weights()]
         self.weights = np.concatenate([w.ravel() for w in arrays]).astype(np.float64)
+        self.average = self.weights  # of the student as it was before each step
         self.teachers = {role: [w.astype(float) for w in t.get_weights()] for role, t in teachers}
         self.climbed, self.step_size, self.loss = climbed, step_size * EPSILON, loss
         self.state = {"step": 0, "tau": np.ones((2, CLASSES))}
@@ -283,6 +307,8 @@ class NumpySteps:
         return found
 
     def step(self, x, y, start):
+        average = self.average = 0.6 * self.average + 0.4 * self.weights
+        self.state["average"] = self.nets(average)["student"]
         nets, a = self.nets(self.weights), start
         for _ in range(10):
             up = slope(lambda v: self.climbed(nets, v, x, y, self.state).sum(), a)

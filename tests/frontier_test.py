@@ -15,6 +15,7 @@ import tensorflow as tf
 from mtard_tf import losses, registry
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds
+from mtard_tf.distiller.averaging import TeachingAverage
 from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.distiller.gradient_matching import GradientMatching
 from mtard_tf.plugins.adversarial_distillation.dgad import swapped
@@ -187,6 +188,59 @@ def test_swapped_worked_example() -> None:
     logits = tf.constant([[1.0, 3, 2], [3, 1, 2], [3, 3, 2]])  # wrong, right, a tie
     expected = [[3.0, 1, 2], [3, 1, 2], [3, 3, 2]]
     np.testing.assert_array_equal(swapped(logits, tf.constant([0, 0, 1])), expected)
+
+
+def test_a_teaching_average_follows_updates_once_and_statistics_too() -> None:
+    layers = [keras.layers.Flatten(), keras.layers.BatchNormalization(), keras.layers.Dense(3)]
+    student = keras.Sequential([keras.Input((2, 2, 1)), *layers])
+    average = TeachingAverage(student, _make("natural"), 0.75)
+    images, random = tf.random.stateless_uniform([4, 2, 2, 1], [1, 2]), np.random.RandomState(0)
+    expected = seen = None
+    # The third call has seen its update: a step that accumulated gradients, or was skipped.
+    for updates in (0, 1, 1, 2):
+        weights = [random.rand(*w.shape) for w in student.get_weights()]
+        student.set_weights(weights)
+        average.follow(tf.constant(updates))
+        if expected is None:
+            expected = weights
+        elif seen != updates:
+            expected = [0.75 * a + 0.25 * w for a, w in zip(expected, weights, strict=True)]
+        seen = updates
+        found = average(images)
+        student.set_weights(expected)
+        np.testing.assert_allclose(found, student(images, training=False), rtol=1e-5)
+
+
+SCHEDULES = {"": ((2.5, 2.0), (0.7, 0.95)), "_awp": ((2.5, 1.5), (0.7, 0.85))}
+
+
+@pytest.mark.parametrize("run", SCHEDULES)
+def test_adr_schedules(run) -> None:
+    temperatures, interpolations = SCHEDULES[run]
+    distiller = _make("adr", epochs=20, temperatures=temperatures, interpolations=interpolations)
+    for step in range(20):  # of 20 epochs of one step, where the reference has 2 of 10
+        distiller.steps_done.assign(step)
+        for name in ("temperature", "interpolation"):
+            found = distiller.annealed(getattr(distiller, f"{name}s"))
+            np.testing.assert_allclose(found, DATA[f"adr_{name}{run}"][step], rtol=1e-5)
+
+
+@pytest.mark.parametrize("step", [0, 5, 10, 19])
+def test_adr(step) -> None:
+    own = {"own": tf.constant(DATA["ema_clean"])}
+    for name, beta in (("pgd_at", 0.0), ("trades", 6.0)):
+        distiller = _make("adr", epoch=step + 1, epochs=20, beta=beta)
+        target = distiller.target(LABELS, own)
+        np.testing.assert_allclose(target, DATA[f"adr_target_{step}"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(tf.reduce_sum(target, axis=1), np.ones(16), rtol=1e-6)
+        _assert_reference(_loss_and_gradients(distiller, own), f"adr_{name}_{step}")
+
+
+def test_adr_that_trusts_labels_alone_is_adversarial_training() -> None:
+    own = {"own": tf.constant(DATA["ema_clean"])}
+    loss, _ = _loss_and_gradients(_make("adr", interpolations=(0.0, 0.0)), own)
+    hard = losses.cross_entropy(STUDENT["adversarial"], LABELS)
+    np.testing.assert_allclose(loss, tf.reduce_mean(hard), rtol=1e-6)
 
 
 def _net(which: str) -> keras.Model:

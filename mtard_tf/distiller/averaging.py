@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from mtard_tf.distribute.replicas import replicated_state
+from mtard_tf.models.empty_batches import never_empty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +126,55 @@ class Averages:
         for average, weight in zip(self.values, self._weights, strict=True):
             average.assign(averaged(average.value, weight.value, share))
         self.taken.assign(taken + tf.cast(due, tf.int64))
+
+
+class TeachingAverage:
+    """An exponential moving average of a student, from which it learns in its own training.
+
+    The average is of all float variables, BatchNorm's statistics included, starts as the student
+    and follows each update:
+
+        average <- decay average + (1 - decay) student
+
+    Args:
+      student: its layers are built.
+      owner: the distiller, which gets the variables.
+      decay: in [0, 1).
+    """
+
+    def __init__(self, student: keras.Model, owner: keras.Model, decay: float) -> None:
+        self._student, self._decay = student, decay
+        floats = [v for v in student.variables if v.dtype.startswith("float")]
+        self._values = {
+            id(v): replicated_state(owner, f"teaching_average_{i}", v.shape, dtype=v.dtype)
+            for i, v in enumerate(floats)
+        }
+        # 1 + the updates that the average has seen; 0 before the first step.
+        self._followed = replicated_state(owner, "teaching_average_followed", dtype="int64")
+
+    def follow(self, updates: tf.Tensor) -> None:
+        """Follows the student's last update, once; called at the beginning of each step.
+
+        Args:
+          updates: how often the optimizer has moved the student, scalar.
+        """
+        updates, followed = tf.cast(updates, tf.int64), self._followed.value
+        share = tf.where(updates >= followed, 1.0 - self._decay, 0.0)
+        share = tf.where(followed == 0, 1.0, share)
+        self._followed.assign(updates + 1)
+        for variable in self._student.variables:
+            if id(variable) in self._values:
+                average = self._values[id(variable)]
+                average.assign(averaged(average.value, variable.value, share))
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        """The average's logits in inference mode, float32 `[batch, classes]`."""
+        return tf.cast(never_empty(self._infer)(images), tf.float32)
+
+    def _infer(self, images: tf.Tensor) -> tf.Tensor:
+        parts = self._student.trainable_variables, self._student.non_trainable_variables
+        values = [[self._values.get(id(v), v).value for v in part] for part in parts]
+        return self._student.stateless_call(*values, images, training=False)[0]
 
 
 def averaged(average: tf.Tensor, weight: tf.Tensor, share: float | tf.Tensor) -> tf.Tensor:
