@@ -8,6 +8,7 @@ import keras
 import matplotlib
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mtard_tf.attacks.pgd import FGSM, PGD
 from mtard_tf.auditing import evidence
@@ -90,3 +91,32 @@ def test_a_single_logit_has_no_gap() -> None:
                 return np.full((len(images), 1), 2.0)
 
     assert evidence._look(Runner, 4) == (1, 0.0, 0.0)  # type: ignore[arg-type]
+
+
+def test_a_model_that_is_always_wrong_has_a_report_too(tmp_path: pathlib.Path) -> None:
+    data = _data((4, 4, 3), 2)
+    convolution = keras.layers.Conv2D(4, 3)
+    dense = keras.layers.Dense(2, kernel_initializer="zeros", name="logits")
+    model = keras.Sequential(
+        [keras.Input((4, 4, 3)), convolution, keras.layers.GlobalAveragePooling2D(), dense]
+    )
+    zeros = Split(data.test.images, np.zeros(4, np.int32))
+    dense.bias.assign([0.0, 2.0])
+    wrong = ImageData("edge", ("a", "b"), zeros, zeros, zeros)
+    found = Audit(wrong, SUITE, THREAT)(model, "wrong", tmp_path)
+    assert found["clean"] == 0 and (tmp_path / "report.html").exists()
+    assert len(np.load(tmp_path / "examples.npz")["images/ids"]) == 0
+
+
+def test_many_attacks_do_not_make_tensorflow_warn_of_retracing(tmp_path, caplog) -> None:
+    logger = tf.get_logger()
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel("WARNING")
+    logger.propagate = True
+    try:
+        many = Suite({f"fgsm{i}": FGSM() for i in range(8)}, probe=PGD(num_steps=1), factors=())
+        Audit(_data((4, 4, 1), 2), many, THREAT)(_sequential((4, 4, 1), 2), "net", tmp_path)
+    finally:
+        logger.setLevel(level)
+        logger.propagate = propagate
+    assert "retracing" not in caplog.text

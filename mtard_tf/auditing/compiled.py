@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -134,7 +135,7 @@ class CompiledModel:
             if (id(owner), variant) not in self._compiled:
                 further = [tf.TensorSpec(given.shape, given.dtype) for given in rest]
                 signature = [*self._specs, tf.TensorSpec([None], tf.int64), *further]
-                function = tf.function(traced, input_signature=signature, autograph=False)
+                function = _graph(traced, signature)
                 # The object is kept, so that no other can come to have its id.
                 self._compiled[id(owner), variant] = owner, function
             function = self._compiled[id(owner), variant][1]
@@ -150,12 +151,8 @@ class CompiledModel:
                 tf.TensorSpec([None, *images.shape[1:]]),
                 tf.TensorSpec([None], tf.int32),
             )
-            self._predict = tf.function(
-                self._answer, input_signature=self._specs[:1], autograph=False
-            )
-            self._gradient = tf.function(
-                self._largest_gradient, input_signature=self._specs, autograph=False
-            )
+            self._predict = _graph(self._answer, self._specs[:1])
+            self._gradient = _graph(self._largest_gradient, self._specs)
             self._ready = True
 
     def _answer(self, images: tf.Tensor) -> tf.Tensor:
@@ -166,6 +163,13 @@ class CompiledModel:
             self.inference(), images, lambda _, logits: losses.cross_entropy(logits, labels)
         )
         return tf.reduce_max(tf.abs(gradient), axis=list(range(1, images.shape.rank)))
+
+
+def _graph(function: Callable, signature: Sequence[tf.TensorSpec]) -> Callable:
+    # A partial has no code, by which TensorFlow counts traces: it would take the functions of
+    # several models and attacks for one, and warn of retracing it.
+    own = functools.partial(function)
+    return tf.function(own, input_signature=signature, autograph=False)
 
 
 def last_line(error: Exception) -> str:

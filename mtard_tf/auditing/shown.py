@@ -41,7 +41,8 @@ def arrays(runner: BatchRunner, probe: Attack, predictions: Predictions) -> dict
         "images/labels": labels,
     }
     for name, batch in (("clean", images), ("attacked", attacked)):
-        logits = compiled.logits(batch).astype(np.float64)
+        # Of no images where the model gets none right; convolutions refuse an empty batch.
+        logits = compiled.logits(batch).astype(np.float64) if len(ids) else np.zeros((0, 1))
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         found[f"images/{name}"] = np.round(np.asarray(batch) * 255).astype(np.uint8)
         found[f"images/{name}_class"] = logits.argmax(axis=1)
