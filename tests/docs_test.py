@@ -81,6 +81,7 @@ def _python(page: str) -> list[str]:
 
 
 def _process(script: str, folder: pathlib.Path) -> None:
+    """Runs a script in a fresh interpreter; it must end well, and without TensorFlow's warnings."""
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=folder,
@@ -89,6 +90,7 @@ def _process(script: str, folder: pathlib.Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    assert "WARNING:tensorflow" not in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES)
