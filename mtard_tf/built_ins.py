@@ -18,6 +18,7 @@ BUILT_INS: dict[str, dict[str, str]] = {
         "hat": f"{_ADVERSARIAL}.hat:HAT",
         "score": f"{_ADVERSARIAL}.score:SCORE",
         "adr": f"{_ADVERSARIAL}.adr:ADR",
+        "ikl": f"{_ADVERSARIAL}.ikl:IKL",
         "ard": f"{_DISTILLATION}.ard:ARD",
         "iad": f"{_DISTILLATION}.iad:IAD",
         "iad2": f"{_DISTILLATION}.iad2:IAD2",

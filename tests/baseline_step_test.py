@@ -238,6 +238,17 @@ def adr_trades(n, a, x, y, state):
     return climb_rectified(n, x, x, y, state) + 6 * kl(n["student"](x), n["student"](a))
 
 
+def ikl(n, a, x, y, state):
+    """At gamma 0.5, of the class weights of the epoch before, one step long."""
+    fixed, student = state["nets"]["student"](x), n["student"]
+    s = state["rows"][y] ** 0.5
+    apart = student(x) - student(a)
+    pairs = (apart[:, :, None] - apart[:, None]) ** 2
+    apart = (s[:, :, None] * s[:, None] * pairs).sum((1, 2)) / 4 / (s.sum(1) ** 2).mean()
+    soft = -(softmax(fixed) * log_softmax(student(a))).sum(1)
+    return ce(student(x), y) + 20 * apart + 4 * soft
+
+
 INTROSPECTIVE = {"alpha": 0.8, "beta": 0.5, "temperature": 2.0, "begin": 1.0}
 ANNEALED = {"temperatures": (2.0, 1.0), "interpolations": (1.2, 0.8), "decay": 0.6}
 # Distiller, its settings, what is climbed, in which steps from which start, and its loss.
@@ -273,6 +284,7 @@ CASES = {
     "lbgat": ("lbgat", {}, climb_own, TRADES_STEP, "gaussian", lbgat),
     "adr": ("adr", ANNEALED, climb_rectified, 0.25, "uniform", adr),
     "adr_trades": ("adr", ANNEALED | {"beta": 6.0}, climb_own, 0.25, "gaussian", adr_trades),
+    "ikl": ("ikl", {"gamma": 0.5}, climb_own, 0.25, "gaussian", ikl),
     "rslad_matched": (
         "rslad",
         {"log_offset": 0.0, "gradient_matching": 2.0},
@@ -297,6 +309,7 @@ class NumpySteps:
         self.teachers = {role: [w.astype(float) for w in t.get_weights()] for role, t in teachers}
         self.climbed, self.step_size, self.loss = climbed, step_size * EPSILON, loss
         self.state = {"step": 0, "tau": np.ones((2, CLASSES))}
+        self.state["rows"] = np.full((CLASSES, CLASSES), 1 / CLASSES)
 
     def nets(self, weights):
         size = 5 * CLASSES
@@ -310,6 +323,7 @@ class NumpySteps:
         average = self.average = 0.6 * self.average + 0.4 * self.weights
         self.state["average"] = self.nets(average)["student"]
         nets, a = self.nets(self.weights), start
+        self.state["nets"] = nets
         for _ in range(10):
             up = slope(lambda v: self.climbed(nets, v, x, y, self.state).sum(), a)
             a = a + self.step_size * np.sign(up)
@@ -323,7 +337,14 @@ class NumpySteps:
         gaps = np.array(losses) - np.mean(losses, axis=1, keepdims=True)
         gaps /= np.abs(gaps).max(axis=1, keepdims=True)
         self.weights = self.weights - RATE * slope(mean_loss, self.weights)
-        self.state = {"step": self.state["step"] + 1, "tau": self.state["tau"] - 0.1 * gaps}
+        p, rows = softmax(nets["student"](x) / 4), self.state["rows"].copy()
+        for c in set(y):
+            rows[c] = p[y == c].mean(0)
+        self.state |= {
+            "step": self.state["step"] + 1,
+            "tau": self.state["tau"] - 0.1 * gaps,
+            "rows": rows,
+        }
         return before
 
 

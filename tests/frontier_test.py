@@ -20,6 +20,7 @@ from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.distiller.gradient_matching import GradientMatching
 from mtard_tf.plugins.adversarial_distillation.dgad import swapped
 from mtard_tf.plugins.adversarial_distillation.saad import renyi_entropy
+from mtard_tf.plugins.adversarial_training.ikl import distance
 from mtard_tf.threat import ThreatModel
 
 DATA = np.load(pathlib.Path(__file__).parent / "reference" / "frontier.npz")
@@ -36,10 +37,19 @@ def _linear() -> keras.Model:
     )
 
 
-def _make(name: str, student=_linear, epoch: int = 1, epochs: int | None = None, **settings):
+def _make(
+    name: str,
+    student=_linear,
+    epoch: int = 1,
+    epochs: int | None = None,
+    steps: int = 1,
+    **settings,
+):
     """A distiller in an epoch, counted from 1."""
     cls = registry.target("distillers", name)
-    context = TrainingContext(ThreatModel(epsilon=EPSILON), epochs=epochs, attack_shards=1)
+    context = TrainingContext(
+        ThreatModel(epsilon=EPSILON), epochs=epochs, steps_per_epoch=steps, attack_shards=1
+    )
     teachers = {role: student() for role in cls.teacher_views}
     distiller = cls(student(), teachers, context=context, **settings)
     distiller.compile(optimizer="sgd", jit_compile=False)
@@ -243,6 +253,77 @@ def test_adr_that_trusts_labels_alone_is_adversarial_training() -> None:
     np.testing.assert_allclose(loss, tf.reduce_mean(hard), rtol=1e-6)
 
 
+def _ikl(alpha=4.0, beta=20.0, weights=None, **settings):
+    distiller = _make("ikl", alpha=alpha, beta=beta, **settings)
+    if weights is not None:
+        distiller.class_weights.assign(DATA["ikl_class_weights"])
+    return distiller
+
+
+def test_ikl_class_weights_are_means_of_an_epoch() -> None:
+    distiller = _ikl(steps=3)
+    labels = tf.constant(DATA["ikl_epoch_labels"], tf.int32)
+    for step in range(3):
+        distiller.steps_done.assign(step)
+        uniform = distiller.class_weights.numpy()
+        np.testing.assert_allclose(uniform, np.full((10, 10), 0.1), rtol=1e-6)
+        rows = slice(20 * step, 20 * step + 20)
+        student = dict.fromkeys(("clean", "adversarial"), DATA["ikl_epoch_logits"][rows])
+        distiller.weigh(distiller.terms(labels[rows], student, {}), {})
+    found = distiller.class_weights.numpy()
+    np.testing.assert_allclose(found, DATA["ikl_class_weights"], rtol=1e-5)
+    np.testing.assert_array_equal(distiller.class_sums, np.zeros((10, 10)))
+    # An epoch with class 3 alone leaves the other rows.
+    alone = {view: logits[:1] for view, logits in STUDENT.items()}
+    for step in range(3, 6):
+        distiller.steps_done.assign(step)
+        distiller.weigh(distiller.terms(tf.constant([3]), alone, {}), {})
+    moved = np.abs(distiller.class_weights.numpy() - found).max(axis=1)
+    assert moved[3] > 0.01 and np.delete(moved, 3).max() == 0
+
+
+@pytest.mark.parametrize("when", ["first", "later"])
+def test_ikl(when) -> None:
+    weights = DATA["ikl_class_weights"] if when == "later" else None
+    cases = {
+        f"ikl_{when}": {},
+        f"ikl_{when}_mse": {"alpha": 0.0, "beta": 1.0},
+        "ikl_sce": {"alpha": 1.0, "beta": 0.0},
+        f"gkl_{when}_g1": {"gamma": 1.0},
+        f"gkl_{when}_g0.4": {"gamma": 0.4},
+    }
+    with tf.GradientTape() as tape:
+        tape.watch(STUDENT)
+        hard = tf.reduce_mean(losses.cross_entropy(STUDENT["clean"], LABELS))
+    of_hard = tape.gradient(hard, STUDENT["clean"])
+    for name, settings in cases.items():
+        loss, gradients = _loss_and_gradients(_ikl(weights=weights, **settings))
+        if name == "ikl_later":
+            _assert_reference((loss, gradients), "ikl_at_total")
+        gradients["clean"] -= of_hard
+        _assert_reference((loss - hard, gradients), name)
+
+
+def test_ikl_distance_is_the_sum_over_pairs_and_completes_the_kl() -> None:
+    clean, adversarial = STUDENT["clean"], STUDENT["adversarial"]
+    random = np.random.RandomState(0)
+    apart, weights = random.randn(5, 10), random.rand(5, 10)
+    pairs = (apart[:, :, None] - apart[:, None]) ** 2
+    expected = (weights[:, :, None] * weights[:, None] * pairs).sum((1, 2)) / 4
+    found = distance(tf.constant(apart), tf.constant(weights))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_array_equal(distance(tf.zeros([1, 3]), tf.ones([1, 3])), [0.0])
+    # With s = p(x) and the other side fixed, the two terms have the gradients of the KL.
+    with tf.GradientTape() as tape:
+        tape.watch([clean, adversarial])
+        fixed = tf.stop_gradient(clean)
+        parts = distance(clean - tf.stop_gradient(adversarial), tf.nn.softmax(fixed))
+        total = tf.reduce_mean(parts + losses.soft_cross_entropy(fixed, adversarial))
+    gradients = tape.gradient(total, [clean, adversarial])
+    for gradient, key in zip(gradients, ("clean", "adv"), strict=True):
+        np.testing.assert_allclose(gradient, DATA[f"kl_batchmean_grad_s_{key}"], atol=1e-6)
+
+
 def _net(which: str) -> keras.Model:
     model = keras.Sequential(
         [
@@ -280,6 +361,8 @@ ATTACKS = {
     "saad_lambda0": ("saad", {"slope": 0.0}, PGD(), _gaussian),
     "adaad": ("adaad", {}, PGD(), _gaussian),
     "pgd_hard": ("pgd_at", {}, PGD(), _uniform),
+    "dkl_c10": ("ikl", {}, PGD(5, 0.5), _gaussian),
+    "dkl_c100": ("ikl", {"attack_distance": True}, PGD(5, 0.5), _gaussian),
 }
 
 
@@ -287,10 +370,14 @@ ATTACKS = {
 def test_attacks(name) -> None:
     method, settings, attack, start = ATTACKS[name]
     cls = registry.target("distillers", method)
-    context = TrainingContext(ThreatModel(epsilon=EPSILON), attack_shards=1)
+    # The reference of `ikl` is epoch 100 of 200, in which epsilon is half its last value.
+    epsilon = EPSILON / 2 if method == "ikl" else EPSILON
+    context = TrainingContext(ThreatModel(epsilon=epsilon), attack_shards=1)
     teachers = {role: _net("t") for role in cls.teacher_views}
     started = _started(attack, start)
     distiller = cls(_net("s"), teachers, context=context, attack=started, **settings)
+    if method == "ikl":
+        distiller.class_weights.assign(DATA["ikl_class_weights"])
     labels = tf.constant(DATA["atk_labels"], tf.int32)
     answers = distiller.teachers.ask({"clean": IMAGES}, {})
     seeds = image_seeds(0, tf.range(8))
