@@ -27,7 +27,7 @@ class IKL(Distiller):
     @schedules.Warmup()`; its attack has 5 steps of epsilon / 2, as with `official_quirks`.
 
     Args:
-      alpha: weight of SCE; 5 on CIFAR-100, with T = 2.
+      alpha: weight of SCE; on CIFAR-100 also 5, with T = 2.
       beta: weight of the distance.
       class_temperature: T, of W alone.
       gamma: of GKL, which has 0.2 or 0.4 at T = 1.
@@ -78,25 +78,23 @@ class IKL(Distiller):
     ) -> tf.Tensor:
         clean = tf.stop_gradient(self.attacked_fn()(images))
         if not self.attack_distance:
-            return self.attack_divergence(images, labels, seeds, clean)
+            return self.attack_divergence(images, labels, seeds, clean)  # SCE up to a constant
         own = self.rows(labels)
 
         def objective(_: tf.Tensor, logits: tf.Tensor, rows: slice) -> tf.Tensor:
-            z, s = clean[rows], own[rows]
-            return kl_divergence(z, logits) + distance(z - logits, s)  # SCE up to a constant
+            return kl_divergence(clean[rows], logits) + distance(clean[rows] - logits, own[rows])
 
         return self.run_attack(images, labels, seeds, objective)
 
     def terms(self, labels: tf.Tensor, student: Tensors, teachers: Tensors) -> Tensors:
-        clean, adversarial = student["clean"], student["adversarial"]
-        fixed = tf.stop_gradient(clean)
+        clean, fixed = student["clean"], tf.stop_gradient(student["clean"])
         p = tf.nn.softmax(fixed / self.class_temperature)
-        sums = tf.math.unsorted_segment_sum(p, labels, fixed.shape[-1])
+        sums = tf.math.unsorted_segment_sum(p, labels, p.shape[-1])
         self.class_sums.assign_add(replica_sum(sums))
         return {
             "cross_entropy": self.cross_entropy(clean, labels),
-            "distance": distance(clean - adversarial, self.rows(labels)),
-            "soft_cross_entropy": soft_cross_entropy(fixed, adversarial),
+            "distance": distance(clean - student["adversarial"], self.rows(labels)),
+            "soft_cross_entropy": soft_cross_entropy(fixed, student["adversarial"]),
         }
 
     def weigh(self, means: Tensors, teachers: Tensors) -> Weighed:
