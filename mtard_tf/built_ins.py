@@ -13,6 +13,8 @@ BUILT_INS: dict[str, dict[str, str]] = {
     "distillers": {
         "natural": f"{_ADVERSARIAL}.natural:Natural",
         "pgd_at": f"{_ADVERSARIAL}.pgd_at:PGDAdversarialTraining",
+        "fgsm_rs": f"{_ADVERSARIAL}.fgsm_rs:FGSMRS",
+        "n_fgsm": f"{_ADVERSARIAL}.n_fgsm:NFGSM",
         "trades": f"{_ADVERSARIAL}.trades:Trades",
         "mart": f"{_ADVERSARIAL}.mart:MART",
         "hat": f"{_ADVERSARIAL}.hat:HAT",

@@ -93,7 +93,34 @@ class Warmup:
         return (self.start + (1 - self.start) * share) * self.after(epoch)
 
 
-SCHEDULES: tuple[type, ...] = (Constant, StepDecay, Cosine, Warmup)
+@dataclasses.dataclass(frozen=True)
+class Cyclic:
+    """One cycle: linear from 0 to 1 at `peak` of `epochs`, and back to 0; for fast training.
+
+    The first step has factor 0, as in the code of FGSM-RS (`CIFAR10/train_fgsm.py:87`), whose
+    scheduler, PyTorch's CyclicLR, also moves the momentum: that is left out.
+
+    Attributes:
+      epochs: length in epochs.
+      peak: share of them after which the factor is 1, inside (0, 1).
+    """
+
+    epochs: float
+    peak: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (self.epochs > 0 and 0 < self.peak < 1):
+            raise ValueError(
+                f"Cyclic is of epochs {self.epochs} and peak {self.peak}; give a length above 0, "
+                "and a share inside (0, 1)."
+            )
+
+    def __call__(self, epoch: tf.Tensor) -> tf.Tensor:
+        share = tf.clip_by_value(epoch / self.epochs, 0.0, 1.0)
+        return tf.minimum(share / self.peak, (1.0 - share) / (1.0 - self.peak))
+
+
+SCHEDULES: tuple[type, ...] = (Constant, StepDecay, Cosine, Warmup, Cyclic)
 
 
 def epoch_of(step: tf.Tensor, steps_per_epoch: int) -> tf.Tensor:

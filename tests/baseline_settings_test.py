@@ -60,6 +60,10 @@ def test_distrust_worked_example(epoch, expected):
         ("iad2", "training", ("adversarial", "clean")),
         ("adaad", "inference", ("clean", "adversarial")),
         ("adaiad", "inference", ("clean", "adversarial")),
+        ("adr", "training", ("adversarial",)),
+        ("saad", "inference", ("adversarial", "mirrored", "clean")),
+        ("fgsm_rs", "training", ("adversarial",)),
+        ("n_fgsm", "training", ("adversarial",)),
         ("score", "batch", ("clean", "adversarial")),
     ],
 )

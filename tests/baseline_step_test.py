@@ -256,6 +256,8 @@ CASES = {
     "pgd_at": ("pgd_at", {}, climb_labels, 0.25, "uniform", pgd_at),
     "trades": ("trades", {}, climb_own, TRADES_STEP, "gaussian", trades),
     "mart": ("mart", {}, climb_labels, TRADES_STEP, "gaussian", mart),
+    "fgsm_rs": ("fgsm_rs", {}, climb_labels, 1.25, "uniform", pgd_at),
+    "n_fgsm": ("n_fgsm", {"noise": 1.5}, climb_labels, 1.0, "wide", pgd_at),
     "hat": ("hat", {}, climb_own, 0.25, "gaussian", hat),
     "score": ("score", {"label_smoothing": 0.2}, climb_squares, 0.25, "uniform", score),
     "ard": ("ard", {"alpha": 0.7, "temperature": 4.0}, climb_labels, 0.25, "uniform", ard),
@@ -298,10 +300,15 @@ CASES = {
 }
 
 
+# One step in place of ten; how far it may lead, of epsilon.
+ONE_STEP = {"fgsm_rs": 1.0, "n_fgsm": 2.5}
+
+
 class NumpySteps:
     """Attack, loss, gradient and update in float64; weights as one vector."""
 
-    def __init__(self, distiller, teachers, climbed, step_size, loss) -> None:
+    def __init__(self, distiller, teachers, climbed, step_size, loss, case) -> None:
+        self.steps, self.ball = 1 if case in ONE_STEP else 10, EPSILON * ONE_STEP.get(case, 1)
         self.names = ("student", "guide")[: len(distiller.trained_models)]
         arrays = [w for model in distiller.trained_models for w in model.get_weights()]
         self.weights = np.concatenate([w.ravel() for w in arrays]).astype(np.float64)
@@ -324,10 +331,10 @@ class NumpySteps:
         self.state["average"] = self.nets(average)["student"]
         nets, a = self.nets(self.weights), start
         self.state["nets"] = nets
-        for _ in range(10):
+        for _ in range(self.steps):
             up = slope(lambda v: self.climbed(nets, v, x, y, self.state).sum(), a)
             a = a + self.step_size * np.sign(up)
-            a = np.clip(np.clip(a, x - EPSILON, x + EPSILON), 0, 1)
+            a = np.clip(np.clip(a, x - self.ball, x + self.ball), 0, 1)
 
         def mean_loss(weights):
             return self.loss(self.nets(weights), a, x, y, self.state).mean()
@@ -359,7 +366,7 @@ def test_steps_equal_numpy(case):
     teachers = {role: net(seed) for seed, role in enumerate(cls.teacher_views, 1)}
     distiller = cls(net(0), teachers, context=context, **settings)
     distiller.compile(optimizer=keras.optimizers.SGD(RATE), jit_compile=False)
-    oracle = NumpySteps(distiller, teachers.items(), climbed, step_size, loss)
+    oracle = NumpySteps(distiller, teachers.items(), climbed, step_size, loss, case)
     random = np.random.RandomState(3)
     for number in range(2):
         images = random.rand(BATCH, *SHAPE).astype(np.float32)
@@ -369,9 +376,9 @@ def test_steps_equal_numpy(case):
         if start == "gaussian":
             begun = images + 0.001 * normal(seeds, SHAPE).numpy()
         else:
-            begun = threat.project(
-                images + uniform_in_ball(seeds, tf.TensorShape(SHAPE), threat), images
-            ).numpy()
+            ball = threat.scaled(1.5) if start == "wide" else threat
+            drawn = images + uniform_in_ball(seeds, tf.TensorShape(SHAPE), ball)
+            begun = ball.project(drawn, images).numpy()
         flat = [v.reshape(BATCH, -1).astype(np.float64) for v in (images, begun)]
         expected = oracle.step(flat[0], labels, flat[1])
         logs = distiller.train_step((tf.constant(images), tf.constant(labels), ids))

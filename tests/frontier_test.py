@@ -13,14 +13,16 @@ import pytest
 import tensorflow as tf
 
 from mtard_tf import losses, registry
-from mtard_tf.attacks.pgd import PGD
+from mtard_tf.attacks.pgd import FGSM, PGD
 from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.distiller.averaging import TeachingAverage
 from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.distiller.gradient_matching import GradientMatching
 from mtard_tf.plugins.adversarial_distillation.dgad import swapped
 from mtard_tf.plugins.adversarial_distillation.saad import renyi_entropy
+from mtard_tf.plugins.adversarial_training import n_fgsm
 from mtard_tf.plugins.adversarial_training.ikl import distance
+from mtard_tf.schedules import Cyclic, ScheduledRate
 from mtard_tf.threat import ThreatModel
 
 DATA = np.load(pathlib.Path(__file__).parent / "reference" / "frontier.npz")
@@ -360,6 +362,7 @@ ATTACKS = {
     "saad": ("saad", {}, PGD(), _gaussian),
     "saad_lambda0": ("saad", {"slope": 0.0}, PGD(), _gaussian),
     "adaad": ("adaad", {}, PGD(), _gaussian),
+    "fgsm_rs": ("fgsm_rs", {}, PGD(1, 1.25), _uniform),
     "pgd_hard": ("pgd_at", {}, PGD(), _uniform),
     "dkl_c10": ("ikl", {}, PGD(5, 0.5), _gaussian),
     "dkl_c100": ("ikl", {"attack_distance": True}, PGD(5, 0.5), _gaussian),
@@ -384,3 +387,36 @@ def test_attacks(name) -> None:
     found = distiller.perturb(IMAGES, labels, seeds, answers)
     expected = DATA[f"atk_out_{name}"].reshape(8, 4, 4, 1)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_n_fgsm(monkeypatch) -> None:
+    noise = DATA["atk_uniform"].reshape(8, 4, 4, 1)
+
+    def drawn(seeds, shape, threat):
+        assert shape == (4, 4, 1) and float(threat.epsilon) == pytest.approx(2 * EPSILON)
+        return threat.epsilon * noise
+
+    monkeypatch.setattr(n_fgsm, "uniform_in_ball", drawn)
+    distiller = _make("n_fgsm", lambda: _net("s"))
+    labels, seeds = tf.constant(DATA["atk_labels"], tf.int32), image_seeds(0, tf.range(8))
+    found = distiller.perturb(IMAGES, labels, seeds, {})
+    np.testing.assert_allclose(found, DATA["atk_out_n_fgsm"].reshape(8, 4, 4, 1), atol=1e-6)
+    assert EPSILON * 1.5 < np.abs(found - IMAGES).max() <= EPSILON * 3 + 1e-6
+    monkeypatch.undo()
+    plain = _make("n_fgsm", lambda: _net("s"), noise=0.0).perturb(IMAGES, labels, seeds, {})
+    model = _net("s")
+    fgsm = FGSM()(model, IMAGES, labels, threat=ThreatModel(epsilon=EPSILON), seeds=seeds)
+    np.testing.assert_allclose(plain, fgsm, atol=1e-6)
+
+
+def test_n_fgsm_is_of_the_maximum_norm() -> None:
+    context = TrainingContext(ThreatModel("l2", 0.5))
+    with pytest.raises(ValueError, match=r"steps by signs and the threat model is l2; set Exper"):
+        n_fgsm.NFGSM(_linear(), context=context)
+
+
+@pytest.mark.parametrize(("name", "base", "peak"), [("", 0.2, 0.5), ("_svhn", 0.05, 0.4)])
+def test_cyclic_rates(name, base, peak) -> None:
+    rate = ScheduledRate(base, Cyclic(2, peak), 10)
+    found = [float(rate(tf.constant(step))) for step in range(20)]
+    np.testing.assert_allclose(found, DATA[f"cyclic{name}_2x10"][:, 0], atol=1e-6)

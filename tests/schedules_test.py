@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from mtard_tf.losses import cross_entropy, entropy, kl_divergence
 from mtard_tf.optimizers import CoupledSGD
-from mtard_tf.schedules import Constant, Cosine, ScheduledRate, StepDecay, Warmup
+from mtard_tf.schedules import Constant, Cosine, Cyclic, ScheduledRate, StepDecay, Warmup
 
 
 def test_official_decay_is_at_the_end_of_epochs_215_260_285():
@@ -37,6 +37,9 @@ def test_official_decay_is_at_the_end_of_epochs_215_260_285():
         (Warmup(4, start=0.5), 2.0, 0.75),
         (Warmup(2, after=Cosine(10)), 5.0, 0.5),
         (Warmup(0), 0.0, 1.0),
+        (Cyclic(10), 2.5, 0.5),
+        (Cyclic(10, peak=0.4), 7.0, 0.5),
+        (Cyclic(10), 11.0, 0.0),
     ],
 )
 def test_factors(schedule, epoch, expected):

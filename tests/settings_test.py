@@ -36,7 +36,21 @@ ROLES = {
         ("ard", "iad", "rslad", "absld", "adaad", "adaiad", "saad", "dgad"), {"robust"}
     ),
     **dict.fromkeys(("mtard", "bmtard", "iad2"), {"clean", "robust"}),
-    **dict.fromkeys(("adr", "ikl", "natural", "pgd_at", "trades", "mart", "score", "lbgat"), set()),
+    **dict.fromkeys(
+        (
+            "adr",
+            "ikl",
+            "fgsm_rs",
+            "n_fgsm",
+            "natural",
+            "pgd_at",
+            "trades",
+            "mart",
+            "score",
+            "lbgat",
+        ),
+        set(),
+    ),
     **dict.fromkeys(("defensive", "knowledge_distillation", "teacher_assistant"), {"teacher"}),
     "hat": {"clean"},
     "densely_guided": {"teacher", "assistant"},
