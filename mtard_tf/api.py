@@ -129,7 +129,7 @@ def audit(
       suite: "quick", "paper", "autoattack", ..., a `.gin` file, or a `Suite`.
       skip: attacks of the suite to leave out.
       split: "test", "validation" or "train".
-      examples: at most so many images, from the first on; None for all.
+      examples: at most N images, the first ones; None for all.
       surrogate: model on which transfer attacks are crafted; None leaves those out.
       temperature: at which the model was trained.
       batch_size: images at a time.
