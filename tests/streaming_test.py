@@ -12,6 +12,8 @@ import tensorflow as tf
 import tensorflow_datasets
 
 from mtard_tf.auditing.evaluator import Evaluator
+from mtard_tf.commands import data as data_command
+from mtard_tf.commands import requests
 from mtard_tf.data import tfds_sets, writing
 from mtard_tf.data.batches import evaluation_batches, to_float, training_batches, training_tensors
 from mtard_tf.data.extra import Extra, check_extra
@@ -195,11 +197,10 @@ def _train(data: ImageData, folder: pathlib.Path, preemption: Preemption | None 
 def test_a_stage_that_is_cut_off_ends_in_the_bits_of_one_that_was_not(folder, tmp_path) -> None:
     """And in those of one in memory."""
     whole = _train(_read(folder, True), tmp_path / "whole")
-    for cut in (1, 4):  # in the first epoch, of three steps, and in the second
-        with pytest.raises(Preempted):
-            _train(_read(folder, True), tmp_path / f"cut{cut}", _Preempted(cut))
-        resumed = _train(_read(folder, True), tmp_path / f"cut{cut}")
-        assert all(map(np.array_equal, resumed, whole))
+    with pytest.raises(Preempted):  # in the second epoch of three steps
+        _train(_read(folder, True), tmp_path / "cut", _Preempted(4))
+    resumed = _train(_read(folder, True), tmp_path / "cut")
+    assert all(map(np.array_equal, resumed, whole))
     assert all(map(np.array_equal, _train(_read(folder, False), tmp_path / "held"), whole))
 
 
@@ -301,7 +302,8 @@ class TestConversion:
             conversion.convert("tiny", out, str(folder), progress=interrupted)
         assert not list((tmp_path / "out").rglob("*.json"))
         assert not list((tmp_path / "out").rglob("*record*"))
-        conversion.convert("tiny", out, str(folder))
+        request = requests.Data(data_dir=str(folder), out=out)
+        assert data_command.run(request, ["convert", "tiny"]).startswith(f"tiny is in {out}/tiny/")
         with pytest.raises(DataError, match="tiny/1.0.0 exists already; remove it to write tiny"):
             conversion.convert("tiny", out, str(folder))
         with pytest.raises(DataError, match="is in array_record format; only tfrecord is conv"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,10 +13,9 @@ import tensorflow as tf
 from mtard_tf.data.image_data import DataError, Split
 from mtard_tf.data.streaming.stored_images import StoredImages, images_in
 from mtard_tf.data.tfds_splits import damaged
-from mtard_tf.files import digest
 
 # Records read at a time to find the labels: as many as this many bytes of decoded images.
-_LABELS_AT_ONCE = 16 * 2**20
+_LABELS_AT_ONCE = 2 * 2**20
 _MAX_THREADS = 8
 
 
@@ -62,14 +62,16 @@ def open_split(
 def _scanned(records: Any, label_key: str, count: int) -> tuple[np.ndarray, str]:
     """The labels of all records, int32, and a fingerprint of the records."""
     feature = {label_key: tf.io.FixedLenFeature([], tf.int64)}
-    labels, prints = [np.empty(0, np.int32)], []
+    labels, sha = [np.empty(0, np.int32)], hashlib.sha256()
     with tf.device("CPU:0"):
         for start in range(0, len(records), count):
             part = records.__getitems__(range(start, min(start + count, len(records))))
             found = tf.io.parse_example(part, feature)[label_key]
             labels.append(found.numpy().astype(np.int32))
-            prints.append(digest(*part))
-    return np.concatenate(labels), digest(*prints)
+            for record in part:
+                sha.update(len(record).to_bytes(8, "little"))
+                sha.update(record)
+    return np.concatenate(labels), sha.hexdigest()
 
 
 def batches(
