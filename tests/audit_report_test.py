@@ -69,7 +69,7 @@ def _severities(report: dict) -> dict[str, str]:
     return {finding["name"]: finding["severity"] for finding in report["findings"]}
 
 
-def test_report_holds_what_the_issue_asks_for(honest) -> None:
+def test_report_holds_every_figure_with_its_interval(honest) -> None:
     report, out = honest
     assert json.loads((out / "report.json").read_text()) == report
     assert next(iter(report)) == "verdict"

@@ -341,12 +341,15 @@ def test_finished_stages_are_checked_side_by_side_too(chain_run, tiny_run_file, 
     small_cnn((8, 8, 3), 3).save(student)
     with pytest.raises(RunError, match="chain_step1 was begun with something else: the file of "):
         side_by_side.training_jobs(described.stages, run_dir, known)
-    # To be begun anew: its process asks once more, as that of a stage that learns from it does.
     asked = ["chain_teacher"]
+    with pytest.raises(RunError, match="chain_step1 was begun with something else: the file of "):
+        side_by_side.training_jobs(described.stages, run_dir, known, restart=asked)
+    # To be begun anew: its process asks once more, as that of a stage that learns from it does.
+    asked = ["chain_teacher", "chain_step1"]
     todo = side_by_side.training_jobs(described.stages, run_dir, known, restart=asked)
     assert [job.command[-2:] for job in todo] == [
         ["--only=chain_teacher", "--restart=chain_teacher"],
-        [todo[1].command[-2], "--only=chain_step1"],
+        ["--only=chain_step1", "--restart=chain_step1"],
     ]
     student.unlink()
     with pytest.raises(RunError, match="student.keras of a finished stage is gone"):

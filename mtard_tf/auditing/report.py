@@ -39,6 +39,7 @@ def compose(
     numbers = accuracies.summarise(correct, about["seed"])
     return {
         "verdict": verdict(checks, numbers, about["threat"]["epsilon"], attacks=len(attacks)),
+        "format": files.FORMAT,
         **about,
         **numbers,
         "findings": [dataclasses.asdict(check) for check in checks],
