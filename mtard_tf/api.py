@@ -34,9 +34,10 @@ from mtard_tf.experiment import from_python
 from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.exporting import saved_model
 from mtard_tf.models import model_files
-from mtard_tf.models.model_files import file_digest
+from mtard_tf.models.global_state import fresh_names, seeded
+from mtard_tf.models.model_files import fingerprint
 from mtard_tf.running import experiment_run
-from mtard_tf.running.run_directory import EXPERIMENT, RunError
+from mtard_tf.running.run_directory import CONFIG, EXPERIMENT, RunError
 from mtard_tf.threat import ThreatModel, radius
 
 Path: TypeAlias = str | pathlib.Path
@@ -93,10 +94,13 @@ def distil(
     Raises:
       ValueError: whatever a part refuses, before anything is trained.
     """
-    with gin_files.apart(), _folder(run_dir) as folder:
+    from_python.check_teachers(method, teachers)
+    name = name or (method if isinstance(method, str) else method.__name__.lower())
+    with gin_files.apart(), seeded(seed), fresh_names(), _folder(run_dir) as folder:
+        if (folder / CONFIG).exists():
+            raise RunError(f"{folder} holds a run of a gin file; choose another run_dir.")
         sources = {role: _source(folder, role, model) for role, model in teachers.items()}
         start = None if initial is None else _source(folder, "initial", initial)
-        name = name or (method if isinstance(method, str) else method.__name__.lower())
         stage = from_python.stage(name, method, net, sources, epochs, settings, start)
         experiment = Experiment(lambda: data, [stage], epsilon, norm, seed)
         experiment_run.run(experiment, folder, callbacks=callbacks)
@@ -190,11 +194,12 @@ def _source(folder: pathlib.Path, role: str, given: Teacher) -> str:
     path = (folder / "teachers" / f"{role}.keras").absolute()
     with files.temporary(path) as partial:
         given.save(partial)
-        known = path.exists() and file_digest(path) == file_digest(partial)
+        known = path.exists() and fingerprint(model_files.load(path)) == fingerprint(given)
         if not known and (folder / EXPERIMENT).exists():
             raise RunError(
                 f"{folder} was begun with another {role} teacher; choose another run_dir."
             )
         if not known:
+            files.to_disk(partial)
             partial.replace(path)
     return str(path)

@@ -76,6 +76,10 @@ def test_nothing_to_adapt_is_the_model_itself_and_mistakes_are_one_line() -> Non
         adapted(_net(shape=(4, 4, 1)), normalization="imagenet")
     with pytest.raises(EvaluationError, match="scale of 255 and the normalization 'imagenet' were"):
         adapted(net, normalization="imagenet", input_scale=255)
+    images = keras.Input((4, 5, 3))
+    two = keras.Model(images, [images, images], name="two")
+    with pytest.raises(EvaluationError, match="two has several inputs or outputs, or none"):
+        adapted(two, input_scale=255)
 
 
 def test_a_model_at_chance_names_the_flag_that_it_seems_to_lack() -> None:

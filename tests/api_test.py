@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import random
 
 import gin
 import keras
@@ -12,6 +13,8 @@ import pytest
 import tensorflow as tf
 
 import mtard_tf as mt
+from mtard_tf.config import gin_files
+from mtard_tf.config.gin_errors import ConfigError
 from mtard_tf.exporting import saved_model
 from mtard_tf.running.run_directory import RunError
 from mtard_tf.testing import tiny_data
@@ -61,13 +64,18 @@ def test_a_run_directory_is_gone_on_with_and_refuses_another_experiment(tmp_path
     first = mt.train("natural", net, data, run_dir=folder, **_TINY)
     assert json.loads((folder / "experiment.json").read_text())["format"] == 1
     changed = (folder / "natural" / "student.keras").stat().st_mtime_ns
+    random.seed(3)
+    before = random.getstate()
     again = mt.train("natural", net, data, run_dir=folder, **_TINY)
+    assert random.getstate() == before
     assert (folder / "natural" / "student.keras").stat().st_mtime_ns == changed
     assert first.get_weights()[0].tolist() == again.get_weights()[0].tolist()
     with pytest.raises(RunError, match="holds a run of another configuration.*\n(.*\n)*.*epochs"):
         mt.train("natural", net, data, run_dir=folder, **{**_TINY, "epochs": 3})
     with pytest.raises(RunError, match="natural was begun with something else: the train split"):
         mt.train("natural", net, tiny_data(train=44), run_dir=folder, **_TINY)
+    with pytest.raises(ConfigError, match="holds a run that was begun from Python; repeat the cal"):
+        gin_files.of_run(folder)
 
 
 def test_another_teacher_in_a_run_is_refused_and_the_first_one_kept(tmp_path, natural, net) -> None:
@@ -90,6 +98,7 @@ def test_another_teacher_in_a_run_is_refused_and_the_first_one_kept(tmp_path, na
         ("trades", {"attack": "pdg"}, "Unknown attack 'pdg'"),
         ("natural", {"epsilon": 8}, "epsilon"),
         ("natural", {"initial": "gone.keras"}, "gone.keras is missing"),
+        ("bmtard", {}, "BMTARD was given the teachers (); it has the roles (clean, robust)"),
         (len, {}, "give a subclass of mtard_tf.Distiller, or the name of one: absld"),
     ],
 )
@@ -142,5 +151,5 @@ def test_callbacks_are_called_and_may_end_the_training(net) -> None:
             self.model.stop_training = True
 
     callback = Ends()
-    mt.train("natural", net, tiny_data(), callbacks=[callback], **_TINY)
+    mt.train("natural", net, tiny_data(), callbacks=[callback], validate_every=2, **_TINY)
     assert callback.epochs == [0]

@@ -73,3 +73,26 @@ def test_a_file_gives_its_architecture_and_not_its_weights(tmp_path) -> None:
         ValueError, match=r"takes images of \(8, 8, 3\) and has 3 outputs; the data"
     ):
         models.from_file((8, 8, 1), 3, path=str(tmp_path / "net.keras"))
+
+
+def _named(prefix: str) -> keras.Model:
+    inner = keras.Sequential(
+        [keras.Input((4,), name=f"{prefix}in"), keras.layers.Dense(3, name=f"{prefix}dense")],
+        name=f"{prefix}inner",
+    )
+    images = keras.Input((2, 2, 1), name=f"{prefix}images")
+    flat = keras.layers.Flatten(name=f"{prefix}flat")(images)
+    return keras.Model(images, inner(flat), name=f"{prefix}net")
+
+
+def test_an_architecture_is_known_without_the_names_of_its_layers() -> None:
+    assert repr(models.borrowed.Architecture(_named("a"))) == repr(
+        models.borrowed.Architecture(_named("b"))
+    )
+
+
+def test_frozen_layers_train_with_their_fresh_weights() -> None:
+    net = _named("frozen")
+    net.trainable = False
+    made = models.borrowed.Architecture(net)((2, 2, 1), 3)
+    assert len(made.trainable_variables) == 2 and not net.trainable_variables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 
 import pytest
@@ -48,6 +49,7 @@ def test_a_run_keeps_its_plugins_and_refuses_changed_ones(tmp_path) -> None:
     plugin_files.load([path])
     run_directory.claim(run_dir, "# one\n")
     kept = run_dir / "plugins" / "kept_net.py"
+    assert "kept_net" in json.loads((run_dir / "plugins" / "order.json").read_text())["order"]
     assert kept.read_text() == path.read_text()
     plugin_files.load_kept(run_dir)  # the same text is loaded already
     kept.write_text("# what the run began with\n")
@@ -55,6 +57,22 @@ def test_a_run_keeps_its_plugins_and_refuses_changed_ones(tmp_path) -> None:
         run_directory.claim(run_dir, "# one\n")
     path.unlink()
     plugin_files.load([path])  # known by its name: a run's own configuration names it so
+
+
+def test_a_run_goes_on_with_its_plugin_after_the_file_was_edited(tmp_path) -> None:
+    path, run_dir = _file(tmp_path, "edited_net"), tmp_path / "run"
+    plugin_files.load([path])
+    run_directory.claim(run_dir, "# one\n")
+    plugin_files.load_kept(run_dir)
+    path.write_text("# edited\n")
+    plugin_files.load_bound(f"Experiment.plugins = \\\n    '{path}'\n", tmp_path)
+
+
+def test_a_plugin_that_can_be_imported_from_where_it_lies_is_loaded(tmp_path, monkeypatch) -> None:
+    """As in a job: `python -m` has the working directory on its path."""
+    monkeypatch.syspath_prepend(tmp_path)
+    plugin_files.load([_file(tmp_path, "beside_net")])
+    assert "beside_net" in registry.names("models")
 
 
 @pytest.mark.parametrize(

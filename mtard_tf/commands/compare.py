@@ -14,7 +14,7 @@ from mtard_tf.commands import gate, requests
 from mtard_tf.comparing import audits, comparison, temperatures, text
 from mtard_tf.comparing.audits import ComparisonError
 from mtard_tf.comparing.comparison import WORST
-from mtard_tf.config import gin_files
+from mtard_tf.config import gin_files, plugin_files
 from mtard_tf.distribute import strategies
 from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.models.global_state import fresh_names
@@ -33,10 +33,11 @@ def run(request: requests.Compare) -> str:
       Unmet: a requirement is not met.
       Preempted: the process was preempted; the same command resumes.
     """
-    # Before anything is trained: it replaces the configuration, and may be a mistake.
-    suite = gin_files.suite(request.suite).without(request.skip)
     run_dir = pathlib.Path(request.run_dir)
     given = bool(request.config or request.gin)
+    # Twice: the suite, which may use the run's plugins, replaces the configuration.
+    gin_files.start_or_resume(run_dir, request.config, request.gin)
+    suite = gin_files.suite(request.suite).without(request.skip)
     experiment = gin_files.start_or_resume(run_dir, request.config, request.gin)
     names = [stage.name for stage in experiment.stages]
     for stage in request.stages:
@@ -164,6 +165,7 @@ def _audit_jobs(
         f"--out={run_dir / 'evaluation'}",
         *(f"--suite={request.suite}", "--nogate"),
         *(f"--skip={name}" for name in request.skip),
+        *plugin_files.given(),
         *([] if request.examples is None else [f"--examples={request.examples}"]),
     ]
     result = []

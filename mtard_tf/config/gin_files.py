@@ -51,11 +51,12 @@ def parse(files: Sequence[str], given: Sequence[str] = (), *, finished: bool = F
     for line in registry.broken().values():
         print(f"warning: {line}", file=sys.stderr)
     gin.clear_config()
+    plugin_files.load_bound("\n".join(given), pathlib.Path())
     if not files:
         raise ConfigError(
             "No configuration was given; use --config=FILE, such as --config=quickstart.gin."
         )
-    with one_line():
+    with one_line(), _reader():
         gin.parse_config_files_and_bindings(list(files), list(given), finalize_config=False)
         text = gin.config_str()
     missing = re.findall(r"^(\w+) = %gin\.REQUIRED", text, re.M)
@@ -126,6 +127,11 @@ def of_run(run_dir: pathlib.Path) -> Experiment:
       ConfigError: the directory holds no run.
     """
     path = run_dir / "config.gin"
+    if (run_dir / "experiment.json").exists():
+        raise ConfigError(
+            f"{run_dir} holds a run that was begun from Python; repeat the call there, or use "
+            "mtard_tf.audit and mtard_tf.export, or --model=FILE, on its student.keras."
+        )
     if not path.exists():
         raise ConfigError(f"{run_dir} holds no run (no config.gin); run mtard-train first.")
     plugin_files.load_kept(run_dir)
@@ -186,5 +192,12 @@ def _open(name: str) -> Iterator[IO[str]]:
         _reading.pop()
 
 
-# Before gin's own reader, which only looks in the working directory.
-gin.config._FILE_READERS.insert(0, (_open, lambda name: True))
+@contextlib.contextmanager
+def _reader() -> Iterator[None]:
+    """Inside, gin opens files by `_open`; its own reader looks in the working directory alone."""
+    ours = (_open, lambda name: True)
+    gin.config._FILE_READERS.insert(0, ours)
+    try:
+        yield
+    finally:
+        gin.config._FILE_READERS.remove(ours)

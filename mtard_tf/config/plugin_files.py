@@ -15,10 +15,13 @@ from mtard_tf.config.gin_errors import ConfigError
 
 FOLDER = "plugins"  # of a run
 _BOUND = re.compile(
-    r"""^\s*Experiment\.plugins\s*=\s*([(\[].*?[)\]]|'[^'\n]*'|"[^"\n]*")""", re.M | re.S
+    r"""^\s*Experiment\.plugins\s*=[\s\\]*([(\[].*?[)\]]|'[^'\n]*'|"[^"\n]*")""", re.M | re.S
 )
 # Module -> its file and text, of all that this process has loaded.
 _loaded: dict[str, tuple[pathlib.Path, bytes]] = {}
+# Those of a run, as they were when it began: its configuration names the files they came from.
+_of_run: set[str] = set()
+_ORDER = "order.json"
 
 
 def load(paths: Sequence[str | pathlib.Path]) -> None:
@@ -59,12 +62,27 @@ def load_bound(text: str, folder: pathlib.Path) -> None:
             value = ast.literal_eval(match[1])
         except (SyntaxError, ValueError):
             continue  # gin says what is wrong with it
-        load([folder / name for name in ([value] if isinstance(value, str) else value)])
+        named = [value] if isinstance(value, str) else value
+        paths = [folder / pathlib.Path(name).expanduser() for name in named]
+        load([path for path in paths if path.stem not in _of_run])
 
 
 def load_kept(run_dir: pathlib.Path) -> None:
     """Loads the plugins that a run was begun with, as they were then."""
-    load(sorted((run_dir / FOLDER).glob("*.py")))
+    folder = run_dir / FOLDER
+    if not (folder / _ORDER).exists():
+        return
+    try:
+        names = [str(name) for name in files.read_json(folder / _ORDER)["order"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{folder / _ORDER} is damaged ({error}); put it back.") from error
+    _of_run.update(names)
+    load([folder / f"{name}.py" for name in names])
+
+
+def given() -> list[str]:
+    """`--plugins` flags for a process that is to have the same plugins, in their order."""
+    return [f"--plugins={path}" for path, _ in _loaded.values()]
 
 
 def keep(run_dir: pathlib.Path, begun: bool) -> None:
@@ -77,6 +95,8 @@ def keep(run_dir: pathlib.Path, begun: bool) -> None:
     Raises:
       ConfigError: a file that changed since the run began.
     """
+    if _loaded and not begun:
+        files.write_json(run_dir / FOLDER / _ORDER, {"order": list(_loaded)})
     for name, (path, text) in _loaded.items():
         kept = run_dir / FOLDER / f"{name}.py"
         if not begun:
@@ -91,7 +111,8 @@ def keep(run_dir: pathlib.Path, begun: bool) -> None:
 
 def _import(path: pathlib.Path) -> None:
     name = path.stem
-    if not name.isidentifier() or name in sys.modules or importlib.util.find_spec(name):
+    # A file of that name may be importable, as the plugin itself is from its folder.
+    if not name.isidentifier() or name in sys.modules or name in sys.stdlib_module_names:
         raise ConfigError(f"{path} has the name of another module, or none; rename it.")
     registry.load()
     before = {kind: registry.names(kind) for kind in registry.KINDS}

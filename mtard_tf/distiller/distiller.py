@@ -191,6 +191,8 @@ class Distiller(FitModel):
     ) -> tf.Tensor:
         """The adversarial view that maximises cross-entropy or `objective`, see `InnerAttack`."""
         assert self.inner_attack is not None  # of a family with an adversarial view
+        if not self.needs_labels:  # -1 stands for none, which attacks that look at labels refuse
+            labels = tf.maximum(labels, 0)
         return self.inner_attack(images, labels, seeds, self.epoch, objective)
 
     def attack_divergence(

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from mtard_tf.attacks import gradients, sharding
+from mtard_tf.attacks.attack import kind_of
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.distiller.context import TrainingContext
@@ -78,7 +79,7 @@ class InnerAttack:
           ValueError: the attack follows gradients and none reaches the student's images.
         """
         self._inference.prove(images)
-        if getattr(self.attack, "kind", "gradient") == "black_box":
+        if kind_of(self.attack) == "black_box":
             return
         model = self._student
         if gradients.none_reaches(lambda x: model(x, training=False), images[: twins.PROBED]):

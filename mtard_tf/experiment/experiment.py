@@ -14,7 +14,7 @@ from mtard_tf.threat import ThreatModel, radius
 # Attacks keep seeds as int32.
 MAX_SEED = 2**31 - 1
 # Of a run, besides those of its stages.
-FOLDERS = ("evaluation", "report", "export", "comparison", "logs")
+FOLDERS = ("comparison", "evaluation", "export", "logs", "plugins", "report", "teachers")
 
 
 @dataclasses.dataclass(frozen=True)

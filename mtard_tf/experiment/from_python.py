@@ -63,15 +63,30 @@ def stage(
             raise ValueError(registry.unknown_name(what, key, sorted(known | (_FIELDS - _TAKEN))))
         (arguments if key in known else fields)[key] = value
     arguments = {key: _object(key, value, epochs) for key, value in arguments.items()}
+    bound = functools.partial(distiller, **arguments)
+    if arguments:  # a run is told the method by its name
+        distiller = functools.update_wrapper(bound, distiller, updated=())
     return Stage(
         name=name,
-        distiller=functools.partial(distiller, **arguments) if arguments else distiller,
+        distiller=distiller,
         model=Architecture(net),
         teachers=dict(teachers),
         epochs=epochs,
         initial=initial,
         **{key: _object(key, value, epochs) for key, value in fields.items()},
     )
+
+
+def check_teachers(method: str | Callable, teachers: Mapping[str, Any]) -> None:
+    """Refuses, with ValueError, other teachers than those that the method has roles for."""
+    distiller, _ = _method(method)
+    roles = sorted(distiller.teacher_views)
+    # MTARD also works with one of its two.
+    if (roles and not teachers) or set(teachers) - set(roles):
+        raise ValueError(
+            f"{distiller.__name__} was given the teachers ({', '.join(sorted(teachers))}); it has "
+            f"the roles ({', '.join(roles)}): mtard_tf.distil(..., teachers={{role: model}})."
+        )
 
 
 def attacks(distiller: Any) -> bool:

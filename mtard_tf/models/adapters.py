@@ -37,6 +37,11 @@ def adapted(
     """
     if not isinstance(model, keras.Model):
         raise EvaluationError(f"{model.name} is no Keras model, and only those can be adapted.")
+    if len(model.inputs or ()) != 1 or len(model.outputs) != 1:
+        raise EvaluationError(
+            f"{model.name} has several inputs or outputs, or none that Keras knows; give a model "
+            "from one batch of images to one of logits."
+        )
     if input_scale != 1 and normalization != "raw":
         raise EvaluationError(
             f"An input scale of {input_scale:g} and the normalization {normalization!r} were "

@@ -46,7 +46,7 @@ class Architecture:
 
     def __repr__(self) -> str:
         """What a run knows the architecture by."""
-        return f"Architecture({self._net.name!r}, {self._print})"
+        return f"Architecture({self._print})"
 
     def __call__(self, image_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
         shape, outputs = tuple(self._net.input_shape[1:]), self._net.output_shape[-1]
@@ -55,7 +55,10 @@ class Architecture:
                 f"{self._net.name} takes images of {shape} and has {outputs} outputs; the data "
                 f"have images of {tuple(image_shape)} and {num_classes} classes: build it for them."
             )
-        return keras.models.clone_model(self._net)
+        clone = keras.models.clone_model(self._net)
+        for layer in clone._flatten_layers():
+            layer.trainable = True  # a frozen one would keep its random weights
+        return clone
 
 
 def from_file(image_shape: Sequence[int], num_classes: int, *, path: str) -> keras.Model:
@@ -120,7 +123,5 @@ def keras_application(
         x = keras.layers.Rescaling(255.0, name="levels")(x)
     else:
         x = keras.layers.Rescaling(2.0, offset=-1.0, name="scaled")(x)
-    for layer in net.layers[1:]:
-        layer.trainable = True
     logits = keras.layers.Dense(num_classes, name="logits")(net(x))
     return keras.Model(images, logits, name=net.name)

@@ -173,10 +173,12 @@ def fingerprint(model: Any) -> str:
 
 
 def structure(model: keras.Model) -> str:
-    """A Keras model's configuration without the names of layers."""
+    """A Keras model's configuration without the names of layers, also of those within layers."""
     text = model.to_json()
     # Default names are numbered per process.
-    for place, layer in enumerate([model, *model.layers]):
+    layers = [model, *model.layers]
+    inner = [layer for layer in model._flatten_layers() if not any(layer is one for one in layers)]
+    for place, layer in enumerate([*layers, *inner]):
         text = text.replace(f'"{layer.name}"', f'"{place}"')
     return text
 

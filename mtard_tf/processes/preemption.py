@@ -46,6 +46,7 @@ class Preemption:
 
     def __init__(self) -> None:
         self.received = False
+        self._interrupted = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[Preemption]:
@@ -65,8 +66,9 @@ class Preemption:
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        again = number == signal.SIGINT and signal.SIGINT in _received
+        again = number == signal.SIGINT and self._interrupted
         self.received = True
+        self._interrupted |= number == signal.SIGINT
         if again:
             _leave(number, frame)
         _received.append(number)

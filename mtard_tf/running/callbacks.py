@@ -84,7 +84,12 @@ class Validation(keras.callbacks.Callback):
         self._worse = notes["worse"]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if (epoch + 1) % self._every and epoch + 1 != self._epochs:
+        if not (epoch + 1) % self._every or epoch + 1 == self._epochs:
+            self.validate(epoch, logs)
+
+    def validate(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Measures and keeps the student after an epoch, unless that was done."""
+        if self.last.get("epoch") == epoch + 1:
             return
         self._refresh()
         clean = float(self._evaluator.clean(self._split, self._examples).mean())
