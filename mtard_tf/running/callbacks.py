@@ -84,8 +84,13 @@ class Validation(keras.callbacks.Callback):
         self._worse = notes["worse"]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._epoch = epoch
         if not (epoch + 1) % self._every or epoch + 1 == self._epochs:
             self.validate(epoch, logs)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        if self.model.stop_training:  # another callback ends the training here
+            self.validate(self._epoch)
 
     def validate(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measures and keeps the student after an epoch, unless that was done."""

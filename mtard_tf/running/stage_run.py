@@ -194,8 +194,6 @@ class _Run:
                     verbose=0,
                     callbacks=list(callbacks),
                 )
-                if distiller.stop_training:  # a caller's callback ends it here
-                    self._validation.validate(epoch)
         guard.check_end(distiller)
 
     def _callbacks(self, guard: Guard) -> list[keras.callbacks.Callback]:
