@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -12,11 +13,15 @@ import shutil
 import socket
 import tempfile
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+# Members of a `.keras` file that define the net; metadata and others do not count.
+_MEMBERS = ("config.json", "model.weights.", "assets/")
 FORMAT = 1  # of every JSON file; another one is refused when it is read
 _numbers = itertools.count()
 # Seconds after which an unmodified temporary file of another machine counts as abandoned.
@@ -168,3 +173,23 @@ def digest(*parts: object) -> str:
             sha.update(part if isinstance(part, bytes) else repr(part).encode())
         sha.update(b"\0")
     return sha.hexdigest()[:16]
+
+
+def keras_digest(path: pathlib.Path) -> str:
+    """A digest of the net and weights in a `.keras` file, without reading it by Keras.
+
+    The date in it does not count.
+    """
+    status = path.stat()
+    return _keras_digest(path, (status.st_ino, status.st_mtime_ns, status.st_size))
+
+
+@functools.lru_cache(maxsize=64)  # a teacher of many stages is read once
+def _keras_digest(path: pathlib.Path, status: tuple[int, ...]) -> str:
+    """The digest of a `.keras` file; `status` differs once it is another."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in sorted(archive.namelist()) if name.startswith(_MEMBERS)]
+            return digest(*(archive.read(name) for name in names))
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        return digest(path.read_bytes())  # damaged, and so not the original

@@ -247,5 +247,21 @@ def test_a_share_that_means_nothing(text) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "judging", [{"require": ["clean>=0.5"]}, {"junit": "junit.xml"}], ids=["require", "junit"]
+)
+def test_a_share_is_not_judged(judging) -> None:
+    (flag,) = judging
+    with pytest.raises(ValueError, match=f"^--{flag} would judge a part of the images: leave out"):
+        eval.run(Eval(model="net.keras", share="0/2", **judging))
+
+
+def test_a_share_prints_its_verdict_only(model_path, tmp_path) -> None:
+    asked = _request(model_path, tmp_path, skip=["pgd_sat", "pgd_trades"], examples=4)
+    assert eval.run(dataclasses.replace(asked, share="0/2")) == (
+        "this share is done; once all are, run the same without --share."
+    )
+
+
 def test_a_share() -> None:
     assert eval.part("1/4") == (1, 4)

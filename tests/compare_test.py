@@ -362,20 +362,34 @@ def _compare_all(run_dir: pathlib.Path, names: list[str]) -> dict:
     return comparison.compare(audits.load(run_dir, names), names)
 
 
-def test_a_void_audit_leads_only_where_all_are(tmp_path):
+def test_a_row_that_cannot_be_believed_never_leads(tmp_path):
     """A net that names one class always survives every attack where it is right."""
     void = {"findings": [{"name": "constant_prediction", "severity": "void"}]}
     _fabricate(tmp_path, "constant_s0", ("11111110",) * 3, report=void)
     _fabricate(tmp_path, "constant_s1", ("11111110",) * 3)
     _fabricate(tmp_path, "b", ("11110000", "11000000", "10000000"))
     compared = _compare_all(tmp_path, ["constant_s0", "constant_s1", "b"])
-    assert [row["void"] for row in compared["rows"]] == [True, False]
+    assert [row["severity"] for row in compared["rows"]] == ["void", "none"]
     lines = text.summary(compared)
     assert lines[0] == "Best W-Robust in the worst case: b, 31.25%."
     assert lines[1] == "Void, with a net that is no better than chance: constant."
     assert "| constant (void) | 2 | 1,200 |" in text.markdown(compared, [])
     only = _compare_all(tmp_path, ["constant_s0", "constant_s1"])
-    assert text.summary(only)[0].startswith("Best W-Robust in the worst case: constant, 87.50%")
+    assert text.summary(only)[0] == (
+        "No row can be believed: every one has a net whose audit is masked or void."
+    )
+
+
+def test_a_masked_row_does_not_lead_and_is_named(tmp_path):
+    masked = {"findings": [{"name": "no_gradient", "severity": "masked"}]}
+    _fabricate(tmp_path, "hidden", ("11111110",) * 3, report=masked)
+    _fabricate(tmp_path, "b", ("11110000", "11000000", "10000000"))
+    compared = _compare_all(tmp_path, ["hidden", "b"])
+    assert text.summary(compared) == [
+        "Best W-Robust in the worst case: b, 31.25%.",
+        "Masked, so that robust accuracies are upper bounds: hidden.",
+    ]
+    assert "| hidden (masked) | 1 | 1,200 |" in text.markdown(compared, [])
 
 
 class _Stop(Exception):

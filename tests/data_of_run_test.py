@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 
+import gin
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -55,6 +56,27 @@ def test_a_run_finds_its_data_from_another_folder(binding, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="toy is not prepared: looked in sets/toy"):
         gin_files.of_run(run_dir).dataset()
+
+
+@pytest.mark.parametrize("scope", ["", "net/"])
+def test_a_run_finds_its_extra_images_from_another_folder(scope, tmp_path, monkeypatch) -> None:
+    begun, other, run_dir = tmp_path / "begun", tmp_path / "other", tmp_path / "run"
+    for folder in (begun, other, run_dir):
+        folder.mkdir()
+    np.savez(begun / "more.npz", image=np.full((3, 4, 4, 1), 7, np.uint8), label=np.zeros(3, int))
+    extra = f"Stage.extra = @datasets.npz\n{scope}datasets.npz.path = 'more.npz'\n"
+    (run_dir / "config.gin").write_text(RUN + extra)
+    (run_dir / "environment.json").write_text(json.dumps({"folder": str(begun)}))
+    monkeypatch.chdir(other)
+    (stage,) = gin_files.of_run(run_dir).stages
+    before = gin_files.text()
+    with gin.config_scope("net"):
+        assert stage.extra().images.max() == 7
+    assert gin_files.text() == before and "path = 'more.npz'" in before
+    (begun / "more.npz").rename(other / "more.npz")
+    (stage,) = gin_files.of_run(run_dir).stages
+    with gin.config_scope("net"):
+        assert stage.extra().images.max() == 7
 
 
 def test_the_same_command_goes_on_with_a_relative_data_dir(tmp_path, monkeypatch) -> None:

@@ -186,6 +186,15 @@ def test_npz_files_that_are_refused(tmp_path) -> None:
     )
     path.write_bytes(b"no archive")
     refused(" cannot be read (File is not a zip file); give a whole .npz file.")
+    _write(path, image=images)
+    archive = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        archive[archive.index(signature) + flags] |= 1  # as of an encrypted member
+    path.write_bytes(archive)
+    refused(
+        " cannot be read (File 'image.npy' is encrypted, password required for extraction); give "
+        "a whole .npz file."
+    )
     _write(path, pictures=images)
     refused(
         " has the arrays (pictures) and none called 'image'; name the images' with "

@@ -37,6 +37,12 @@ def _report(severity: str = "none", **changes) -> dict:
     }
 
 
+def test_a_percentage_is_the_fraction_to_the_bit() -> None:
+    for tenth in range(1001):
+        parsed = requirements.parse(f"clean>={tenth / 10}%")
+        assert parsed.bound == float(f"{tenth / 1000}"), tenth
+
+
 NAN = {"worst_case": {**_entry(0.45, 0.41, 0.49), "robust_accuracy": math.nan}}
 NAN_BELOW = {"worst_case": {**_entry(0.45, 0.41, 0.49), "robust_accuracy_interval": [math.nan, 1]}}
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from mtard_tf import files
-from mtard_tf.reporting import charts, labels, notation, pages, png, run_view
+from mtard_tf.reporting import audit_view, charts, labels, notation, pages, png, run_view
 from mtard_tf.reporting.run_files import RunFileError
+from mtard_tf.reporting.tables import Table
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +98,18 @@ def test_what_a_reader_asks_first_comes_first(made) -> None:
 
 
 def test_the_waterfall_by_hand(tmp_path) -> None:
-    """Of 10 images 8 are right; a breaks 6 and 7, b 3, 4, 5 and 7, c 7."""
-    fabricated.audit(tmp_path, attacks=("a", "b", "c"), examples=10)
+    """Of 10 images 8 are right; a breaks 6 and 7, b 3, 4, 5 and 7, c 7; both is the worst of a, b.
+
+    An ensemble is no attack of its own: with it nothing would be broken by a or b alone.
+    """
+    report = fabricated.audit(tmp_path, attacks=("a", "both", "b", "c"), examples=10)
+    del report["suite"]["both"]
+    files.write_json(tmp_path / "report.json", report)
     outcomes = {
         "clean": "1111111100",
         "a": "1111110000",
         "b": "1110001000",
+        "both": "1110000000",
         "c": "1111111000",
     }
     kept = dict(np.load(tmp_path / "examples.npz"))
@@ -110,6 +117,7 @@ def test_the_waterfall_by_hand(tmp_path) -> None:
     np.savez(tmp_path / "examples.npz", **arrays)
     text = pages.audit(tmp_path)
     table = text[text.index("What survives each attack") : text.index(">Findings<")]
+    assert "both" not in table
     rows = [re.findall(r'<td class="n">([^<]+)</td>', row) for row in table.split("<tr>")[2:]]
     # What is left after it; newly broken; broken by no other: 6 by a, and 3, 4 and 5 by b.
     assert rows == [["60.0%", "2", "1"], ["30.0%", "3", "3"], ["30.0%", "0", "0"]]
@@ -166,6 +174,85 @@ def test_states_of_a_run(tmp_path) -> None:
     assert ">waits</span>" in pages.run(run_dir)
 
 
+def test_an_audit_of_an_earlier_training_is_not_shown(tmp_path) -> None:
+    run_dir = fabricated.run(tmp_path)
+    report_path = run_dir / "evaluation" / "student" / "report.json"
+    report = json.loads(report_path.read_text())
+    student = run_dir / "student" / "student.keras"
+    student.write_bytes(b"trained anew")
+    assert set(_inside(pages.run(run_dir))["audits"]) == {"clean_teacher", "robust_teacher"}
+    files.write_json(report_path, report | {"student": files.keras_digest(student)})
+    assert "student" in _inside(pages.run(run_dir))["audits"]
+    (run_dir / "student" / "stage.json").unlink()  # --restart: it trains again
+    assert "student" not in _inside(pages.run(run_dir))["audits"]
+
+
+def _inside(text: str) -> dict:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    return json.loads(found[1])
+
+
+def test_a_stage_that_another_starts_from_is_not_the_headline(tmp_path) -> None:
+    run_dir = fabricated.run(tmp_path)
+    stages = json.loads((run_dir / "stages.json").read_text())
+    stages["stages"][0]["initial"] = "student"
+    files.write_json(run_dir / "stages.json", stages)
+    audits = {name: fabricated.audit(tmp_path / name) for name in ("clean_teacher", "student")}
+    shown = {name: audit_view.view(report, {}) for name, report in audits.items()}
+    stages = run_view.view(run_dir, shown)["stages"]
+    assert [stage["teaches"] for stage in stages] == [True, True, True]
+
+
+def test_times_are_sorted_by_their_seconds(made) -> None:
+    """Of the first column: 5 epochs of 6 to 11 seconds."""
+    seconds = sum(5.0 + epoch for epoch in range(1, 7))
+    words = notation.seconds(seconds)
+    assert f'<td class="n" data-value="{seconds}">{words}</td>' in pages.run(made / "run")
+
+
+def test_a_strange_value_in_an_audit_of_a_run_names_its_file(tmp_path) -> None:
+    run_dir = fabricated.run(tmp_path)
+    path = run_dir / "evaluation" / "student" / "report.json"
+    report = json.loads(path.read_text())
+    del report["per_class"]
+    files.write_json(path, report)
+    with pytest.raises(RunFileError, match=r"student/report.json is damaged \('per_class'\)"):
+        pages.run(run_dir)
+
+
+def test_where_no_student_can_be_believed(tmp_path) -> None:
+    """A teacher leads that can be; of nothing but masked and void rows none."""
+    path = fabricated.comparison(tmp_path) / "comparison.json"
+    compared = json.loads(path.read_text())
+    for row in compared["rows"]:
+        row["severity"] = "none" if row["teacher"] else "masked"
+    files.write_json(path, compared)
+    words = "the best row that can be believed is"
+    assert f"{words} method_0." in pages.comparison(tmp_path)
+    compared["rows"][0]["severity"] = "void"
+    files.write_json(path, compared)
+    text = pages.comparison(tmp_path)
+    assert words not in text and '<tr class="worst">' not in text
+    assert "are upper bounds or say nothing (see the column).</strong>" in text
+
+
+def test_names_of_stages_and_rows_are_escaped(tmp_path) -> None:
+    name = "<img src=x onerror=alert(1)>'\"&|"
+    texts = [
+        pages.run(fabricated.run(tmp_path / "run", name)),
+        pages.comparison(fabricated.comparison(tmp_path / "comparison", name=name)),
+    ]
+    for text in texts:
+        assert "<img src=x" not in text and "&lt;img src=x onerror" in text
+    assert _inside(texts[0])["stages"]["stages"][2]["name"] == name
+    assert _inside(texts[1])["rows"][0]["row"] == f"{name}_0"
+
+
+def test_a_cell_of_markdown_cannot_end(tmp_path) -> None:
+    table = Table(("a|b", "n"), [("c|d", "1")])
+    assert table.markdown() == ["| a\\|b | n |", "|---|---:|", "| c\\|d | 1 |"]
+
+
 def test_a_path_of_nothing_and_a_damaged_file_are_one_line(tmp_path) -> None:
     with pytest.raises(pages.PageError, match="is no run .stages.json., no audit"):
         pages.write(tmp_path)
@@ -185,7 +272,7 @@ def test_a_page_that_cannot_be_written_stops_nothing(tmp_path, capsys) -> None:
 def test_an_epoch_costs_little(tmp_path) -> None:
     """A hundred epochs of four hundred steps: only the rows of epochs are parsed."""
     fabricated.run(tmp_path)
-    row = '{"kind": "step", "step": 1, "loss": 0.5, "kl_clean": 0.25, "kl_robust": 0.25}\n'
+    row = '{"kind": "step", "step": 1, "loss": this is never parsed\n'
     path = tmp_path / "student" / "metrics.jsonl"
     path.write_text(row * 40_000 + path.read_text())
     assert len(run_view.view(tmp_path, {})["stages"][2]["figures"]) == 6
@@ -208,6 +295,9 @@ def test_ticks_enclose() -> None:
     assert charts.ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert charts.ticks(3.1, 3.9) == [3.0, 3.2, 3.4, 3.6, 3.8, 4.0]
     assert charts.ticks(2.0, 2.0) == [1.0, 1.5, 2.0, 2.5, 3.0]
+    assert charts.ticks(1e-14, 3e-14) == pytest.approx([1e-14, 1.5e-14, 2e-14, 2.5e-14, 3e-14])
+    tiny = charts.Series("kl", [(1, 1e-14), (2, 3e-14)], 0)
+    assert "e-14" in charts.lines([tiny], "Loss", "epoch")
 
 
 def test_a_png_is_read_back(tmp_path) -> None:

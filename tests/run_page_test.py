@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import types
 
 import fabricated_pages as fabricated
 import pytest
 
+from mtard_tf.config import gin_files
+from mtard_tf.exporting import model_card
+from mtard_tf.processes import jobs
 from mtard_tf.processes.preemption import Preempted
 from mtard_tf.reporting import run_page
+from mtard_tf.running import experiment_run, recorder, report, side_by_side, stage_run
 from mtard_tf.running.run_directory import note_stages
 from mtard_tf.threat import ThreatModel
 
@@ -56,9 +61,67 @@ def _unfinished(run_dir):
     return run_dir / "student", run_dir / "report" / "index.html"
 
 
-def test_each_epoch_writes_the_page(tmp_path) -> None:
-    _, page = _unfinished(tmp_path)
-    run_page.refresh(tmp_path)
+def test_each_epoch_writes_the_page_outside_the_measured_time(
+    tiny_run_file, tmp_path, monkeypatch
+) -> None:
+    """A clock that only the page moves: no epoch is to have taken any time."""
+    clock, seen = [0.0], []
+
+    def refresh(run_dir) -> None:
+        seen.append(len((run_dir / "clean_teacher" / "timing.jsonl").read_text().splitlines()))
+        clock[0] += 100
+
+    monkeypatch.setattr(stage_run.run_page, "refresh", refresh)
+    monkeypatch.setattr(recorder.time, "perf_counter", lambda: clock[0])
+    gin_files.parse([str(tiny_run_file)], ["Experiment.stages = ('clean_teacher',)"])
+    experiment_run.run(gin_files.experiment(), tmp_path / "run", gin_files.text())
+    path = tmp_path / "run" / "clean_teacher" / "timing.jsonl"
+    assert seen[:2] == [1, 2]
+    assert [json.loads(row)["seconds"] for row in path.read_text().splitlines()] == [0.0, 0.0]
+
+
+def test_a_damaged_plan_is_written_anew(tmp_path) -> None:
+    for text in ("{", "[]", "\udcff"):
+        (tmp_path / "stages.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+        note_stages(tmp_path, _experiment())
+        assert json.loads((tmp_path / "stages.json").read_text())["name"] == tmp_path.name
+
+
+def test_an_audit_of_an_earlier_training_is_in_no_report(tmp_path) -> None:
+    fabricated.run(tmp_path)
+    (tmp_path / "student" / "student.keras").write_bytes(b"trained anew")
+    stages = [types.SimpleNamespace(**vars(_experiment().stages[0]))]
+    stages.append(types.SimpleNamespace(**{**vars(stages[0]), "name": "clean_teacher"}))
+    experiment = types.SimpleNamespace(**{**vars(_experiment()), "stages": stages, "epsilon": 0.1})
+    written = report.write_report(tmp_path, experiment).read_text()
+    assert "* **clean_teacher**: " in written and "* **student**: " not in written
+    net = types.SimpleNamespace(name="net", trainable_variables=[])
+    data = {"name": "made_up", "label_names": ["a"], "image_shape": [8, 8, 3]}
+    known = [
+        model_card.metadata(tmp_path, experiment, name, data, net)["evaluation"]
+        for name in ("clean_teacher", "student")
+    ]
+    assert known[0] is not None and known[1] is None
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed by signal 9"),
+        ("raise SystemExit('no memory is left')", "no memory is left"),
+    ],
+)
+def test_a_stage_whose_process_died_is_noted_by_its_parent(tmp_path, code, line) -> None:
+    folder, page = _unfinished(tmp_path)
+    command = [sys.executable, "-S", "-c", code]
+    todo = [jobs.Job("student", [*command, "mtard_tf.bin.train"]), jobs.Job("audit", command)]
+    with pytest.raises(jobs.JobError):
+        side_by_side.run_jobs(tmp_path, todo, 1)
+    assert json.loads((folder / "problem.json").read_text())["kind"] == "failed"
+    assert f"student failed ({line})" in page.read_text()
+    assert not (tmp_path / "audit").exists()
+    (folder / "problem.json").unlink()
+    side_by_side.run_jobs(tmp_path, [jobs.Job("x", [sys.executable, "-S", "-c", ""])], 1)
     assert ">training</span>" in page.read_text()
 
 
@@ -78,9 +141,25 @@ def test_a_stage_that_ends_early_says_so_until_it_goes_on(tmp_path, error, kind,
     assert f'<span class="badge {kind}">{kind}</span> <strong>student</strong>' in text
     assert line in text
     with run_page.noting(folder):
-        pass
+        assert ">training</span>" in page.read_text()
     assert not (folder / "problem.json").exists()
     assert ">training</span>" in page.read_text()
+
+
+class UnavailableError(Exception):
+    """Named as TensorFlow's."""
+
+
+def test_what_the_same_command_resumes_is_no_failure(tmp_path, monkeypatch) -> None:
+    folder, page = _unfinished(tmp_path)
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    with pytest.raises(UnavailableError), run_page.noting(folder):
+        raise UnavailableError("Socket closed")
+    assert ">stopped</span>" in page.read_text() and "Another worker is gone" in page.read_text()
+    monkeypatch.setattr(run_page, "received", lambda: True)
+    with pytest.raises(RuntimeError), run_page.noting(folder):
+        raise RuntimeError("generator raised")
+    assert "Preempted (SIGTERM): what is written is whole." in page.read_text()
 
 
 def test_a_full_disk_does_not_hide_the_error(tmp_path, monkeypatch) -> None:

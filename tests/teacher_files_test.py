@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mtard_tf import files
 from mtard_tf.config import gin_files
 from mtard_tf.models import model_files
 from mtard_tf.models.compatibility import check_fit
@@ -41,6 +42,13 @@ def models(tmp_path_factory) -> pathlib.Path:
         model.save(folder / f"{name}.keras")
         model.export(str(folder / name), verbose=False)
     return folder
+
+
+def test_the_digest_without_keras_is_the_same(models, tmp_path) -> None:
+    damaged = tmp_path / "damaged.keras"
+    damaged.write_bytes((models / "clean.keras").read_bytes()[:500])
+    for path in (models / "clean.keras", models / "robust.keras", damaged):
+        assert files.keras_digest(path) == model_files.file_digest(path)
 
 
 def test_a_stage_with_saved_models(models, tiny_run_file, tmp_path):

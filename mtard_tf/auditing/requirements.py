@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import decimal
 import math
 import operator
 import re
@@ -105,9 +106,9 @@ def check(
 
 
 def _number(given: str, text: str) -> float:
-    try:
-        number = float(given.removesuffix("%")) / (100 if given.endswith("%") else 1)
-    except ValueError:
+    try:  # in decimals: 28.3 / 100 in binary is above 0.283
+        number = float(decimal.Decimal(given.removesuffix("%")) / (100 if "%" in given else 1))
+    except (ArithmeticError, ValueError):
         number = math.nan
     if not math.isfinite(number):
         raise RequirementError(

@@ -17,6 +17,7 @@ from mtard_tf.processes.preemption import (
     Preempted,
     go_with_parent,
     leave_at_once,
+    lost_worker,
     received,
 )
 
@@ -25,8 +26,6 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the whole stack trace of an err
 _PLUGINS = flags.DEFINE_multi_string(
     "plugins", [], "Python file that registers parts of your own; repeatable."
 )
-
-_LOST_WORKER = ("UnavailableError", "AbortedError", "DeadlineExceededError", "CancelledError")
 
 
 def run(
@@ -62,16 +61,10 @@ def run(
                 raise
             sys.exit(f"{_command(argv[0])}: {_explained(error)}")
         except Exception as error:
-            # TensorFlow is not imported here; its errors of a lost connection have these names.
-            lost = type(error).__name__ in _LOST_WORKER and "TF_CONFIG" in os.environ
-            if _DEBUG.value or not lost:
+            line = lost_worker(error)
+            if _DEBUG.value or not line:
                 raise
-            _leave(
-                argv[0],
-                f"Another worker is gone ({type(error).__name__}; --debug says more). Start all "
-                "workers again with the same commands; they resume from the last checkpoint.",
-                EXIT_CODE,
-            )
+            _leave(argv[0], line, EXIT_CODE)
 
     docstring = sys.modules[main.__module__].__doc__ or ""
     try:

@@ -37,6 +37,12 @@ def run(request: requests.Eval) -> str:
     """
     if (request.model is None) == (request.run_dir is None):
         raise ValueError("Give --model=FILE (with --dataset, --epsilon, --out) or --run_dir=DIR.")
+    judging = {"require": request.require, "junit": request.junit}
+    if part(request.share)[1] > 1 and (given := [f"--{k}" for k, v in judging.items() if v]):
+        raise ValueError(
+            f"{' and '.join(given)} would judge a part of the images: leave out --share, or give "
+            "this to the command without it that makes the report of all shares."
+        )
     return _run_model(request) if request.model is not None else _run_stages(request)
 
 
@@ -72,8 +78,10 @@ def _run_model(request: requests.Eval) -> str:
     if missing_flag := wrong_inputs.hint(model, audit.chosen):
         print(f"warning: {missing_flag}", file=sys.stderr)
     result = audit(model, name, out, surrogate, {"file": str(request.model)})
+    if not audit.whole:
+        return str(result["verdict"])
     text = f"{result['verdict']}\nReport: {out / 'report.md'}\nPage: {out / 'report.html'}"
-    return judge.close(text, {name: result}) if audit.whole else text
+    return judge.close(text, {name: result})
 
 
 def _adapted(request: requests.Eval, model: Any) -> Any:
@@ -127,6 +135,8 @@ def _run_stages(request: requests.Eval) -> str:
         out=out,
     )
     lines = [f"{result['model']}: {result['verdict']}" for result in results]
+    if not audit.whole:
+        return "\n".join(lines)
     lines.append(f"Report: {out or run_dir / 'report' / 'report.md'}")
     lines += (
         [f"Page: {run_dir / PAGE}"]
@@ -136,7 +146,7 @@ def _run_stages(request: requests.Eval) -> str:
     run = shlex.quote(str(run_dir))
     lines.append(f"Next: mtard-export --run_dir={run} --stage={experiment.stages[-1].name}")
     reports = {result["model"]: result for result in results}
-    return judge.close("\n".join(lines), reports) if audit.whole else "\n".join(lines)
+    return judge.close("\n".join(lines), reports)
 
 
 def _audit(request: requests.Eval, data: ImageData, threat: ThreatModel, seed: int) -> Audit:

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mtard_tf.models.model_files import file_digest
 from mtard_tf.reporting import run_files
-from mtard_tf.running.run_directory import student_path
 
 _TIMING = {"seconds": (int, float), "partial": bool, "validated": bool}
 
@@ -50,29 +48,18 @@ def row_of(stage: str) -> str:
     return re.sub(r"_s\d+$", "", stage)
 
 
-def sources(stages: Sequence[Mapping]) -> set[str]:
-    """What these stages (contents of `stage.json`) learn or start from: other stages, or paths."""
-    taught = {source for stage in stages for source in stage["teachers"].values()}
-    return taught | {stage["initial"] for stage in stages if stage.get("initial")}
-
-
 def load(run_dir: pathlib.Path, names: Sequence[str]) -> list[Audited]:
     """What is finished, and audited since it was last trained, of these stages, in their order."""
     return [found for name in names if (found := _load(run_dir, name)) is not None]
 
 
 def _load(run_dir: pathlib.Path, name: str) -> Audited | None:
-    audit = run_dir / "evaluation" / name
-    paths = run_dir / name / "stage.json", audit / "report.json", audit / "examples.npz"
-    if not all(path.exists() for path in paths):
+    report, examples = run_files.current_report(run_dir, name), run_dir / "evaluation" / name
+    examples /= "examples.npz"
+    if report is None or not examples.exists():
         return None
-    stage, report = run_files.stage(paths[0]), run_files.report(paths[1])
-    student = student_path(run_dir, name)
-    # A table can also be made where only the reports are.
-    if student.exists() and report.get("student") != file_digest(student):
-        return None
-    names = ("clean", *report["attacks"])
-    correct = run_files.correct(paths[2], names, report["examples"])
+    stage = run_files.stage(run_dir / name / "stage.json")
+    correct = run_files.correct(examples, ("clean", *report["attacks"]), report["examples"])
     return Audited(stage, report, correct, _seconds(run_dir / name / "timing.jsonl"))
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from mtard_tf import registry
 from mtard_tf.auditing import accuracies
-from mtard_tf.auditing.diagnostics import VOID
-from mtard_tf.comparing.audits import Audited, ComparisonError, check_alike, row_of, sources
+from mtard_tf.comparing.audits import Audited, ComparisonError, check_alike, row_of
 from mtard_tf.comparing.statistics import over_seeds, paired_difference, w_robust_by_example
 from mtard_tf.reporting.advice import SEVERITIES, severity
+from mtard_tf.reporting.run_files import sources
 
 WORST = "worst_case"
 
@@ -79,20 +79,6 @@ def compare(
     }
 
 
-def leading(compared: Mapping) -> dict:
-    """The row of the best mean W-Robust in the worst case.
-
-    Rows whose audit is void, as a net of them is no better than chance, count only if all are, and
-    teachers only if there are no students.
-
-    Args:
-      compared: from `compare`.
-    """
-    sound = [row for row in compared["rows"] if not row["void"]] or compared["rows"]
-    students = [row for row in sound if not row["teacher"]] or sound
-    return max(students, key=lambda row: row["w_robust"][WORST]["mean"])
-
-
 def _unlike(audited: Sequence[Audited], attacks: Sequence[str]) -> dict[str, str]:
     """Attack that not all went through alike -> in what way, for people."""
     result = {}
@@ -129,7 +115,6 @@ def _row(
         "row": name,
         # One that has a teacher itself is an assistant, and a row like others.
         "teacher": all(one.name in taught_by and not one.stage["teachers"] for one in group),
-        "void": any(f["severity"] == VOID for one in group for f in one.report["findings"]),
         "severity": min((severity(one.report) for one in group), key=SEVERITIES.index),
         "stages": [one.name for one in group],
         "parameters": max(one.report["parameters"] for one in group),

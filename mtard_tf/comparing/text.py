@@ -7,7 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mtard_tf.comparing.comparison import WORST, leading
+from mtard_tf.comparing.comparison import WORST
+from mtard_tf.reporting.advice import DOUBTFUL, leading
 from mtard_tf.reporting.tables import Table, escape
 
 _STAR = (
@@ -20,9 +21,24 @@ _STAR = (
 
 def summary(compared: Mapping) -> list[str]:
     """Which row leads, how far it is from the baseline, and what is not in the table."""
-    best = leading(compared)
+    lines = [_leader(compared)]
+    if compared["not_in_worst_case"]:
+        lines.append(f"Not in the worst case: {'; '.join(compared['not_in_worst_case'].values())}.")
+    if compared["missing"]:
+        lines.append(f"Not in the table, as not audited: {', '.join(compared['missing'])}.")
+    doubts = {"masked": "Masked, so that robust accuracies are upper bounds"}
+    doubts["void"] = "Void, with a net that is no better than chance"
+    for severity, words in doubts.items():
+        if found := [row["row"] for row in compared["rows"] if row["severity"] == severity]:
+            lines.append(f"{words}: {', '.join(found)}.")
+    return lines
+
+
+def _leader(compared: Mapping) -> str:
+    best, baseline = leading(compared["rows"]), compared["baseline"]
+    if best is None:
+        return "No row can be believed: every one has a net whose audit is masked or void."
     w_robust = best["w_robust"][WORST]["mean"]
-    baseline = compared["baseline"]
     line = f"Best W-Robust in the worst case: {best['row']}, {w_robust:.2%}"
     if baseline == best["row"]:
         line += "; it is the baseline itself"
@@ -34,14 +50,7 @@ def summary(compared: Mapping) -> list[str]:
             f", {100 * found['difference']:+.2f} points against {baseline} ({over}: "
             f"{100 * low:+.2f} to {100 * high:+.2f}, which {_zero(found)} zero)"
         )
-    lines = [f"{line}."]
-    if compared["not_in_worst_case"]:
-        lines.append(f"Not in the worst case: {'; '.join(compared['not_in_worst_case'].values())}.")
-    if compared["missing"]:
-        lines.append(f"Not in the table, as not audited: {', '.join(compared['missing'])}.")
-    if void := [row["row"] for row in compared["rows"] if row["void"]]:
-        lines.append(f"Void, with a net that is no better than chance: {', '.join(void)}.")
-    return lines
+    return f"{line}."
 
 
 def tables(compared: Mapping) -> list[Table]:
@@ -180,7 +189,8 @@ def _numbers(name: str, found: Mapping | None) -> dict[str, Any]:
 
 
 def _named(row: Mapping) -> str:
-    notes = [note for note in ("teacher", "void") if row[note]]
+    notes = ["teacher"] if row["teacher"] else []
+    notes += [row["severity"]] if row["severity"] in DOUBTFUL else []
     return f"{row['row']} ({', '.join(notes)})" if notes else row["row"]
 
 

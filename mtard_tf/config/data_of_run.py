@@ -1,4 +1,4 @@
-"""Resolves a relative path of data against the folder in which the run was started."""
+"""Resolves relative paths of data against the folder in which the run was started."""
 
 from __future__ import annotations
 
@@ -13,41 +13,64 @@ import gin
 from mtard_tf import files, registry
 from mtard_tf.experiment.experiment import Experiment
 
+# Factories whose place is called `path`; that of the others is `data_dir`.
+_BY_PATH = ("datasets.image_folder", "datasets.npz")
+
 
 def resolve(experiment: Experiment, run_dir: pathlib.Path) -> Experiment:
-    """The experiment, with its data set's path relative to where the run was started.
+    """The experiment, with paths of data and of extra images relative to where the run was started.
 
-    `environment.json` holds that folder. A `data_dir`, or the `path` of `image_folder`, that is not
-    there is looked for in the working directory, as in a new run.
+    `environment.json` holds that folder. A path that is not there is looked for in the working
+    directory, as in a new run.
 
     Args:
-      experiment: as configured; the binding of the path is read from gin.
+      experiment: as configured; the bindings of the paths are read from gin.
       run_dir: the run directory.
     """
     start = _start_folder(run_dir)
-    selector = registry.selector(experiment.dataset)
-    key = f"{selector}.{'path' if selector == 'datasets.image_folder' else 'data_dir'}"
-    try:
-        bound = gin.query_parameter(key)
-    except ValueError:  # not bound, or no data set of the registry
+    if start is None:
         return experiment
-    given = copy.deepcopy(bound)  # which resolves a macro
-    if start is None or not isinstance(given, str) or not given or given.startswith("~"):
-        return experiment
-    there = start / given  # an absolute one stays what it is
-    if not there.is_dir():
-        return experiment
+    stages = [
+        stage
+        if (extra := _moved(stage.extra, start)) is stage.extra
+        else dataclasses.replace(stage, extra=extra)
+        for stage in experiment.stages
+    ]
+    dataset = _moved(experiment.dataset, start)
+    return dataclasses.replace(experiment, dataset=dataset, stages=tuple(stages))
 
-    @functools.wraps(experiment.dataset)
-    def dataset(*args: Any, **kwargs: Any) -> Any:
+
+def _moved(factory: Any, start: pathlib.Path) -> Any:
+    """The factory, that takes from `start` what lies there; itself where there is nothing."""
+    selector = registry.selector(factory)
+    if selector is None:  # no data set of the registry
+        return factory
+    parameter = "path" if selector in _BY_PATH else "data_dir"
+    bound, there = {}, {}
+    for (scope, complete), values in gin.config._CONFIG.items():
+        if f".{complete}".endswith(f".{selector}") and parameter in values:
+            given = copy.deepcopy(values[parameter])  # which resolves a macro
+            if not isinstance(given, str) or not given or given.startswith("~"):
+                continue
+            path = start / given  # an absolute one stays what it is
+            if path.exists():
+                key = f"{scope}/{selector}.{parameter}".removeprefix("/")
+                bound[key], there[key] = values[parameter], str(path)
+    if not there:
+        return factory
+
+    @functools.wraps(factory)
+    def make(*args: Any, **kwargs: Any) -> Any:
         # Bound, not passed: a binding that nothing reads is refused.
-        gin.bind_parameter(key, str(there))
+        for key, value in there.items():
+            gin.bind_parameter(key, value)
         try:
-            return experiment.dataset(*args, **kwargs)
+            return factory(*args, **kwargs)
         finally:
-            gin.bind_parameter(key, bound)
+            for key, value in bound.items():
+                gin.bind_parameter(key, value)
 
-    return dataclasses.replace(experiment, dataset=dataset)
+    return make
 
 
 def _start_folder(run_dir: pathlib.Path) -> pathlib.Path | None:

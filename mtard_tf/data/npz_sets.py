@@ -67,11 +67,14 @@ def npz(
     return Split(images, labels.astype(np.int32))
 
 
+_DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
 @contextlib.contextmanager
 def _reading(name: str) -> Iterator[None]:
     """Makes one line of whatever goes wrong in a file that is damaged, or none of this kind."""
     try:
         yield
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (*_DAMAGE, RuntimeError) as error:  # the last of an encrypted member
         reason = " ".join(str(error).split())
         raise DataError(f"{name} cannot be read ({reason}); give a whole .npz file.") from error

@@ -40,7 +40,6 @@ def metadata(
       data: what the stage noted of them, see `run_directory.noted_data`.
       student: as it is exported.
     """
-    report = run_dir / "evaluation" / name / "report.json"
     stage = next(stage for stage in experiment.stages if stage.name == name)
     return {
         "version": __version__,
@@ -51,7 +50,7 @@ def metadata(
         "label_names": data["label_names"],
         "images": {"dtype": "uint8", "shape": data["image_shape"]},
         "threat": {"norm": experiment.norm, "epsilon": experiment.epsilon},
-        "evaluation": run_files.report(report) if report.exists() else None,
+        "evaluation": run_files.current_report(run_dir, name),
     }
 
 

@@ -18,9 +18,8 @@ from mtard_tf.importing import pickles
 from mtard_tf.importing.pickle_stand_ins import Storage, storage_dtype
 from mtard_tf.importing.tensors import WeightsFileError, damaged, decode
 
-# torch.serialization.MAGIC_NUMBER and PROTOCOL_VERSION: the first two pickles of the old format.
+# torch.serialization.MAGIC_NUMBER: the first pickle of the old format.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-LEGACY_PROTOCOL = 1001
 # Descriptions of a thousand tensors take a tenth of a megabyte.
 _LARGEST_PICKLE = 1 << 28
 _DAMAGE = (zipfile.BadZipFile, EOFError, OSError, ValueError)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 
 from mtard_tf.processes.preemption import EXIT_CODE, INTERRUPTED, PARENT, Preempted, Preemption
@@ -24,7 +24,15 @@ _STOPPED = "its processes have written their state"
 
 
 class JobError(ValueError):
-    """A job that failed. The message is one line and names its log."""
+    """A job that failed. The message is one line and names its log.
+
+    Attributes:
+      failed: job -> why it failed, for people.
+    """
+
+    def __init__(self, message: str, failed: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.failed = dict(failed or {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +117,8 @@ def _check(failed: dict[str, str], logs: pathlib.Path) -> None:
         reasons.append(f"not started, as they need it: {', '.join(skipped)}")
     raise JobError(
         f"{'; '.join(reasons)}; see {logs}/<name>.log. The same command resumes after what is "
-        "finished."
+        "finished.",
+        {name: reason for name, reason in failed.items() if reason},
     )
 
 

@@ -17,6 +17,7 @@ EXIT_CODE = 75
 INTERRUPTED = 130
 # Set for a process by the one that started it and waits for it.
 PARENT = "MTARD_PARENT"
+_LOST_WORKER = ("UnavailableError", "AbortedError", "DeadlineExceededError", "CancelledError")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -95,6 +96,17 @@ def _leave(number: int, frame: FrameType | None) -> None:
     for other in _SIGNALS:  # a second one must not cut short what the first one cleans up
         signal.signal(other, signal.SIG_IGN)
     raise Preempted(where="what is written is whole")
+
+
+def lost_worker(error: Exception) -> str:
+    """What an error says of a lost connection between workers, one line; "" if it is another."""
+    # TensorFlow is not imported here; its errors have these names.
+    if type(error).__name__ not in _LOST_WORKER or "TF_CONFIG" not in os.environ:
+        return ""
+    return (
+        f"Another worker is gone ({type(error).__name__}; --debug says more). Start all workers "
+        "again with the same commands; they resume from the last checkpoint."
+    )
 
 
 def go_with_parent() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 # Gravest first. A report's verdict is that of its gravest finding.
 SEVERITIES = ("void", "masked", "note", "none")
+# Of these the robust accuracies are upper bounds, or say nothing.
+DOUBTFUL = ("masked", "void")
 WORDS = {"void": "says nothing", "masked": "masked", "note": "note", "none": "believable"}
 
 _NEXT = {
@@ -47,6 +50,19 @@ def severity(report: Mapping) -> str:
     """The gravest severity of a report's findings; "none" where there are none."""
     found = {finding["severity"] for finding in report.get("findings", ())}
     return next((kind for kind in SEVERITIES if kind in found), "none")
+
+
+def leading(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The row of the best mean W-Robust in the worst case; None if none can be believed.
+
+    Teachers count only if no student can be believed.
+
+    Args:
+      rows: those of a comparison.
+    """
+    believable = [row for row in rows if row["severity"] not in DOUBTFUL]
+    students = [row for row in believable if not row["teacher"]] or believable
+    return max(students, key=lambda row: row["w_robust"]["worst_case"]["mean"], default=None)
 
 
 def limits(report: Mapping) -> list[str]:

@@ -92,7 +92,10 @@ def _accuracies(report: Mapping) -> list[dict[str, Any]]:
 
 def _waterfall(report: Mapping, arrays: Arrays) -> list[dict[str, Any]]:
     """Attacks in the order in which they ran: what survives each after all before it."""
-    names = [name for name in report["attacks"] if name in arrays]
+    if "clean" not in arrays:
+        return []
+    # An ensemble, the worst of some of them, is in "attacks" and not in "suite".
+    names = [n for n in report["suite"] if n in report["attacks"] and n in arrays]
     outcomes = {name: np.asarray(arrays[name], bool) for name in ("clean", *names)}
     surviving, rows = outcomes["clean"], []
     for name in names:

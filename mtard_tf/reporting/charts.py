@@ -161,7 +161,8 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = 10 ** math.floor(math.log10(span / count))
     step *= next(factor for factor in (1, 2, 5, 10) if span / (factor * step) <= count)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(place * step, 12) for place in range(first, max(last, first + 1) + 1)]
+    digits = 12 - math.floor(math.log10(step))
+    return [round(place * step, digits) for place in range(first, max(last, first + 1) + 1)]
 
 
 def _ends(points: Sequence[Mapping[str, Any]], key: str) -> tuple[float, float]:

@@ -10,7 +10,6 @@ from markupsafe import Markup
 from mtard_tf.reporting import advice, charts, notation, svg
 
 _WORST = "worst_case"
-_DOUBTFUL = ("masked", "void")  # severities
 
 
 def view(compared: Mapping) -> dict[str, Any]:
@@ -20,7 +19,7 @@ def view(compared: Mapping) -> dict[str, Any]:
       compared: content of a `comparison.json`.
     """
     attacks = compared["attacks"]
-    best = max(compared["rows"], key=_rank)
+    best = advice.leading(compared["rows"])
     rows = [_row(place, row, attacks) for place, row in enumerate(compared["rows"])]
     return {
         "summary": compared.get("summary", []),
@@ -36,10 +35,10 @@ def view(compared: Mapping) -> dict[str, Any]:
             *([("baseline", compared["baseline"])] if compared["baseline"] else []),
         ],
         "attacks": attacks,
-        "doubtful": [row["name"] for row in rows if row["severity"] in _DOUBTFUL],
+        "doubtful": [row["name"] for row in rows if row["severity"] in advice.DOUBTFUL],
         "baseline": compared["baseline"],
         "rows": rows,
-        "best": best["row"],
+        "best": best and best["row"],
         "figures": _figures(compared["rows"]),
         "missing": compared["missing"],
         "seconds": any(row["seconds"] for row in rows),
@@ -88,12 +87,6 @@ def _against(found: Mapping | None) -> dict[str, Any] | None:
         "excludes_zero": found["excludes_zero"],
         "value": found["difference"],
     }
-
-
-def _rank(row: Mapping) -> tuple[bool, bool, float]:
-    """Students before teachers, what can be believed before what cannot, then by W-Robust."""
-    believable = row["severity"] not in _DOUBTFUL
-    return not row["teacher"], believable, row["w_robust"][_WORST]["mean"]
 
 
 def _figures(rows: Sequence[Mapping]) -> list[Markup]:

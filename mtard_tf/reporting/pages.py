@@ -81,20 +81,22 @@ def refresh(path: pathlib.Path) -> pathlib.Path | None:
 
 def audit(folder: pathlib.Path) -> str:
     """The page of one audit."""
-    report, arrays = audited(folder)
+    report, arrays = run_files.report(folder / "report.json"), _examples(folder)
     with run_files.reading(folder / "report.json"):
         return _page("audit.html", {"audit": audit_view.view(report, arrays)}, report)
 
 
 def run(run_dir: pathlib.Path) -> str:
     """The page of a run: its stages as far as they are, with their audits inside."""
-    names = run_view.stage_names(run_dir)
-    audits = {
-        name: audit_view.view(*audited(folder))
-        for name in names
-        if (folder := run_dir / "evaluation" / name) and (folder / "report.json").exists()
-    }
-    found = run_view.view(run_dir, audits)
+    audits = {}
+    for name in run_view.stage_names(run_dir):
+        report, folder = run_files.current_report(run_dir, name), run_dir / "evaluation" / name
+        if report is not None:
+            arrays = _examples(folder)
+            with run_files.reading(folder / "report.json"):
+                audits[name] = audit_view.view(report, arrays)
+    with run_files.reading(run_dir / run_view.STAGES):
+        found = run_view.view(run_dir, audits)
     inside = {"stages": found["noted"], "audits": {k: v["report"] for k, v in audits.items()}}
     return _page("run.html", {"run": found, "audits": audits}, inside)
 
@@ -120,11 +122,10 @@ def robustbench(path: pathlib.Path) -> str:
         return claims.robustbench(run_files.report(path))
 
 
-def audited(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """An audit's `report.json`, and the arrays of its `examples.npz`; none where there is none."""
-    report = run_files.report(folder / "report.json")
+def _examples(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of an audit's `examples.npz`; none where there is none."""
     path = folder / "examples.npz"
-    return report, run_files.arrays(path) if path.exists() else {}
+    return run_files.arrays(path) if path.exists() else {}
 
 
 def _page(template: str, values: Mapping[str, Any], inside: Any) -> str:

@@ -1,19 +1,19 @@
-"""Small images as `data:` URIs of PNG, without an imaging library."""
+"""Small images as `data:` URIs of PNG."""
 
 from __future__ import annotations
 
 import base64
-import struct
-import zlib
+import io
 
 import numpy as np
+from PIL import Image
 
 # An image is shown smaller above this many pixels a side: a page is mailed.
 LARGEST = 112
 
 
 def data_uri(image: np.ndarray) -> str:
-    """A `data:image/png` URI, the same bytes on every machine with the same zlib.
+    """A `data:image/png` URI, the same bytes on every machine with the same Pillow and zlib.
 
     Args:
       image: uint8 `[height, width, channels]`; of other than 1 or 3 channels their mean is shown.
@@ -55,15 +55,7 @@ def _shown(image: np.ndarray) -> np.ndarray:
 
 def encoded(image: np.ndarray) -> bytes:
     """A PNG of uint8 `[height, width, channels]`, of 1 or 3 channels."""
-    height, width, channels = image.shape
-    kind = 2 if channels == 3 else 0  # colour, or grey
-    header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
-    rows = np.zeros((height, 1 + width * channels), np.uint8)  # each row begins with filter 0
-    rows[:, 1:] = image.reshape(height, -1)
-    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*part) for part in parts)
-
-
-def _chunk(name: bytes, content: bytes) -> bytes:
-    check = zlib.crc32(name + content)
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+    pixels = image[..., 0] if image.shape[-1] == 1 else image
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mtard_tf import __version__
-from mtard_tf.files import FORMAT
+from mtard_tf.files import FORMAT, keras_digest
 
 _NUMBER = (int, float)
 _CHOSEN = {"epoch": int, "validation_clean": _NUMBER}
@@ -43,6 +43,16 @@ def stage(path: pathlib.Path) -> dict[str, Any]:
     return value
 
 
+def sources(stages: Sequence[Mapping[str, Any]]) -> set[str]:
+    """What stages learn or start from: other stages, or paths.
+
+    Args:
+      stages: contents of their `stage.json`, or those in `stages.json`.
+    """
+    taught = {source for stage in stages for source in stage["teachers"].values()}
+    return taught | {stage["initial"] for stage in stages if stage.get("initial")}
+
+
 def strange_beginning(value: Mapping[str, Any]) -> str:
     """What is of another kind in a stage's `sources` and `identity`; "" if nothing is."""
     for part in (value.get("sources", {}), *_values(value.get("identity", {}))):
@@ -61,6 +71,22 @@ def report(path: pathlib.Path) -> dict[str, Any]:
     for entry in (*value["attacks"].values(), value["worst_case"]):
         _check(path, entry, _ATTACKED)
     return value
+
+
+def current_report(run_dir: pathlib.Path, name: str) -> dict[str, Any] | None:
+    """The `report.json` of a stage's audit; None for none, or one of an earlier training.
+
+    Raises:
+      RunFileError: it is damaged, or of another format.
+    """
+    path = run_dir / "evaluation" / name / "report.json"
+    if not (path.exists() and (run_dir / name / "stage.json").exists()):
+        return None
+    found, student = report(path), run_dir / name / "student.keras"
+    # What is shown can also be made where only the reports are.
+    if student.exists() and found.get("student") != keras_digest(student):
+        return None
+    return found
 
 
 def sound_report(path: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterator
 
 from mtard_tf import files
-from mtard_tf.processes.preemption import Preempted
+from mtard_tf.processes.preemption import Preempted, lost_worker, received
 from mtard_tf.reporting import pages
 from mtard_tf.reporting.run_view import PROBLEM, STAGES
 
@@ -24,16 +24,29 @@ def refresh(run_dir: pathlib.Path) -> None:
 def noting(folder: pathlib.Path) -> Iterator[None]:
     """Notes in a stage's folder, and on the page, with which line its training ended early."""
     path = folder / PROBLEM
-    path.unlink(missing_ok=True)
+    if path.exists():
+        path.unlink()
+        refresh(folder.parent)
     try:
         yield
     except Preempted as error:
         _note(path, "stopped", str(error))
         raise
     except Exception as error:
-        _note(path, "failed", str(error) or type(error).__name__)
+        if line := lost_worker(error):
+            _note(path, "stopped", line)
+        elif received():  # a library turned it into an error of its own
+            _note(path, "stopped", str(Preempted(where="what is written is whole")))
+        else:
+            _note(path, "failed", str(error) or type(error).__name__)
         raise
     refresh(folder.parent)
+
+
+def note_failed(folder: pathlib.Path, line: str) -> None:
+    """Notes that the training of a stage failed in a process that could not note it itself."""
+    if not (folder / PROBLEM).exists():
+        _note(folder / PROBLEM, "failed", line)
 
 
 def _note(path: pathlib.Path, kind: str, line: str) -> None:

@@ -39,7 +39,7 @@ def view(run_dir: pathlib.Path, audits: Mapping[str, Mapping]) -> dict[str, Any]
     """
     noted = _noted(run_dir)
     stages = [_stage(run_dir / planned["name"], planned) for planned in noted["stages"]]
-    taught = {source for stage in noted["stages"] for source in stage["teachers"].values()}
+    taught = run_files.sources(noted["stages"])
     for stage in stages:
         stage["teaches"] = stage["name"] in taught
         stage["audit"] = audits.get(stage["name"])
@@ -84,7 +84,8 @@ def _stage(folder: pathlib.Path, planned: Mapping) -> dict[str, Any]:
         "epoch": epochs[-1]["epoch"] if epochs else 0,
         "finished": finished,
         "chosen": chosen and _chosen(finished or {}, chosen),
-        "seconds": notation.seconds(sum(row["seconds"] for row in timing)) if timing else "",
+        "seconds": sum(row["seconds"] for row in timing),
+        "time": notation.seconds(sum(row["seconds"] for row in timing)) if timing else "",
         "settings": list((finished or {}).get("identity", {}).get("settings", {}).items()),
         "sources": (finished or {}).get("sources", {}),
         "figures": _figures(epochs, timing, chosen),

@@ -37,7 +37,8 @@ class Table:
     def markdown(self) -> list[str]:
         """The lines of the table, without its title."""
         rule = "".join({"l": "---|", "r": "---:|"}[side] for side in self._align)
-        head, *rows = (f"| {' | '.join(row)} |" for row in (self.head, *self.rows))
+        lines = ([cell.replace("|", "\\|") for cell in row] for row in (self.head, *self.rows))
+        head, *rows = (f"| {' | '.join(line)} |" for line in lines)
         return [head, f"|{rule}", *rows]
 
     def latex(self) -> list[str]:

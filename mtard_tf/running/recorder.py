@@ -65,6 +65,10 @@ class Recorder(keras.callbacks.Callback):
         """Closes the TensorBoard file."""
         self._writer.close()
 
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        # Not where the epoch before ended: what follows it there, as the page, is not training.
+        self._started = time.perf_counter()
+
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         values = {name: float(np.ravel(value)[0]) for name, value in (logs or {}).items()}
         # What is not finite belongs to a skipped step.
@@ -82,13 +86,12 @@ class Recorder(keras.callbacks.Callback):
         validation = {k: v for k, v in (logs or {}).items() if k.startswith("validation_")}
         row = {"kind": "epoch", "step": self.model.step, "epoch": epoch + 1}
         self._write({**row, **means, **validation}, "epoch")
-        now = time.perf_counter()
-        timing = {"epoch": epoch + 1, "seconds": now - self._started}
+        timing = {"epoch": epoch + 1, "seconds": time.perf_counter() - self._started}
         peak = peak_memory_mb()
         if peak is not None:  # a leak shows as growth from epoch to epoch
             timing["peak_memory_mb"] = peak
         _append(self._timing, {**timing, "partial": self._partial, "validated": bool(validation)})
-        self._sums, self._started, self._partial = {}, now, False
+        self._sums, self._partial = {}, False
 
     def _write(self, row: dict, prefix: str) -> None:
         _append(self._path, row)

@@ -95,11 +95,7 @@ def surrogate_of(experiment: Experiment, stage: str) -> str | None:
 
 def is_current(run_dir: pathlib.Path, experiment: Experiment, audit: Audit, stage: str) -> bool:
     """Whether the report is there, of this audit and of the student as it is now."""
-    path = run_dir / "evaluation" / stage / "report.json"
-    if not path.exists():
-        return False
-    digest = file_digest(student_path(run_dir, stage))
-    if run_files.report(path).get("student") != digest:
+    if run_files.current_report(run_dir, stage) is None:
         return False
     model, surrogate = load_student(run_dir, stage), None
     if audit.suite.transfer:
@@ -126,11 +122,8 @@ def write_report(run_dir: pathlib.Path, experiment: Experiment) -> pathlib.Path:
     """Writes `report/report.md` and its figures from what the stages and evaluations left."""
     folder = run_dir / "report"
     names = [stage.name for stage in experiment.stages]
-    reports = {
-        name: run_files.report(path)
-        for name in names
-        if (path := run_dir / "evaluation" / name / "report.json").exists()
-    }
+    found = {name: run_files.current_report(run_dir, name) for name in names}
+    reports = {name: report for name, report in found.items() if report is not None}
     headline = HEADLINE if all(HEADLINE in r["attacks"] for r in reports.values()) else "worst_case"
     plots.trade_off(_points(reports, headline), headline, folder / "trade_off.png")
     lines = [f"# {run_dir.resolve().name}", ""]
@@ -152,7 +145,7 @@ def write_report(run_dir: pathlib.Path, experiment: Experiment) -> pathlib.Path:
         rows = _metrics(run_dir / name / "metrics.jsonl")
         if plots.balance(rows, folder / f"{name}_balance.png"):
             lines += ["", f"## Balance of {name}", "", f"![balance of {name}]({name}_balance.png)"]
-    for name in names:
+    for name in reports:
         if (folder / f"{name}_images.png").exists():
             lines += ["", f"## {name} under attack", "", f"![images]({name}_images.png)"]
     path = folder / "report.md"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import difflib
 import os
@@ -86,10 +87,13 @@ def note_stages(run_dir: pathlib.Path, experiment: Experiment) -> None:
     The run's page is made from it, so it is the same wherever the run lies by then.
     """
     path = run_dir / STAGES
-    before = files.read_json(path) if path.exists() else {}
+    before: Any = None
+    with contextlib.suppress(FileNotFoundError, ValueError):  # none, or damaged: written anew
+        before = files.read_json(path)
+    known = before if isinstance(before, dict) else {}
     planned = {
         "format": files.FORMAT,
-        "name": before.get("name", run_dir.resolve().name),
+        "name": known.get("name", run_dir.resolve().name),
         "threat": {"norm": experiment.norm, "epsilon": float(experiment.threat.epsilon)},
         "seed": experiment.seed,
         "stages": [

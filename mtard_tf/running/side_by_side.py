@@ -12,11 +12,13 @@ from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.experiment.stage import Stage
 from mtard_tf.processes import jobs
 from mtard_tf.processes.locking import locked
-from mtard_tf.reporting import run_files
+from mtard_tf.reporting import run_files, run_page
 from mtard_tf.running.experiment_run import prepare
 from mtard_tf.running.identity import Identity
 from mtard_tf.running.run_directory import RunError, claim, note_stages
 from mtard_tf.running.stage_sources import check_begun, finished
+
+_TRAIN = "mtard_tf.bin.train"
 
 
 def run(
@@ -61,14 +63,22 @@ def run(
 
 
 def run_jobs(run_dir: pathlib.Path, todo: Sequence[jobs.Job], count: int) -> None:
-    """Runs the jobs of a claimed run, `count` at a time.
+    """Runs the jobs of a claimed run, `count` at a time, and notes on its page which stages failed.
 
     Raises:
       LockedError: someone trains the run as a whole, or runs jobs in it.
       JobError, Preempted: see `jobs.run`.
     """
+    trained = {job.name for job in todo if _TRAIN in job.command}  # the rest are audits
     with locked(run_dir, shared=True), locked(run_dir, "jobs.lock"):
-        jobs.run(todo, count, run_dir / "logs")
+        try:
+            jobs.run(todo, count, run_dir / "logs")
+        except jobs.JobError as error:
+            for name in trained & error.failed.keys():
+                run_page.note_failed(run_dir / name, error.failed[name])
+            raise
+        finally:
+            run_page.refresh(run_dir)
 
 
 def training_jobs(
@@ -90,7 +100,7 @@ def training_jobs(
     Raises:
       Changed: a stage was begun with other settings and is not in `restart`.
     """
-    command = [sys.executable, "-m", "mtard_tf.bin.train", f"--run_dir={run_dir}"]
+    command = [sys.executable, "-m", _TRAIN, f"--run_dir={run_dir}"]
     command += ["--strategy=one_device", *options]
     check_begun(stages, run_dir, identities, restart)
     todo: dict[str, jobs.Job] = {}
