@@ -460,6 +460,10 @@ def test_scheduled_step_size_and_epsilon(data):
             "batch_norm_examples=None); the stage ends after 6 epochs, before it begins: start",
         ),
         (lambda: _stage(gradient_matching=-1.0), "gradient_matching is -1.0; give a weight (1 in"),
+        (
+            lambda: _stage(on_overfitting="stop", validation_attack=None),
+            "Stage.on_overfitting is 'stop'; set Stage.validation_attack, under which it shows.",
+        ),
         (lambda: _stage(averaging=EMA), "give @averaging.EMA() or @averaging.SWA(), with (), or"),
         (lambda: _stage(step_size_schedule=Warmup), "Stage.step_size_schedule is a factory; write"),
         (lambda: EMA(decay=1.0), "EMA.decay is 1.0; give a number from 0 to below 1."),

@@ -73,15 +73,14 @@ class Stage:
         of the stage's batches, for none to be lost.
       steps_per_execution: steps of one call of the compiled function. Records, guards and
         checkpoints see the last step of each call only.
-      attack_shards: parts of a batch that are attacked side by side, which changes speed only; None
-        is 2 without an accelerator and with two cores or more, else 1.
+      attack_shards: parts of a batch that are attacked side by side, see `TrainingContext`.
       synchronized_batch_norm: BatchNorm takes its statistics over all replicas.
       on_non_finite: "stop" at, or "skip", a step whose loss or gradient is not finite.
+      on_overfitting: "stop" where accuracy falls by 0.2 and FGSM's does not, or "ignore".
       checkpoint_every: steps between two checkpoints; the end of an epoch always has one.
       keep_checkpoints: how many of the newest are kept.
       scope: gin scope that configures it; empty for the name. Replicates share one.
-      sweep: (temperature, assistants before it), set by `temperature_sweep`: its point in the
-        tables over temperatures.
+      sweep: (temperature, assistants before it) in the tables of a `temperature_sweep`.
 
     Raises:
       ValueError: a number outside its range, or an unknown choice.
@@ -120,6 +119,7 @@ class Stage:
     attack_shards: int | None = None
     synchronized_batch_norm: bool = False
     on_non_finite: str = "stop"
+    on_overfitting: str = "ignore"
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
     scope: str = ""

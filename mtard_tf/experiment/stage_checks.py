@@ -30,6 +30,7 @@ _SCHEDULES = ("learning_rate_schedule", "rate_schedule", "epsilon_schedule", "st
 _CHOICES = (
     ("select", ("best", "last")),
     ("on_non_finite", ("stop", "skip")),
+    ("on_overfitting", ("ignore", "stop")),
     ("precision", POLICIES),
 )
 
@@ -78,6 +79,8 @@ def check(stage: Any) -> None:
     for field, choices in _CHOICES:
         if getattr(stage, field) not in choices:
             _refuse(stage, field, f"use {' or '.join(map(repr, choices))}.")
+    if stage.on_overfitting == "stop" and stage.validation_attack is None:
+        _refuse(stage, "on_overfitting", "set Stage.validation_attack, under which it shows.")
     _check_augmentation(stage)
     _check_extra(stage)
     if not isinstance(stage.synchronized_batch_norm, bool):

@@ -98,7 +98,8 @@ def _chosen(finished: Mapping, chosen: Mapping) -> dict[str, str]:
     measure = "validation accuracy" if robust is None else "validation W-Robust"
     why = f"best {measure}" if finished["selected"] == "best" else "the last epoch"
     if stopped := finished.get("stopped_early"):
-        why += f"; stopped early of {stopped['planned_epochs']} epochs (patience)"
+        cause = "catastrophic overfitting" if "overfitted_in" in finished else "patience"
+        why += f"; stopped early of {stopped['planned_epochs']} epochs ({cause})"
     return {
         "why": f"epoch {chosen['epoch']}: {why}",
         "clean": notation.percent(chosen["validation_clean"]),

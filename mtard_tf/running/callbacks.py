@@ -17,7 +17,7 @@ from mtard_tf.auditing.chance import advice, at_chance, largest_share
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.data.image_data import Split
 from mtard_tf.processes.preemption import Preempted
-from mtard_tf.running import checkpoints
+from mtard_tf.running import checkpoints, guard
 from mtard_tf.running.guard import Guard
 
 
@@ -34,6 +34,7 @@ class Validation(keras.callbacks.Callback):
       every: epochs between two validations; the last epoch is always validated.
       epochs: of the stage.
       examples: at most this many validation images, the first ones; None for all.
+      watch: also measure under FGSM, and stop where `guard.overfitted`; needs `attack`.
       refresh: brings the evaluator's model up to date.
       patience: None never stops early.
       patience_start: epochs whose validations do not count against patience.
@@ -52,6 +53,7 @@ class Validation(keras.callbacks.Callback):
         epochs: int,
         every: int = 1,
         examples: int | None = None,
+        watch: bool = False,
         refresh: Callable[[], None] = lambda: None,
         patience: int | None = None,
         patience_start: int = 0,
@@ -66,11 +68,14 @@ class Validation(keras.callbacks.Callback):
         self._epochs, self._weak_teachers, self._say = epochs, weak_teachers, say
         self.best: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
+        self._watch = watch
         self._worse = 0  # validations since the best
 
     @property
     def exhausted(self) -> bool:
-        """Whether the last `patience` validations were no better than the best."""
+        """Whether the last `patience` validations were no better than the best, or it overfits."""
+        if "overfitted_in" in self.last:
+            return True
         return self._patience is not None and self._worse >= self._patience
 
     @property
@@ -97,6 +102,7 @@ class Validation(keras.callbacks.Callback):
         if self.last.get("epoch") == epoch + 1:
             return
         self._refresh()
+        before = self.last
         clean = float(self._evaluator.clean(self._split, self._examples).mean())
         self.last = {"epoch": epoch + 1, "validation_clean": clean}
         if self._attack is None:
@@ -110,8 +116,14 @@ class Validation(keras.callbacks.Callback):
                 "validation_w_robust": w_robust(clean, robust),
             }
             self.last["validation_score"] = self.last["validation_w_robust"]
+        if self._watch:
+            single = self._evaluator.attacked(guard.SINGLE_STEP, self._split, self._examples)
+            self.last[guard.SINGLE_STEP_KEY] = float(single.mean())
         if logs is not None:
             logs |= {k: v for k, v in self.last.items() if k.startswith("validation_")}
+        if self._watch and self._overfits(before):
+            self.last = before | {"overfitted_in": epoch + 1}
+            return  # neither the last student nor the best is this one
         self._judge(clean)
         better = self.last["validation_score"] > self.best.get("validation_score", -1.0)
         if better:
@@ -127,6 +139,14 @@ class Validation(keras.callbacks.Callback):
                 f"stops after epoch {epoch + 1} of {self._epochs}: none of the last "
                 f"{self._worse} validations was better than that of epoch {self.best['epoch']}."
             )
+
+    def _overfits(self, before: Mapping[str, Any]) -> bool:
+        """Whether catastrophic overfitting begins after `before`; says so, and where it is old."""
+        ends = guard.overfitted(before, self.last)
+        said_before = guard.SINGLE_STEP_KEY in before and guard.single_step_alone(before)
+        if line := ends or ("" if said_before else guard.single_step_alone(self.last)):
+            self._say(line)
+        return bool(ends)
 
     def _judge(self, clean: float) -> None:
         """Records a student at chance, and warns of it once epsilon has warmed up."""

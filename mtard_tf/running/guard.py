@@ -1,14 +1,15 @@
-"""Stops a training at values that are not finite, or after many steps without an update."""
+"""What ends a training early: values that are not finite, no updates, catastrophic overfitting."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
+from mtard_tf.attacks.pgd import FGSM
 from mtard_tf.auditing.evaluator import NonFiniteLogits
 
 # One batch that cannot be learned from is an accident, this many in a row are not.
@@ -16,6 +17,10 @@ SKIPS_IN_A_ROW = 20
 # Loss scaling begins at 2^15 and halves: after 30 it is at 2^-15, and what overflows there is no
 # matter of scale.
 OVERFLOWS_IN_A_ROW = 30
+# What `overfitted` compares with the validation's attack, and the name of its accuracy.
+SINGLE_STEP = FGSM()
+SINGLE_STEP_KEY = "validation_single_step"
+_DROP = 0.2  # the official rule of FGSM-RS (`train_fgsm.py:125-138`)
 _LARGE = 1e3  # no trained weight comes near it
 
 
@@ -157,3 +162,40 @@ def _advice(distiller: Any) -> str:
 
 def _scalar(value: Any) -> float:
     return float(np.ravel(value)[0])
+
+
+def overfitted(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What to say of catastrophic overfitting that begins with a validation; "" without.
+
+    Fast adversarial training fails so within an epoch or two: accuracy under the validation's
+    attack falls by over 0.2 and that under FGSM does not. The official rule looks at the first
+    alone, on a batch of the training set.
+
+    Args:
+      before: of the validation before, with `validation_robust` and that of `SINGLE_STEP`.
+      now: of this one.
+    """
+    names = ("validation_robust", SINGLE_STEP_KEY)
+    if SINGLE_STEP_KEY not in before:
+        return ""
+    rises = [now[name] - before[name] for name in names]
+    if rises[0] >= -_DROP or rises[1] < 0:
+        return ""
+    robust, single = (f"from {before[name]:.1%} to {now[name]:.1%}" for name in names)
+    return (
+        f"stops after epoch {now['epoch']}: catastrophic overfitting, for accuracy went {robust} "
+        f"under the validation's attack and {single} under FGSM; the last student is that of epoch "
+        f"{before['epoch']}. Take a smaller attack step, fewer epochs, or @distillers.n_fgsm."
+    )
+
+
+def single_step_alone(now: Mapping[str, Any]) -> str:
+    """A warning where accuracy under FGSM is three times that under the validation's attack."""
+    robust, single = now["validation_robust"], now[SINGLE_STEP_KEY]
+    if single - robust <= _DROP or single < 3 * robust:
+        return ""
+    return (
+        f"after epoch {now['epoch']} accuracy is {robust:.1%} under the validation's attack and "
+        f"{single:.1%} under FGSM: the student withstands a single step alone. Take a smaller "
+        "attack step, warm up epsilon, or @distillers.n_fgsm."
+    )

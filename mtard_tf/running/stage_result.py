@@ -62,4 +62,6 @@ def write_result(
         result["teachers_validation"] = begun["taught"]
     if result["epochs"] < stage.epochs:
         result["stopped_early"] = {"planned_epochs": stage.epochs, "patience": stage.patience}
+    if overfitted := validation.last.get("overfitted_in"):
+        result["overfitted_in"] = overfitted
     files.write_json(folder / "stage.json", result)

@@ -123,10 +123,10 @@ class _Run:
             epochs=stage.epochs,
             every=stage.validate_every,
             examples=stage.validation_examples,
+            watch=stage.on_overfitting == "stop",
             refresh=refresh,
             patience=stage.patience,
-            # Until averaging has seen two epochs the validated model is almost the raw student, so
-            # those validations do not count against patience.
+            # Until it has seen two epochs an average is almost the student itself.
             patience_start=0 if stage.averaging is None else stage.averaging.start + 1,
             weak_teachers=[role for role, found in self._taught.items() if found["at_chance"]],
             say=self._say,

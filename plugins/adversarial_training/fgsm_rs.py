@@ -14,8 +14,8 @@ class FGSMRS(PGDAdversarialTraining):
 
     A step costs two forward and backward passes, where `pgd_at` needs eleven. The failure to look
     for is catastrophic overfitting: within an epoch or two the accuracy under PGD falls to about 0
-    while that under FGSM rises; a larger step, epsilon and more epochs make it likelier. Validate
-    with PGD, so that the best epoch is kept: `Stage.validation_attack`, `Stage.patience`.
+    while that under FGSM rises; a larger step, epsilon and more epochs make it likelier.
+    `Stage.on_overfitting = 'stop'` ends the stage there with the student from before.
 
     The authors train 15 epochs of batches of 128, weight decay 5e-4, with a learning rate that
     rises to 0.2 and falls: `schedules.Cyclic`. Their scheduler also moves momentum from 0.9 to
