@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -236,6 +239,35 @@ def test_a_damaged_set_is_one_line(folder, tmp_path) -> None:
     with pytest.raises(DataError, match=r"^TFDS cannot read .*; prepare it again\.$") as caught:
         _read(tmp_path, True)
     assert "\n" not in str(caught.value)
+
+
+_READS_IN_VAIN = """
+import numpy as np
+from mtard_tf import bin as binary
+
+def main(argv):
+    from mtard_tf.data import DataError, Split, evaluation_batches
+    from mtard_tf.data.streaming.stored_images import StoredImages
+
+    def read(places):
+        raise DataError("TFDS cannot read toy (gone); prepare it again.")
+
+    images = StoredImages(read, np.arange(9), (4, 4, 1), "")
+    list(evaluation_batches(Split(images, np.zeros(9, np.int32)), 5))
+
+binary.run(main)
+"""
+
+
+def test_a_file_that_is_damaged_while_it_is_read_is_one_line() -> None:
+    command = [sys.executable, "-c", _READS_IN_VAIN]
+    told = subprocess.run(command, capture_output=True, text=True, env=_environment())
+    assert (told.returncode, told.stdout) == (1, "")
+    assert told.stderr == "-c: TFDS cannot read toy (gone); prepare it again.\n"
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 class TestConversion:

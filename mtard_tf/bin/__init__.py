@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -26,6 +27,9 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the whole stack trace of an err
 _PLUGINS = flags.DEFINE_multi_string(
     "plugins", [], "Python file that registers parts of your own; repeatable."
 )
+
+# What a thread that reads data says, within an error of TensorFlow.
+_UNREAD = re.compile(r"\bDataError: (.*)")
 
 
 def run(
@@ -61,6 +65,9 @@ def run(
                 raise
             sys.exit(f"{_command(argv[0])}: {_explained(error)}")
         except Exception as error:
+            unread = _UNREAD.search(str(error))
+            if unread and not _DEBUG.value:
+                sys.exit(f"{_command(argv[0])}: {unread[1]}")
             line = lost_worker(error)
             if _DEBUG.value or not line:
                 raise
