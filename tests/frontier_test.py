@@ -137,6 +137,27 @@ def test_gradient_matching_adds_its_term_and_nothing_else() -> None:
     assert np.abs(weights[0] - weights[2]).max() > 1e-4
 
 
+TAUGHT = "ard iad iad2 rslad absld adaad adaiad dgad mtard bmtard".split()
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_every_distiller_with_a_robust_teacher_matches_gradients(name) -> None:
+    cls = registry.target("distillers", name)
+    batch = IMAGES, tf.constant(DATA["atk_labels"], tf.int32), tf.range(8, dtype=tf.int64)
+    losses = []
+    for alpha in (0.0, 2.0):
+        context = TrainingContext(epochs=4, gradient_matching=alpha, attack_shards=1)
+        teachers = {role: _net("t") for role in cls.teacher_views}
+        distiller = cls(_net("s"), teachers, context=context, attack=PGD(1, start="none"))
+        distiller.compile(optimizer="sgd", jit_compile=False)
+        logs = distiller.train_step(batch)
+        losses.append(float(logs["loss"]))
+    np.testing.assert_allclose(
+        losses[1], losses[0] + 2 / 4 * float(logs["gradient_matching"]), rtol=1e-5
+    )
+    assert logs["gradient_matching"] > 1e-4
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
