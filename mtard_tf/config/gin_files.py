@@ -185,7 +185,9 @@ def _open(name: str) -> Iterator[IO[str]]:
     try:
         text = path.read_text(encoding="utf-8")
         plugin_files.load_bound(text, path.parent)
-        yield io.StringIO(text)
+        file = io.StringIO(text)
+        file.name = str(path)  # gin's messages say it
+        yield file
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not text in UTF-8; give a gin file.") from error
     finally:
