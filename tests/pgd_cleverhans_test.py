@@ -10,6 +10,7 @@ from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
 
 from mtard_tf.attacks import seeds as random
+from mtard_tf.attacks.attack import Problem
 from mtard_tf.attacks.pgd import FGSM, PGD
 from mtard_tf.threat import ThreatModel
 
@@ -79,14 +80,14 @@ def test_what_happens_to_an_image_does_not_depend_on_its_neighbours(model, batch
 
 
 def test_starts(batch):
-    images, _, seeds = batch
-    threat = ThreatModel(epsilon=0.1)
-    uniform = PGD(start="uniform")._start(images, threat, seeds) - images
+    images, labels, seeds = batch
+    problem = Problem(lambda x: x, images, labels, ThreatModel(epsilon=0.1), seeds)
+    uniform = PGD(start="uniform")._start(problem) - images
     assert 0.09 < float(tf.reduce_max(tf.abs(uniform))) <= 0.1 + 1e-7
-    gaussian = PGD(start="gaussian")._start(images, threat, seeds) - images
+    gaussian = PGD(start="gaussian")._start(problem) - images
     # 1,152 draws of 0.001 * N(0, 1): the standard error of their deviation is 2 %.
     np.testing.assert_allclose(np.std(gaussian), 0.001, rtol=0.08)
-    np.testing.assert_array_equal(PGD(start="none")._start(images, threat, seeds), images)
+    np.testing.assert_array_equal(PGD(start="none")._start(problem), images)
 
 
 def test_l2_start_fills_the_ball():
