@@ -119,7 +119,9 @@ def _settings() -> list[tuple[str, ...]]:
             given = [word[6:] for word in words if word.startswith("--gin=")]
             configs = [word[9:] for word in words if word.startswith("--config=")]
             known = configs and all((ROOT / "gin" / config).exists() for config in configs)
-            if known and not re.search("import |METHOD|ATTACK|DIR", " ".join(given)):
+            foreign = any(word.startswith("--plugins=") for word in words)
+            foreign = foreign or re.search("import |METHOD|ATTACK|DIR", " ".join(given))
+            if known and not foreign:
                 found.append((*configs, "", *given))
     return list(dict.fromkeys(found))
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
 import zipfile
-import zlib
 from typing import Any
 
 import keras
@@ -14,13 +12,10 @@ import tensorflow as tf
 
 from mtard_tf.data.batches import to_float
 from mtard_tf.data.image_data import Split
-from mtard_tf.files import digest
+from mtard_tf.files import digest, keras_digest
 from mtard_tf.models.graph_ops import ModelFileError as ModelFileError
 from mtard_tf.models.layers import OUTLIER_LAYER
 from mtard_tf.models.saved_models import SavedModel
-
-# Members of a `.keras` file that define the net; metadata and others do not count.
-_MEMBERS = ("config.json", "model.weights.", "assets/")
 
 
 def load(path: str | pathlib.Path) -> Any:
@@ -196,19 +191,7 @@ def file_digest(path: pathlib.Path) -> str:
         parts = [path / "saved_model.pb", *sorted(path.glob("variables/*"))]
         parts += sorted(file for file in path.glob("assets/**/*") if file.is_file())
         return digest(*(part for file in parts for part in (file.name, file.read_bytes())))
-    status = path.stat()
-    return _digest_of(path, (status.st_ino, status.st_mtime_ns, status.st_size))
-
-
-@functools.lru_cache(maxsize=64)  # a teacher of many stages is read once
-def _digest_of(path: pathlib.Path, status: tuple[int, ...]) -> str:
-    """The fingerprint of a `.keras` file; `status` differs once it is another."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in sorted(archive.namelist()) if name.startswith(_MEMBERS)]
-            return digest(*(archive.read(name) for name in names))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
-        return digest(path.read_bytes())  # damaged, and so not the original
+    return keras_digest(path)
 
 
 def parameters(model: Any) -> int:
