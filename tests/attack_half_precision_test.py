@@ -121,8 +121,9 @@ def test_images_that_share_statistics_share_a_scale(labels):
     np.testing.assert_array_equal(input_gradient(mixed, IMAGES, objective), plain)
     softened = []
 
-    def attack(model_fn, *_, **__):
+    def attack(model_fn, images, *_, **__):
         softened.append(model_fn)
+        return images
 
     AtTemperature(attack, 2.0)(mixed, IMAGES, labels, threat=ThreatModel(), seeds=SEEDS)
     assert gradients.mixes_images(softened[0]) and not gradients.mixes_images(tf.identity)

@@ -198,3 +198,36 @@ def test_a_distiller_that_no_stage_could_call_is_refused():
         @mtard_tf.register("distillers", "deaf")
         def deaf(student, teachers):
             """Takes no context."""
+
+
+def _stranger(**parts):
+    """A distiller with a beginner's mistake in one part."""
+
+    class Stranger(mtard_tf.Distiller):
+        student_views = parts.get("views", ("clean",))
+
+        def terms(self, labels, student, teachers):
+            loss = self.cross_entropy(student["clean"], labels)
+            return {"hard": tf.reduce_mean(loss) if parts.get("scalar") else loss}
+
+        @property
+        def term_weights(self):
+            return parts.get("weights", {})
+
+    return Stranger(_linear())
+
+
+@pytest.mark.parametrize(
+    ("parts", "line"),
+    [
+        ({"views": ("adversary",)}, "Stranger has the view 'adversary'; use 'clean' and 'adversar"),
+        ({"views": "clean"}, "Stranger.student_views is the text 'clean'; give a tuple: .'clean',"),
+        ({"scalar": True}, "Stranger.terms: 'hard' has the shape .*; give one value per example"),
+        ({"weights": {"hrad": 1.0}}, "Stranger.term_weights names 'hrad'; its terms are hard"),
+    ],
+)
+def test_a_beginner_s_mistake_is_one_line(parts, line) -> None:
+    with pytest.raises(ValueError, match=line):
+        distiller = _stranger(**parts)
+        distiller.compile(optimizer="sgd")
+        distiller.train_step((IMAGES, LABELS))

@@ -16,18 +16,19 @@ PAGE = (ROOT / "docs" / "plugins.md").read_text("utf-8")
 FILES = dict(re.findall(r"^`(\S+)`[^\n`]*:\n\n```\w*\n(.*?)^```", PAGE, re.M | re.S))
 COMMANDS = [
     shlex.split(text.replace("\\\n", ""))
-    for text in re.findall(r"^    (PYTHONPATH=. mtard-train(?:.*\\\n)*.*\n)", PAGE, re.M)
+    for text in re.findall(r"^    (mtard-train --plugins(?:.*\\\n)*.*\n)", PAGE, re.M)
 ]
 # Parses every command, and the suite; then all plugins of the page in one configuration.
 SCRIPT = """
 import pathlib, sys
 import tensorflow as tf
 from mtard_tf import registry
-from mtard_tf.config import gin_files
+from mtard_tf.config import gin_files, plugin_files
 from mtard_tf.data import training_batches
 from mtard_tf.running import experiment_run
 
-commands = eval(sys.argv[1])
+commands, plugins = eval(sys.argv[1])
+plugin_files.load(plugins)
 for config, *given in commands:
     gin_files.parse([config], given)
     stages = gin_files.experiment().stages
@@ -59,11 +60,12 @@ def _run(folder: pathlib.Path, script: str) -> list[str]:
     for name, content in FILES.items():
         (folder / name).write_text(content, "utf-8")
     asked = []
+    plugins = [word[10:] for command in COMMANDS for word in command if word[:10] == "--plugins="]
     for command in COMMANDS:
         config = [word.split("=", 1)[1] for word in command if word.startswith("--config=")]
         asked.append(config + [w.split("=", 1)[1] for w in command if w.startswith("--gin=")])
     done = subprocess.run(
-        [sys.executable, "-c", script, repr(asked)],
+        [sys.executable, "-c", script, repr((asked, plugins))],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": f".{os.pathsep}{ROOT}"},
         capture_output=True,

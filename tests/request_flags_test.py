@@ -63,9 +63,9 @@ def test_help_and_a_missing_flag():
     for line in (
         "  --classes=...: Number of logits. (default 10)",
         "  --[no]verify: Insist on a --probe.",
-        "  --source=...: The file of weights.",
+        "  --source=...: The file of weights; or a .keras file to adapt.",
     ):
         assert line in told.stdout
-    missing = subprocess.run([*command, "--source=w.pt", "--out=x"], capture_output=True, text=True)
+    missing = subprocess.run([*command, "--source=w.pt"], capture_output=True, text=True)
     assert missing.returncode == 1 and "\n" not in missing.stderr.strip()
-    assert "--model" in missing.stderr and "--help lists the flags" in missing.stderr
+    assert "--out" in missing.stderr and "--help lists the flags" in missing.stderr

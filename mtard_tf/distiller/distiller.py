@@ -20,7 +20,7 @@ from mtard_tf.distiller.teachers import Models, Teachers, Tensors, logits_table
 from mtard_tf.distiller.updates import snapshot, update
 from mtard_tf.distiller.views import seen
 from mtard_tf.distribute.replicas import average_replicas
-from mtard_tf.models.compatibility import check_fit
+from mtard_tf.models.compatibility import check_fit, check_views
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
 
@@ -66,6 +66,8 @@ class Distiller(FitModel):
     ) -> None:
         super().__init__(student, context or TrainingContext())
         name, teachers = type(self).__name__, dict(teachers or {})
+        makes_views = type(self).further_views is not Distiller.further_views
+        check_views(name, self.student_views, self.teacher_views, makes_views)
         check_fit(name, student, teachers, self.teacher_views, self.extra_classes)
         if not 0 <= label_smoothing < 1:
             raise ValueError(
@@ -141,6 +143,11 @@ class Distiller(FitModel):
           teachers: role -> logits on this replica, `[batch, classes]`.
         """
         fixed = self.term_weights
+        if unknown := sorted(set(fixed) - set(means)):
+            raise ValueError(
+                f"{type(self).__name__}.term_weights names {unknown[0]!r}; its terms are "
+                f"{', '.join(means)}."
+            )
         return {name: tf.constant(float(fixed.get(name, 1.0))) for name in means}, {}
 
     def table(self, role: str, model: keras.Model, split: Split) -> np.ndarray:

@@ -62,7 +62,7 @@ def _loss(
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """This replica's share of the weighed loss, scaled for the optimizer, and what to log."""
     student, matching, further = distiller.run_student(views, weights), distiller.matching, {}
-    terms = dict(distiller.terms(labels, student, teachers))
+    terms = _checked(type(distiller).__name__, distiller.terms(labels, student, teachers))
     if matching is not None:
         further[gradient_matching.TERM] = matching.weight
         terms[gradient_matching.TERM] = matching.term(student, views, teachers, weights)
@@ -75,3 +75,14 @@ def _loss(
     loss = tf.add_n([term_weights[name] * share for name, share in shares.items()])
     total = tf.add_n([term_weights[name] * means[name] for name in means])
     return distiller.optimizer.scale_loss(loss), {"loss": total, **means, **logs}
+
+
+def _checked(owner: str, terms: Tensors) -> dict[str, tf.Tensor]:
+    """The terms, if each is one value per example."""
+    for name, term in terms.items():
+        if term.shape.rank != 1:
+            raise ValueError(
+                f"{owner}.terms: {name!r} has the shape {tuple(term.shape)}; give one value per "
+                "example, [batch]."
+            )
+    return dict(terms)

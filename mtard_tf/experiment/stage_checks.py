@@ -182,6 +182,15 @@ def _augmentations(stage: Any) -> Mapping[int, str]:
     return given if isinstance(given, Mapping) else {} if given is None else {0: given}
 
 
+def check_context(distiller: Any) -> None:
+    """Refuses, with ValueError, a distiller that keeps the stage's context to itself."""
+    if distiller.context.steps_per_epoch is None:  # a stage always gives it
+        raise ValueError(
+            f"{type(distiller).__name__} does not pass its context on, and would train with "
+            "another threat model; write super().__init__(student, teachers, context=context, ...)."
+        )
+
+
 def _too_late(stage: Any) -> str:
     return f"the stage ends after {stage.epochs} epochs, before it begins: start earlier."
 

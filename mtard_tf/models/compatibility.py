@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from mtard_tf import keras_environment
+
+VIEWS = ("clean", "adversarial")
+
+
+def check_views(owner: str, student_views: Any, teacher_views: Mapping, further: bool) -> None:
+    """Refuses, with ValueError, views that a step does not have.
+
+    Args:
+      owner: the distiller, for the message.
+      student_views: of its class.
+      teacher_views: of its class.
+      further: whether it makes views of its own.
+    """
+    seen = [view for views in teacher_views.values() for view in _several(views)]
+    for view in [] if further else [*_several(student_views), *seen]:
+        if view not in VIEWS:
+            raise ValueError(
+                f"{owner} has the view {view!r}; use {' and '.join(map(repr, VIEWS))}, as in "
+                "student_views = ('adversarial',)."
+            )
+    if isinstance(student_views, str):
+        raise ValueError(
+            f"{owner}.student_views is the text {student_views!r}; give a tuple: "
+            f"({student_views!r},)."
+        )
+
+
+def _several(views: Any) -> Sequence[str]:
+    return [views] if isinstance(views, str) else views
 
 
 def check_fit(

@@ -17,6 +17,7 @@ from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.auditing.compiled import last_line
 from mtard_tf.data.extra import Extra
 from mtard_tf.data.image_data import ImageData
+from mtard_tf.experiment import stage_checks
 from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.global_state import fresh_names
 from mtard_tf.models.model_files import EvaluationError, check_classes, check_logits, check_shapes
@@ -105,6 +106,7 @@ def _built(
         raise ValueError(
             f"Stage {stage.name!r} cannot be built: {reason} (--debug shows where)."
         ) from error
+    stage_checks.check_context(distiller)
     images = tf.random.stateless_uniform((2, *data.image_shape), [0, 0])
     for beside in getattr(distiller, "trained_models", ())[1:]:
         try:
