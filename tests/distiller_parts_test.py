@@ -210,10 +210,6 @@ def _stranger(**parts):
             loss = self.cross_entropy(student["clean"], labels)
             return {"hard": tf.reduce_mean(loss) if parts.get("scalar") else loss}
 
-        @property
-        def term_weights(self):
-            return parts.get("weights", {})
-
     return Stranger(_linear())
 
 
@@ -223,7 +219,6 @@ def _stranger(**parts):
         ({"views": ("adversary",)}, "Stranger has the view 'adversary'; use 'clean' and 'adversar"),
         ({"views": "clean"}, "Stranger.student_views is the text 'clean'; give a tuple: .'clean',"),
         ({"scalar": True}, "Stranger.terms: 'hard' has the shape .*; give one value per example"),
-        ({"weights": {"hrad": 1.0}}, "Stranger.term_weights names 'hrad'; its terms are hard"),
     ],
 )
 def test_a_beginner_s_mistake_is_one_line(parts, line) -> None:
