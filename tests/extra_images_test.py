@@ -8,6 +8,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+from preempted import PreemptedAt
 
 from mtard_tf import registry
 from mtard_tf.config import gin_files
@@ -295,22 +296,6 @@ def test_an_npz_file_is_no_data_set_of_an_experiment(tiny_run_file) -> None:
 # Stages.
 
 
-class _Preempted(Preemption):
-    """Preempted when asked for the `n`th time."""
-
-    def __init__(self, n: int) -> None:
-        self._left = n
-
-    @property
-    def received(self) -> bool:
-        self._left -= 1
-        return self._left < 0
-
-    @received.setter
-    def received(self, value: bool) -> None:
-        pass
-
-
 def _generated(labels: bool = True, count: int = 60) -> Split:
     made = tiny_data(train=count + 40).train
     images = 255 - made.images[40:]
@@ -333,7 +318,7 @@ def test_a_stage_with_extra_images_resumes_to_the_same_bits(tmp_path) -> None:
     stage = dataclasses.replace(STAGE, extra=_generated, augmentation="crop_shift")
     whole = _train(stage, tmp_path / "whole")
     with pytest.raises(Preempted):
-        _train(stage, tmp_path / "cut", preemption=_Preempted(4))
+        _train(stage, tmp_path / "cut", preemption=PreemptedAt(4))
     assert _same(_train(stage, tmp_path / "cut"), whole)
     without = dataclasses.replace(stage, extra=None)
     assert not _same(_train(without, tmp_path / "without"), whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import junitparser
 import pytest
 
 from mtard_tf.auditing import gate, junit, requirements
@@ -124,13 +125,12 @@ def test_a_misspelt_name_is_refused_before_the_audit(text, words) -> None:
 
 
 def test_junit_is_read_by_a_parser_of_its_own(tmp_path) -> None:
-    parser = pytest.importorskip("junitparser")
     reports = {"student": _report("masked"), "odd <&\x07 name": _report("note")}
     wanted = [requirements.parse(text) for text in ("clean>=0.9", "clean>=0.1")]
     judged = gate.judge_all(wanted, reports, ["student"])
     path = tmp_path / "junit.xml"
     path.write_text(junit.xml(judged, reports), encoding="utf-8")
-    (suite,) = parser.JUnitXml.fromfile(str(path))
+    (suite,) = junitparser.JUnitXml.fromfile(str(path))
     assert (suite.tests, suite.failures, suite.errors) == (4, 2, 0)
     found = {(case.classname, case.name): case for case in suite}
     cases = {key: case.result for key, case in found.items()}

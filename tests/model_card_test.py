@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import huggingface_hub
 import pytest
 
 from mtard_tf.exporting import model_card
@@ -79,8 +80,7 @@ def test_extra_images_are_said():
 
 
 def test_the_hub_reads_the_head_of_a_card() -> None:
-    hub = pytest.importorskip("huggingface_hub")
-    data = hub.ModelCard(model_card.text(METADATA)).data
+    data = huggingface_hub.ModelCard(model_card.text(METADATA)).data
     assert (data.license, data.library_name) == ("other", "keras")
     assert data.datasets == ["cifar10"]
     assert data.model_name == "student: resnet18"
@@ -96,7 +96,7 @@ def test_the_hub_reads_the_head_of_a_card() -> None:
         "examples": 100,
         "attack": "PGD(num_steps=20)",
     }
-    bare = hub.ModelCard(model_card.text(METADATA | {"evaluation": None})).data
+    bare = huggingface_hub.ModelCard(model_card.text(METADATA | {"evaluation": None})).data
     assert bare.eval_results is None and "model-index" not in bare.to_dict()
 
 

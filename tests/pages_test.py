@@ -12,6 +12,7 @@ import sys
 import fabricated_pages as fabricated
 import numpy as np
 import pytest
+from PIL import Image
 
 from mtard_tf import files
 from mtard_tf.reporting import audit_view, charts, labels, notation, pages, png, run_view
@@ -301,11 +302,10 @@ def test_ticks_enclose() -> None:
 
 
 def test_a_png_is_read_back(tmp_path) -> None:
-    image = pytest.importorskip("PIL.Image")
     pixels = np.random.RandomState(0).randint(0, 256, (5, 7, 3)).astype(np.uint8)
     path = tmp_path / "image.png"
     path.write_bytes(png.encoded(pixels))
-    np.testing.assert_array_equal(np.asarray(image.open(path)), pixels)
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), pixels)
 
 
 def test_the_difference_is_amplified_as_far_as_it_fits() -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+from preempted import PreemptedAt
 
 from mtard_tf.data.image_data import DataError, ImageData, Split
 from mtard_tf.experiment import stage_checks
@@ -30,22 +31,6 @@ STAGE = Stage(
     validation_attack=None,
     checkpoint_every=1,
 )
-
-
-class _Preempted(Preemption):
-    """Preempted when asked for the `n`th time."""
-
-    def __init__(self, n: int) -> None:
-        self._left = n
-
-    @property
-    def received(self) -> bool:
-        self._left -= 1
-        return self._left < 0
-
-    @received.setter
-    def received(self, value: bool) -> None:
-        pass
 
 
 def _train(stage, folder, data=None, preemption=None):
@@ -76,7 +61,7 @@ def test_a_stage_that_is_cut_off_goes_on_across_the_change(tmp_path) -> None:
     whole = _train(stage, tmp_path / "whole")
     for cut in (1, 4):  # resumed at steps 2 and 5
         with pytest.raises(Preempted):
-            _train(stage, tmp_path / f"cut{cut}", preemption=_Preempted(cut))
+            _train(stage, tmp_path / f"cut{cut}", preemption=PreemptedAt(cut))
         assert _same(_train(stage, tmp_path / f"cut{cut}"), whole)
     first_only = dataclasses.replace(STAGE, augmentation="crop_flip")
     assert not _same(_train(first_only, tmp_path / "first_only"), whole)

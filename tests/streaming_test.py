@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets
+from preempted import PreemptedAt
 
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.commands import data as data_command
@@ -166,22 +167,6 @@ def test_training_images_in_another_split_are_refused(folder) -> None:
         check_extra("student", Extra(data.test, 0.5), data, 10)
 
 
-class _Preempted(Preemption):
-    """Preempted when asked for the `n`th time."""
-
-    def __init__(self, n: int) -> None:
-        self._left = n
-
-    @property
-    def received(self) -> bool:
-        self._left -= 1
-        return self._left < 0
-
-    @received.setter
-    def received(self, value: bool) -> None:
-        pass
-
-
 def _train(data: ImageData, folder: pathlib.Path, preemption: Preemption | None = None) -> list:
     stage = Stage(
         "student",
@@ -201,7 +186,7 @@ def test_a_stage_that_is_cut_off_ends_in_the_bits_of_one_that_was_not(folder, tm
     """And in those of one in memory."""
     whole = _train(_read(folder, True), tmp_path / "whole")
     with pytest.raises(Preempted):  # in the second epoch of three steps
-        _train(_read(folder, True), tmp_path / "cut", _Preempted(4))
+        _train(_read(folder, True), tmp_path / "cut", PreemptedAt(4))
     resumed = _train(_read(folder, True), tmp_path / "cut")
     assert all(map(np.array_equal, resumed, whole))
     assert all(map(np.array_equal, _train(_read(folder, False), tmp_path / "held"), whole))

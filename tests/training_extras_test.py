@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from preempted import PreemptedAt
 
 from mtard_tf.attacks.autoattack import AutoAttack
 from mtard_tf.attacks.pgd import FGSM, PGD
@@ -283,22 +284,6 @@ def test_the_validated_student_has_averages_and_their_statistics(data):
 # Whole stages: what is saved, resuming and patience.
 
 
-class _Preempted(Preemption):
-    """Preempted when asked for the `n`th time."""
-
-    def __init__(self, n: int) -> None:
-        self._left = n
-
-    @property
-    def received(self) -> bool:
-        self._left -= 1
-        return self._left < 0
-
-    @received.setter
-    def received(self, value: bool) -> None:
-        pass
-
-
 def _train(stage, folder, data, preemption=None):
     setting = RunContext(data, THREAT, preemption=preemption or Preemption())
     return train(stage, {}, folder, setting, seed=7)
@@ -327,7 +312,7 @@ def test_a_stage_that_is_cut_off_ends_in_the_same_average(data, tmp_path):
     )
     _train(stage, tmp_path / "whole", data)
     with pytest.raises(Preempted):
-        _train(stage, tmp_path / "broken", data, _Preempted(4))
+        _train(stage, tmp_path / "broken", data, PreemptedAt(4))
     _train(stage, tmp_path / "broken", data)
     ours, theirs = (
         keras.models.load_model(tmp_path / name / "student.keras", compile=False).get_weights()
@@ -355,7 +340,7 @@ def test_patience_ends_a_stage_and_survives_a_cut(data, tmp_path, capsys):
     # Cut off at the end of epoch 2, and once more at the very end of epoch 3.
     for asked in (5, 2):
         with pytest.raises(Preempted):
-            _train(stage, tmp_path / "broken", data, _Preempted(asked))
+            _train(stage, tmp_path / "broken", data, PreemptedAt(asked))
     assert _train(stage, tmp_path / "broken", data) == whole
 
 
