@@ -35,10 +35,9 @@ def run(request: requests.Compare) -> str:
     """
     run_dir = pathlib.Path(request.run_dir)
     given = bool(request.config or request.gin)
-    # Twice: the suite, which may use the run's plugins, replaces the configuration.
-    gin_files.start_or_resume(run_dir, request.config, request.gin)
-    suite = gin_files.suite(request.suite).without(request.skip)
     experiment = gin_files.start_or_resume(run_dir, request.config, request.gin)
+    with gin_files.apart():  # after the run, whose plugins it may use
+        suite = gin_files.suite(request.suite).without(request.skip)
     names = [stage.name for stage in experiment.stages]
     for stage in request.stages:
         experiment_run.check_stage(experiment, stage)
