@@ -32,7 +32,8 @@ from mtard_tf.config import gin_files
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.experiment import from_python
 from mtard_tf.experiment.experiment import Experiment
-from mtard_tf.exporting import saved_model
+from mtard_tf.exporting import export as exporting
+from mtard_tf.exporting.formats import INT8, PROBES, Wanted
 from mtard_tf.models import model_files
 from mtard_tf.models.global_state import fresh_names, seeded
 from mtard_tf.models.model_files import fingerprint
@@ -152,25 +153,54 @@ def audit(
         return Report(todo.at_temperature(temperature)(model, model.name, folder, surrogate))
 
 
-def export(model: keras.Model | Path, folder: Path, data: ImageData) -> pathlib.Path:
-    """Writes a model as a SavedModel for serving, `<folder>/<version>/`, and proves it.
+def export(
+    model: keras.Model | Path,
+    folder: Path,
+    data: ImageData,
+    formats: Sequence[str] = ("saved_model",),
+    *,
+    calibration: str = "clean",
+    calibration_images: int = 300,
+    min_agreement: float = 0.98,
+    epsilon: float | str = "8/255",
+    norm: str = "linf",
+) -> pathlib.Path:
+    """Writes a model as files for serving, `<folder>/<version>/`, and proves them.
 
     Args:
       model: from images to logits, or its file.
       folder: parent of the versions.
-      data: label names, and validation images on which the logits are compared.
+      data: label names, and validation images on which the files are held against the model.
+      formats: some of "saved_model", "litert", "litert_float16", "litert_int8", "onnx"; all but the
+        first need `pip install 'mtard_tf[deploy]'`.
+      calibration: training images that give "litert_int8" its ranges: "clean", or "mixed", which
+        adds the same ones attacked.
+      calibration_images: how many training images.
+      min_agreement: share of 500 validation images on which a format that rounds must give the
+        model's label.
+      epsilon: radius of the attack of "mixed", in [0, 1] pixel units, or text as "8/255".
+      norm: of that attack, "linf" or "l2".
 
     Returns:
       The folder of the new version.
 
     Raises:
-      ExportError: see `exporting.saved_model.export`.
+      ExportError: see `exporting.export.export`; nothing is written.
     """
-    return saved_model.export(
-        _model(model),
+    from mtard_tf.exporting.calibration_images import calibration_images as chosen
+
+    wanted = Wanted(tuple(formats), calibration, calibration_images, min_agreement)
+    student, images = _model(model), None
+    if INT8 in wanted.names:
+        threat = ThreatModel(norm, radius(epsilon, "epsilon", norm))
+        images = chosen(data, calibration_images, calibration, student, threat)
+    return exporting.export(
+        student,
         data.label_names,
         pathlib.Path(folder),
-        np.asarray(data.validation.images[:32]),
+        np.asarray(data.validation.images[: PROBES if wanted.needs_data else 32]),
+        wanted=wanted,
+        calibration=images,
     )
 
 

@@ -24,7 +24,7 @@ from mtard_tf.auditing.gate import Unmet
 from mtard_tf.commands import datasets, eval
 from mtard_tf.commands.requests import Eval
 from mtard_tf.config import gin_files
-from mtard_tf.exporting import saved_model
+from mtard_tf.exporting import export, proof
 from mtard_tf.measuring.distortion import CWDistortion
 from mtard_tf.models import model_files
 from mtard_tf.threat import ThreatModel, radius
@@ -198,10 +198,10 @@ def test_a_model_by_path(model_path, tmp_path) -> None:
 
 def test_an_exported_student_gives_the_same_outcomes(model_path, tmp_path, monkeypatch) -> None:
     """Its `serving_default` takes uint8, which no gradient passes; `logits` is there for that."""
-    monkeypatch.setattr(saved_model, "_prove", lambda *_: None)  # what follows compares more
+    monkeypatch.setattr(proof, "prove", lambda *_: {})  # what follows compares more
     model = keras.models.load_model(model_path, compile=False)
     data = datasets.dataset("fashion_mini")
-    folder = saved_model.export(model, data.label_names, tmp_path / "student", data.test.images[:2])
+    folder = export.export(model, data.label_names, tmp_path / "student", data.test.images[:2])
     saved = model_files.load(folder.parent)  # the parent of the versions serves as well
     assert saved.name == "student"
     assert saved.input_shape == (None, 28, 28, 1)

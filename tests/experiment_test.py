@@ -19,7 +19,8 @@ from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.bin import paths
 from mtard_tf.commands import compare, eval, requests
 from mtard_tf.config import gin_files
-from mtard_tf.exporting import model_card, saved_model
+from mtard_tf.exporting import export, model_card, proof
+from mtard_tf.exporting.formats import ExportError
 from mtard_tf.models import model_files
 from mtard_tf.models.model_files import EvaluationError
 from mtard_tf.running import experiment_run, run_directory
@@ -107,7 +108,7 @@ def test_report_and_export(finished, monkeypatch):
     np.testing.assert_array_equal(images, data.validation.images)
     metadata = model_card.metadata(run_dir, described, "student", noted, model)
     folder = run_dir / "export" / "student"
-    first = saved_model.export(model, noted["label_names"], folder, images[:5], metadata)
+    first = export.export(model, noted["label_names"], folder, images[:5], metadata)
     assert first.name == "1"
     assert files.read_json(first / "assets.extra" / "metadata.json")["dataset"] == "tiny"
     card = (first / "README.md").read_text()
@@ -132,10 +133,10 @@ def test_report_and_export(finished, monkeypatch):
 def test_an_export_that_differs_leaves_nothing_behind(finished, monkeypatch):
     run_dir, described = finished
     data, model = described.dataset(), run_directory.load_student(run_dir, "student")
-    monkeypatch.setattr(saved_model, "TOLERANCE", -1.0)
+    monkeypatch.setattr(proof, "TOLERANCE", -1.0)
     folder = run_dir / "export" / "student"
-    with pytest.raises(saved_model.ExportError, match="differs from the student by"):
-        saved_model.export(model, data.label_names, folder, data.test.images[:3])
+    with pytest.raises(ExportError, match="differs from the student by"):
+        export.export(model, data.label_names, folder, data.test.images[:3])
     assert list(folder.iterdir()) == []
 
 

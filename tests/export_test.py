@@ -15,7 +15,8 @@ import tensorflow as tf
 from PIL import Image
 
 from mtard_tf import files
-from mtard_tf.exporting import encoded_images, saved_model
+from mtard_tf.exporting import encoded_images, export, proof, saved_model
+from mtard_tf.exporting.formats import ExportError
 from mtard_tf.models import model_files
 
 L = keras.layers
@@ -75,7 +76,7 @@ def exported(tmp_path_factory) -> tuple[keras.Model, pathlib.Path]:
     folder = tmp_path_factory.mktemp("served") / "run[1]"
     keras.utils.set_random_seed(0)
     model = _net()
-    return model, saved_model.export(model, NAMES, folder, IMAGES)
+    return model, export.export(model, NAMES, folder, IMAGES)
 
 
 PNG = [_encoded(image, "PNG") for image in IMAGES]
@@ -269,9 +270,9 @@ def test_a_jpeg_in_cmyk(decode) -> None:
 
 
 def test_images_that_no_file_holds_have_no_signature_for_bytes(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(saved_model, "_prove", lambda *_: None)
+    monkeypatch.setattr(proof, "prove", lambda *_: {})
     images = np.zeros((2, 12, 12, 2), np.uint8)
-    folder = saved_model.export(_net(2), NAMES, tmp_path, images)
+    folder = export.export(_net(2), NAMES, tmp_path, images)
     signatures = tf.saved_model.load(str(folder)).signatures
     assert set(signatures) == {"serve", "serving_default", "logits"}
 
@@ -289,10 +290,8 @@ class Scaled(L.Layer):
 def test_a_model_that_is_no_graph_is_one_line(tmp_path) -> None:
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, L.Dense(3)(L.Flatten()(Scaled()(inputs))), name="eager")
-    with pytest.raises(
-        saved_model.ExportError, match="^eager cannot be written as a SavedModel"
-    ) as e:
-        saved_model.export(model, NAMES, tmp_path / "out", IMAGES)
+    with pytest.raises(ExportError, match="^eager cannot be written as a SavedModel") as e:
+        export.export(model, NAMES, tmp_path / "out", IMAGES)
     assert "\n" not in str(e.value) and list((tmp_path / "out").iterdir()) == []
 
 
@@ -306,8 +305,6 @@ def test_a_model_that_runs_python_is_one_line(tmp_path) -> None:
         output_shape=SHAPE,
     )(inputs)
     model = keras.Model(inputs, L.Dense(3)(L.Flatten()(halved)))
-    with pytest.raises(
-        saved_model.ExportError, match="does not load in a fresh process: \\S*Error: .*py"
-    ) as e:
-        saved_model.export(model, NAMES, tmp_path / "out", IMAGES)
+    with pytest.raises(ExportError, match="does not work in a fresh process: \\S*Error: .*py") as e:
+        export.export(model, NAMES, tmp_path / "out", IMAGES)
     assert "\n" not in str(e.value) and list((tmp_path / "out").iterdir()) == []

@@ -42,6 +42,16 @@ METADATA = {
     "images": {"dtype": "uint8", "shape": [32, 32, 3]},
     "threat": {"norm": "linf", "epsilon": 8 / 255},
     "evaluation": REPORT,
+    "formats": {
+        "saved_model": {
+            "bytes": 1_234_567,
+            "sha256": {"saved_model.pb": "00"},
+            "agreement": 1.0,
+            "images": 500,
+            "difference": 1.9e-6,
+            "milliseconds": 0.321,
+        }
+    },
 }
 
 
@@ -54,7 +64,7 @@ def test_a_card_has_all_of_it():
     )
     headings = [line[3:] for line in card.splitlines() if line.startswith("## ")]
     assert headings == [
-        *("Data", "Teachers", "Training", "Threat model", "Figures", "Caveats"),
+        *("Data", "Teachers", "Training", "Threat model", "Figures", "Files", "Caveats"),
         "How to load it",
     ]
     assert "cifar10: images of 32x32x3, 2 classes (cat, dog)." in card
@@ -65,7 +75,20 @@ def test_a_card_has_all_of_it():
     assert "| pgd | 40.00% | 30.00% to 50.00% | 60.00% | PGD(num_steps=20) |" in card
     assert "| worst case | 40.00% | 30.00% to 50.00% | 60.00% |  |" in card
     assert REPORT["verdict"] in card
+    assert "| this folder | saved_model | 1,234,567 | 100.0% | 1.9e-06 | 0.321 |" in card
+    assert "held against the student on 500 validation images" in card
+    assert "model_int8.tflite" not in card and "onnxruntime" not in card and "ai_edge" not in card
     assert "images = np.zeros((1, 32, 32, 3), np.uint8)" in card
+
+
+def test_how_each_file_is_loaded_is_said() -> None:
+    known = METADATA["formats"]["saved_model"]
+    int8 = known | {"agreement": 0.986, "calibration": {"kind": "mixed", "images": 600}}
+    card = model_card.text(METADATA | {"formats": {"litert_int8": int8, "onnx": known}})
+    assert "| model_int8.tflite | litert_int8, 600 mixed | 1,234,567 | 98.6% |" in card
+    assert "its ranges were taken from training images" in card
+    assert 'InferenceSession("FOLDER/model.onnx")' in card and "get_signature_runner" in card
+    assert "tf.saved_model.load" not in card
 
 
 def test_extra_images_are_said():

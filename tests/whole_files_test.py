@@ -14,7 +14,7 @@ import pytest
 
 from mtard_tf import files
 from mtard_tf.auditing.batch_results import ResultsFile
-from mtard_tf.exporting import saved_model
+from mtard_tf.exporting import export, proof, saved_model
 from mtard_tf.running.recorder import Recorder
 
 
@@ -72,16 +72,19 @@ def test_a_folder_left_by_a_killed_process_is_removed(tmp_path) -> None:
 def test_two_exports_at_once_are_two_versions(tmp_path, monkeypatch) -> None:
     """The second begins and ends while the first is proven."""
     nested: list[pathlib.Path] = []
-    monkeypatch.setattr(saved_model, "_write", lambda student, names, shape, folder: folder.mkdir())
+    monkeypatch.setattr(saved_model, "_write", lambda *_: None)
     images = np.zeros((1, 2, 2, 1), np.uint8)
 
-    def prove(student, folder, images):
+    def prove(name, folder, *_):
         if not nested:
             nested.append(folder)
-            nested.append(saved_model.export(None, (), tmp_path, images))
+            nested.append(export.export(student, (), tmp_path, images))
 
-    monkeypatch.setattr(saved_model, "_prove", prove)
-    assert saved_model.export(None, (), tmp_path, images) == tmp_path / "2"
+    def student(images, training):
+        return images[:, 0, 0]
+
+    monkeypatch.setattr(proof, "prove", prove)
+    assert export.export(student, (), tmp_path, images) == tmp_path / "2"
     assert nested[1] == tmp_path / "1"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
@@ -97,7 +100,7 @@ def test_a_version_taken_between_the_look_and_the_rename(tmp_path, monkeypatch) 
         return rename(self, target)
 
     monkeypatch.setattr(pathlib.Path, "rename", late)
-    assert saved_model._numbered(partial, tmp_path) == tmp_path / "2"
+    assert export._numbered(partial, tmp_path) == tmp_path / "2"
     assert (tmp_path / "1" / "variables").exists()
 
 

@@ -1,6 +1,7 @@
-"""Writes a stage's student as a SavedModel for TF Serving.
+"""Writes a stage's student as files for serving: SavedModel, LiteRT, ONNX.
 
     mtard-export --run_dir=runs/quickstart --stage=student
+    mtard-export --run_dir=runs/quickstart --format=litert_int8 --format=onnx
 
 Also `python -m mtard_tf.bin.export ...`.
 """

@@ -1,4 +1,4 @@
-"""What the flags of `mtard-export` mean: the SavedModel of a stage, and its model card."""
+"""What the flags of `mtard-export` mean: a stage's student as files, and its model card."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import pathlib
 
 from mtard_tf.commands import requests
 from mtard_tf.config import gin_files
-from mtard_tf.exporting import model_card, saved_model
+from mtard_tf.exporting import export, model_card, saved_model
+from mtard_tf.exporting.calibration_images import calibration_images
+from mtard_tf.exporting.formats import FORMATS, INT8, PROBES, SAVED_MODEL, Wanted
 from mtard_tf.running import experiment_run, run_directory
 
 
@@ -16,23 +18,48 @@ def run(request: requests.Export) -> str:
     Raises:
       ValueError: there is no such stage, it is not finished, or it cannot be exported; one line.
     """
+    wanted = Wanted(
+        tuple(request.formats),
+        request.calibration,
+        request.calibration_images,
+        request.min_agreement,
+    )
     run_dir = pathlib.Path(request.run_dir)
     described = gin_files.of_run(run_dir)
     stage = request.stage or described.stages[-1].name
     experiment_run.check_stage(described, stage)
-    data, probe_images = run_directory.noted_data(run_dir, stage)
+    noted, probe_images = run_directory.noted_data(run_dir, stage)
     student = run_directory.load_student(run_dir, stage)
-    folder = saved_model.export(
+    calibration = None
+    if wanted.needs_data:
+        data = described.dataset()
+        probe_images = data.validation.images[:PROBES]
+        if INT8 in wanted.names:
+            calibration = calibration_images(
+                data, wanted.calibration_images, wanted.calibration, student, described.threat
+            )
+    folder = export.export(
         student,
-        data["label_names"],
+        noted["label_names"],
         run_dir / "export" / stage,
         probe_images,
-        model_card.metadata(run_dir, described, stage, data, student),
+        model_card.metadata(run_dir, described, stage, noted, student),
+        wanted,
+        calibration,
     )
-    return "\n".join(
-        [
-            f"SavedModel: {folder} (loaded by a fresh process, logits equal)",
-            f"What to know of it: {folder / 'README.md'}",
-            saved_model.describe(folder),
-        ]
-    )
+    return "\n".join(_lines(folder, wanted))
+
+
+def _lines(folder: pathlib.Path, wanted: Wanted) -> list[str]:
+    formats = export.known_formats(folder)
+    lines = []
+    for name, known in formats.items():
+        what = (
+            "logits equal" if FORMATS[name].exact else f"{known['agreement']:.1%} of labels equal"
+        )
+        path = folder / FORMATS[name].file
+        lines.append(f"{name}: {path} ({known['bytes']:,} bytes; run by a fresh process, {what})")
+    lines.append(f"What to know of it: {folder / 'README.md'}")
+    if SAVED_MODEL in formats:
+        lines.append(saved_model.describe(folder))
+    return lines

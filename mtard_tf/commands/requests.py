@@ -143,6 +143,21 @@ class Export:
 
     run_dir: str = _required("Directory of a finished run.", path=True)
     stage: str | None = _flag("Stage to export; default the last.")
+    formats: Sequence[str] = _flag(
+        "saved_model, litert, litert_float16, litert_int8 or onnx; repeatable.",
+        ("saved_model",),
+        name="format",
+    )
+    calibration: str = _flag(
+        "Images that give litert_int8 its ranges: clean, or mixed (attacked ones as well).", "clean"
+    )
+    calibration_images: int = _flag("Training images for it.", 300, minimum=1)
+    min_agreement: float = _flag(
+        "Share of validation images on which a format that rounds must give the student's label.",
+        0.98,
+        minimum=0.0,
+        maximum=1.0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

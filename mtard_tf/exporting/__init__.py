@@ -1,1 +1,1 @@
-"""A student as a SavedModel, with its model card."""
+"""A student as files for serving (SavedModel, LiteRT, ONNX), with its model card."""

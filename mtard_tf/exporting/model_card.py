@@ -12,6 +12,7 @@ import keras
 from mtard_tf import __version__
 from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.exporting import front_matter
+from mtard_tf.exporting.formats import FORMATS
 from mtard_tf.models import model_files
 from mtard_tf.reporting import run_files
 from mtard_tf.reporting.tables import Table
@@ -58,7 +59,7 @@ def text(metadata: Mapping) -> str:
     """The card.
 
     Args:
-      metadata: see `metadata`.
+      metadata: see `metadata`, with the `formats` of `export`.
     """
     stage, report = metadata["stage"], metadata["evaluation"]
     norm, epsilon = metadata["threat"]["norm"], metadata["threat"]["epsilon"]
@@ -69,6 +70,8 @@ def text(metadata: Mapping) -> str:
         **metadata,
         front_matter=front_matter.text(metadata),
         teachers="\n".join(_teachers(stage).markdown()),
+        files="\n".join(_files(metadata["formats"]).markdown()),
+        compared=min(known["images"] for known in metadata["formats"].values()),
         figures="\n".join(_figures(report).markdown()) if report else "",
         radius=f"{epsilon:.5g}" + (f" = {levels:.6g}/255" if exact else ""),
         whole_levels=None if on_levels else math.floor(epsilon * 255),
@@ -78,6 +81,24 @@ def text(metadata: Mapping) -> str:
 def _teachers(stage: Mapping) -> Table:
     rows = [[role, name, stage["sources"][role]] for role, name in stage["teachers"].items()]
     return Table(("role", "stage or file", "fingerprint"), rows, "lll")
+
+
+def _files(formats: Mapping) -> Table:
+    rows = []
+    for name, known in formats.items():
+        calibrated = known.get("calibration")
+        rows.append(
+            [
+                FORMATS[name].file or "this folder",
+                name + (f", {calibrated['images']} {calibrated['kind']}" if calibrated else ""),
+                f"{known['bytes']:,}",
+                f"{known['agreement']:.1%}",
+                f"{known['difference']:.2g}",
+                f"{known['milliseconds']:.3g}",
+            ]
+        )
+    head = ("file", "format", "bytes", "same label", "largest difference of a logit", "ms")
+    return Table(head, rows, "llrrrr")
 
 
 def _figures(report: Mapping) -> Table:

@@ -46,6 +46,15 @@ class FoldedInference(twins.Twinned):
         twin = self._proven_twin()
         return partial(self._model, training=False) if twin is None else self._answer(twin)
 
+    def net(self) -> Any:
+        """A net of its own with the current weights folded in; the model, where none is folded."""
+        twin = self._proven_twin()
+        if twin is None:
+            return self._model
+        for variable, value in zip(twin.non_trainable_variables, self._values(twin), strict=True):
+            variable.assign(value)
+        return twin
+
     def _rebuilt(self) -> keras.Model | None:
         try:
             twin = keras.models.clone_model(self._model, clone_function=self._clone)
