@@ -13,13 +13,14 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 RUN_DIR ?= runs/quickstart
 
-.PHONY: help install quickstart test test-slow lint bazel clean
+.PHONY: help install quickstart test test-slow lint docs bazel clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   train two teachers and a student, audit, report and export ($(RUN_DIR))"
 	@echo "make test         lint, types and the tests that take seconds"
 	@echo "make test-slow    the tests that take minutes"
+	@echo "make docs         the docs as a site (build/site/index.html)"
 	@echo "make bazel        the tests under Bazel"
 	@echo "make clean        remove .venv and caches; runs/ stays"
 
@@ -57,6 +58,11 @@ test: lint
 # pytest's 5: no test is slow.
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow $(PYTEST_ARGS) || [ $$? -eq 5 ]
+
+# The variable silences an advertisement. Strict: a dead link or an unlisted page is an error.
+docs: $(INSTALLED)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "Open build/site/index.html in a browser; its search needs a server: $(BIN)/python -m http.server -d build/site"
 
 # BAZEL may be a wrapper, say one that needs no network.
 BAZEL ?= bazel

@@ -77,7 +77,14 @@ def sgd(
 def adam(
     learning_rate: LearningRate, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7
 ) -> keras.optimizers.Optimizer:
-    """Keras' Adam without weight decay; suits small nets at a large epsilon."""
+    """Keras' Adam without weight decay; suits small nets at a large epsilon.
+
+    Args:
+      learning_rate: a number or a Keras schedule.
+      beta_1: decay of the mean of the gradients.
+      beta_2: decay of the mean of their squares.
+      epsilon: added to the root of the latter.
+    """
     return keras.optimizers.Adam(learning_rate, beta_1, beta_2, epsilon)
 
 

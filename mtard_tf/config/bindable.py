@@ -29,8 +29,17 @@ def described(
     """The experiment of a run file; a stage's name is the gin scope that configures it.
 
     Teachers that stages name and `stages` lacks are added, each before the stages that it teaches.
-    `plugins` are Python files with parts of one's own, relative to the gin file; they are imported
-    when that is read, see `plugin_files.load_bound`.
+
+    Args:
+      dataset: factory of the data, such as `@datasets.fashion_mini`.
+      stages: names, or what lists them, such as `@chain()`.
+      epsilon: radius of the threat model, in [0, 1] pixel units: a number, or text as "8/255".
+      norm: "linf" or "l2".
+      seed: of weights, order of examples, augmentation and attacks; 0 to 2^31 - 1.
+      strategy: devices to train on: "one_device", "mirrored", "multi_worker" or "tpu"; a flag
+        overrides it.
+      plugins: Python files with parts of one's own, relative to the gin file; they are imported
+        when that is read, see `plugin_files.load_bound`.
     """
     # Experiment parses an epsilon that is text, such as "8/255".
     return Experiment(dataset, tuple(stage_lists.complete(stages)), epsilon, norm, seed, strategy)
