@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mtard_tf import files
 from mtard_tf.exporting import encoded_images, export, proof, saved_model
@@ -236,6 +236,36 @@ def test_a_jpeg_has_the_pixels_of_other_libraries(decode, quality) -> None:
     image = np.stack([smooth, 255 - smooth, smooth // 2], -1)[..., :channels].astype(np.uint8)
     encoded = _encoded(image, "JPEG", quality=quality)
     np.testing.assert_array_equal(decoded([encoded]), np.asarray(Image.open(io.BytesIO(encoded))))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize("order", ["II", "MM"])
+def test_a_turned_image_is_set_upright(decode, form, order) -> None:
+    """As PIL does it, for each of the eight orientations and both orders of bytes."""
+    decoded, channels = decode
+    image = np.add.outer(np.arange(12) * 9, np.arange(12) * 5).astype(np.uint8)
+    image = np.stack([image, 255 - image, image // 2], -1)[..., :channels]
+    for orientation in range(1, 10):
+        kind = "little" if order == "II" else "big"
+        tags = {0x0100: 7, 0x0112: orientation}
+        number = lambda value, size: value.to_bytes(size, kind)  # noqa: B023, E731
+        block = order.encode() + number(42, 2) + number(8, 4) + number(len(tags), 2)
+        for tag, value in tags.items():
+            block += number(tag, 2) + number(3, 2) + number(1, 4) + number(value, 2) + b"\0\0"
+        encoded = _encoded(image, form, exif=b"Exif\0\0" + block + b"\0" * 4)
+        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
+        np.testing.assert_array_equal(decoded([encoded]), np.asarray(picture), str(orientation))
+    assert (np.asarray(picture) == np.asarray(Image.open(io.BytesIO(encoded)))).all()  # 9 is none
+
+
+def test_damaged_exif_is_no_orientation(decode) -> None:
+    decoded, channels = decode
+    image = IMAGES[0, ..., :channels]
+    for block in (b"", b"II*\0", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff\x12\1"):
+        encoded = _encoded(image, "PNG", exif=b"Exif\0\0" + block)
+        np.testing.assert_array_equal(decoded([encoded]), image.squeeze())
+    whole = _encoded(image, "JPEG", exif=b"Exif\0\0II*\0" + b"\xff" * 30)
+    np.testing.assert_array_equal(decoded([whole]), decoded([_encoded(image, "JPEG")]))
 
 
 def test_a_png_of_another_form(decode) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from mtard_tf.exporting import orientation
+
 # An image is decoded whole before it is resized: 4,096 x 4,096 in colour are 48 MiB.
 LARGEST_SIDE = 4096
 CHANNELS = (1, 3)  # what both formats can be decoded to
@@ -18,8 +20,8 @@ def decode(encoded: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
     """Images of one shape, resized (bilinear, antialiased) where theirs differs.
 
     Grey becomes colour and colour grey as the shape asks; an alpha channel is dropped, and of 16
-    bits the upper 8 count. JPEG is decoded with the accurate DCT, as most libraries do. An image's
-    aspect ratio is not kept, nor is its EXIF orientation looked at.
+    bits the upper 8 count. JPEG is decoded with the accurate DCT, as most libraries do. An image
+    that EXIF says to be turned is set upright first; its aspect ratio is not kept.
 
     Args:
       encoded: string `[batch]`, which may be empty.
@@ -78,7 +80,9 @@ def _size(image: tf.Tensor) -> tf.Tensor:
 
 def _pixels(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
     # Takes PNG as well; `decode_image` has no `dct_method`.
+    turned = orientation.of(image, tf.strings.substr(image, 0, len(_PNG)) == _PNG)
     image = tf.io.decode_jpeg(image, channels=shape[-1], dct_method="INTEGER_ACCURATE")
+    image = orientation.upright(image, turned)
     image = tf.image.resize(image, shape[:2], antialias=True)
     return tf.ensure_shape(tf.cast(tf.round(image), tf.uint8), shape)
 
