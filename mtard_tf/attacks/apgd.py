@@ -41,6 +41,8 @@ class APGD(Attack):
         needs.
     """
 
+    stops_early = True
+
     loss: str = "ce"
     num_steps: int = 100
     restarts: int = 1

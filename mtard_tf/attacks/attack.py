@@ -71,9 +71,12 @@ class Attack(abc.ABC):
     Attributes:
       fixed_loss: for an attack whose loss is its own, why it takes no objective, as in "Square
         searches on the margin"; empty where an objective replaces the loss.
+      stops_early: whether an image is left as soon as it is broken, and so on the boundary: on
+        another net, or rounded, it comes back unless it is pushed on (see `attacks.pushed`).
     """
 
     fixed_loss: ClassVar[str] = ""
+    stops_early: ClassVar[bool] = False
 
     @property
     def kind(self) -> str:
@@ -116,6 +119,8 @@ class MinimalAttack(Attack):
 
     What is not broken within epsilon comes back unchanged.
     """
+
+    stops_early = True
 
     def run(self, problem: Problem) -> tf.Tensor:
         """The images that `minimal` finds where they lie in the ball, the clean ones elsewhere."""

@@ -43,6 +43,7 @@ class AutoAttack(Attack):
 
     fixed_loss = "AutoAttack brings its own losses"
     kind = "ensemble"
+    stops_early = True
 
     version: str = "standard"
     num_steps: int = 100

@@ -39,6 +39,7 @@ class FAB(Attack):
     """
 
     fixed_loss = "FAB follows the decision boundary"
+    stops_early = True
 
     targeted: bool = False
     num_steps: int = 100

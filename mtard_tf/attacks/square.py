@@ -41,6 +41,7 @@ class Square(Attack):
 
     fixed_loss = "Square searches on the margin"
     kind = "black_box"
+    stops_early = True
 
     num_queries: int = 5000
     initial_share: float = 0.8

@@ -38,6 +38,11 @@ class AtTemperature(Attack):
                 "for the training's."
             )
 
+    @property
+    def stops_early(self) -> bool:  # type: ignore[override]
+        """As the attack does."""
+        return getattr(self.attack, "stops_early", False)
+
     def run(self, problem: Problem) -> tf.Tensor:
         temperature = 1.0 if self.temperature is None else self.temperature
 

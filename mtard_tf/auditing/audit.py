@@ -217,7 +217,8 @@ def _attacked(
     correct = {"clean": runner.clean()}
     for name, attack in attacks.items():
         # A surrogate prints as an address; its weights say what it is.
-        crafted = f"{suite.transfer[name]!r} {crafted_on}" if name in suite.transfer else None
+        transfer = attack.attack if name in suite.transfer else None  # type: ignore[attr-defined]
+        crafted = f"{transfer!r} {crafted_on}" if transfer else None
         try:
             correct[name] = runner.attacked(name, attack, label=crafted and digest(crafted))
         except EvaluationError as error:

@@ -9,6 +9,7 @@ from mtard_tf import registry
 from mtard_tf.attacks.apgd import APGD, stand_in
 from mtard_tf.attacks.autoattack import AutoAttack
 from mtard_tf.attacks.pgd import PGD
+from mtard_tf.attacks.pushed import beyond
 from mtard_tf.attacks.spsa import SPSA
 from mtard_tf.attacks.square import Square
 from mtard_tf.attacks.tempered import AtTemperature
@@ -28,7 +29,8 @@ class Suite:
     Attributes:
       attacks: name -> attack, in the order in which they run; each attacks every image that
         the model classifies correctly, so that each has its own robust accuracy.
-      transfer: name -> attack that is crafted on a surrogate, where one is given.
+      transfer: name -> attack that is crafted on a surrogate, where one is given; one that stops
+        early is pushed on there, see `attacks.pushed`.
       ensembles: name -> names of attacks; reported as the worst case over these, at no cost.
       probe: iterated gradient attack of the epsilon sweep and the diagnostics.
       probe_examples: the sweep and the diagnostics use the first N images.
@@ -182,5 +184,7 @@ class Suite:
         """Name -> attack, those on the surrogate last; without a surrogate, without these."""
         if surrogate is None:
             return dict(self.attacks)
-        crafted = {name: Transfer(surrogate, attack) for name, attack in self.transfer.items()}
+        crafted = {
+            name: Transfer(surrogate, beyond(attack)) for name, attack in self.transfer.items()
+        }
         return {**self.attacks, **crafted}
