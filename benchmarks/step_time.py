@@ -2,13 +2,17 @@
 
     python benchmarks/step_time.py [--distiller bmtard] [--model resnet20] [--batch 128] [--steps 5]
         [--torch 'PYTHON SCRIPT']
+        [--precision mixed_bfloat16] [--attack_precision mixed_bfloat16]
     python benchmarks/step_time.py --distiller all [--model ...] [--batch ...] [--rounds 3]
+    python benchmarks/step_time.py --precision all [--distiller ...] [--model ...] [--batch ...]
 
 The floor is what the step cannot do without, each timed alone in one compiled function: the
 attack's forward passes and input gradients (in as many shards as the step uses), the student's
 training passes and weight gradients, and the teachers' forward passes. The yardstick is a command
 that prints one JSON line with `median_step_s`; it is run in turn with ours (plain, and with
-`--channels-last`), because only a ratio from an idle machine means something.
+`--channels-last`), because only a ratio from an idle machine means something. In bfloat16 the
+yardstick is given `--bfloat16` too. `--precision all` times the four combinations of float32 and
+bfloat16 in training passes and attack, in turn, as a share of float32.
 
 With `--distiller all` it prints, for each distiller, a step as a multiple of one of `pgd_at`, and
 what explains it: the work of its passes, in forward passes of a net (all nets are the same one).
@@ -34,12 +38,15 @@ from tables import table
 
 from mtard_tf import losses, registry
 from mtard_tf.attacks.pgd import input_gradient
+from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.models.folding import FoldedInference
+from mtard_tf.models.precision import with_precision
 from mtard_tf.optimizers import sgd
 from mtard_tf.planning.flops import count
 
 ATTACK_STEPS = 10
 YARDSTICK = "pgd_at"
+FLOAT, HALF = "float32", "mixed_bfloat16"
 # Their attack climbs on the student alone and needs no clean target of it, and each teacher is
 # asked about one view.
 WITH_FLOOR = ("natural", "pgd_at", "mart", "ard", "rslad", "absld", "mtard", "bmtard")
@@ -56,12 +63,18 @@ def median_seconds(function, arguments, steps: int) -> float:
     return statistics.median(seconds)
 
 
-def make_step(distiller: str, model: str, batch: int):
+def make_step(
+    distiller: str, model: str, batch: int, precision: str = FLOAT, attack: str | None = None
+):
     """A compiled training step on fixed random images, and its distiller."""
-    make = registry.get("models", model)
     cls = registry.target("distillers", distiller)
-    student = make((32, 32, 3), 10 + cls.extra_classes)
-    trained = cls(student, {role: make((32, 32, 3), 10) for role in cls.teacher_views})
+
+    def make(classes: int):
+        return with_precision(registry.get("models", model)((32, 32, 3), classes), precision)
+
+    context = TrainingContext(attack_precision=None if attack == precision else attack)
+    teachers = {role: make(10) for role in cls.teacher_views}
+    trained = cls(make(10 + cls.extra_classes), teachers, context=context)
     trained.compile(optimizer=sgd(0.1), jit_compile=False)
     images = tf.random.stateless_uniform([batch, 32, 32, 3], [0, 1])
     labels = tf.random.stateless_uniform([batch], [0, 2], 0, 10, tf.int32)
@@ -72,7 +85,7 @@ def make_step(distiller: str, model: str, batch: int):
 def floor_parts(distiller, images: tf.Tensor, labels: tf.Tensor, steps: int) -> dict[str, float]:
     """Seconds of the passes that the step needs, each alone."""
     student, training = distiller.student, distiller.student_training
-    fold = FoldedInference(student)
+    fold = FoldedInference(student, distiller.context.attack_precision)
     teacher_folds = distiller.teachers.inference
 
     def climb(x, y):
@@ -80,7 +93,7 @@ def floor_parts(distiller, images: tf.Tensor, labels: tf.Tensor, steps: int) -> 
 
         def body(i, v):
             gradient = input_gradient(
-                model_fn, v, lambda _, logits: losses.cross_entropy(logits, y)
+                model_fn, v, lambda _, z: losses.cross_entropy(tf.cast(z, tf.float32), y)
             )
             return i + 1, v + 1e-9 * gradient
 
@@ -96,7 +109,8 @@ def floor_parts(distiller, images: tf.Tensor, labels: tf.Tensor, steps: int) -> 
     @tf.function
     def train(x):
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(losses.cross_entropy(training(x), labels))
+            logits = tf.cast(training(x), tf.float32)
+            loss = tf.reduce_mean(losses.cross_entropy(logits, labels))
         return tape.gradient(loss, student.trainable_variables)
 
     @tf.function
@@ -144,6 +158,22 @@ def compare(names: Sequence[str], model: str, batch: int, steps: int, rounds: in
     table(header, rows, ".2f")
 
 
+def compare_precisions(distiller: str, model: str, batch: int, steps: int, rounds: int) -> None:
+    """Prints a step in each precision of training passes and attack, beside float32's."""
+    pairs = [(passes, attack) for passes in (FLOAT, HALF) for attack in (FLOAT, HALF)]
+    made = {pair: make_step(distiller, model, batch, *pair) for pair in pairs}
+    turns = [
+        {pair: median_seconds(step, data, steps) for pair, (step, data, _) in made.items()}
+        for _ in range(rounds)
+    ]
+    rows = []
+    for pair in pairs:
+        ratios = [turn[pair] / turn[FLOAT, FLOAT] for turn in turns]
+        seconds = statistics.median(turn[pair] for turn in turns)
+        rows.append([*pair, seconds, statistics.median(ratios), min(ratios), max(ratios)])
+    table(["training passes", "attack", "seconds", "over float32", "least", "most"], rows, ".3f")
+
+
 def torch_seconds(command: str, batch: int, steps: int, *extra: str) -> float:
     """Median step of the yardstick."""
     words = [*shlex.split(command), "--batch", str(batch), "--steps", str(steps), *extra]
@@ -158,6 +188,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3, help="turns with the yardstick")
+    parser.add_argument("--precision", default=FLOAT, help="of the nets, or all")
+    parser.add_argument("--attack_precision", help="of the student in the attack")
     parser.add_argument("--torch", help="command of the PyTorch yardstick")
     args = parser.parse_args()
     if args.distiller == "all":
@@ -169,7 +201,13 @@ def main() -> None:
             f"--distiller={args.distiller} has passes that the floor does not know; its work is in "
             f"the table of --distiller all. A floor have {', '.join(WITH_FLOOR)}."
         )
-    step, arguments, distiller = make_step(args.distiller, args.model, args.batch)
+    if args.precision == "all":
+        compare_precisions(args.distiller, args.model, args.batch, args.steps, args.rounds)
+        return
+    step, arguments, distiller = make_step(
+        args.distiller, args.model, args.batch, args.precision, args.attack_precision
+    )
+    half = ["--bfloat16"] if args.precision == HALF else []
     (images, labels, *_), *_ = arguments
     ours, floors, theirs = [], [], {"default": [], "channels_last": []}
     for _ in range(args.rounds):
@@ -177,14 +215,15 @@ def main() -> None:
         parts = floor_parts(distiller, images, labels, args.steps)
         floors.append(sum(parts.values()))
         if args.torch:
-            theirs["default"].append(torch_seconds(args.torch, args.batch, args.steps))
+            theirs["default"].append(torch_seconds(args.torch, args.batch, args.steps, *half))
             theirs["channels_last"].append(
-                torch_seconds(args.torch, args.batch, args.steps, "--channels-last")
+                torch_seconds(args.torch, args.batch, args.steps, "--channels-last", *half)
             )
     seconds = statistics.median(ours)
     over_floor = statistics.median(a / b for a, b in zip(ours, floors, strict=True))
     result = {
         "distiller": args.distiller,
+        "precision": args.precision,
         "step_s": round(seconds, 4),
         "step_spread_s": [round(min(ours), 4), round(max(ours), 4)],
         "floor_s": round(statistics.median(floors), 4),

@@ -5,7 +5,8 @@
 PGD-10 on the student in evaluation mode, the robust teacher on the adversarial batch, the clean one
 on the clean batch, two training passes of the student, mean divergences, balance of temperatures
 and weights, SGD with momentum and weight decay. All three nets are CIFAR ResNet-20 with 1x1
-shortcuts. Prints one line of JSON with the median seconds of a step. Needs `torch` alone.
+shortcuts. `--bfloat16` runs the nets under autocast. Prints one line of JSON with the median
+seconds of a step. Needs `torch` alone.
 """
 
 from __future__ import annotations
@@ -130,12 +131,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--bfloat16", action="store_true")
     flags = parser.parse_args()
     training = Training(flags.batch, flags.channels_last)
     seconds = []
     for _ in range(flags.steps + 1):
         start = time.perf_counter()
-        training.step()
+        with torch.autocast("cpu", torch.bfloat16, enabled=flags.bfloat16):
+            training.step()
         seconds.append(time.perf_counter() - start)
     measured = {"batch": flags.batch, "median_step_s": round(statistics.median(seconds[1:]), 4)}
     print(json.dumps({**measured, "torch": torch.__version__}))

@@ -29,6 +29,7 @@ class TrainingContext:
         from the start.
       steps_per_epoch: length of an epoch of the schedules; None takes it from `fit`.
       seed: of the attack's random starts.
+      attack_precision: dtype policy in which the student is attacked; None for its own.
       attack_shards: parts of the batch that are attacked side by side. Images are attacked
         independently, so this changes only speed: 2 keep two cores busier than one does. None is
         2 without an accelerator and with two cores or more, else 1.
@@ -47,6 +48,7 @@ class TrainingContext:
     epochs: int | None = None
     steps_per_epoch: int | None = None
     seed: int = 0
+    attack_precision: str | None = None
     attack_shards: int | None = None
     skip_non_finite: bool = False
     weight_perturbation: WeightPerturbation | None = None

@@ -65,9 +65,10 @@ class InnerAttack:
                 "one like @attacks.pgd()."
             )
         self.attack, self.batch_norm = attack, batch_norm
-        self._student, self._training = student, training
-        self._context, self._owner = context, owner
-        self._inference = FoldedInference(student)
+        self._student, self._context, self._owner = student, context, owner
+        policy = context.attack_precision
+        self._inference = FoldedInference(student, policy)
+        self._training = training if policy is None else FusedTraining(student, policy)
 
     def prove(self, images: tf.Tensor) -> None:
         """Compares the folded twin with the student, and looks for the student's input gradient.
@@ -76,9 +77,17 @@ class InnerAttack:
           images: of the training set, float32 in [0, 1].
 
         Raises:
-          ValueError: the attack follows gradients and none reaches the student's images.
+          ValueError: the attack follows gradients and none reaches the student's images, or the
+            student cannot be rebuilt in another precision.
         """
-        self._inference.prove(images)
+        attacked = self._inference if self.batch_norm == "inference" else self._training
+        attacked.prove(images)
+        if self._context.attack_precision is not None and not attacked.proven:
+            raise ValueError(
+                f"{self._owner}: the student {self._student.name} gives other logits when rebuilt "
+                f"in {self._context.attack_precision} (a subclassed model, or a layer that its "
+                "config does not rebuild); leave Stage.attack_precision out."
+            )
         if kind_of(self.attack) == "black_box":
             return
         model = self._student

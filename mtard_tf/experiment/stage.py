@@ -19,7 +19,7 @@ from mtard_tf.distiller.weight_perturbation import WeightPerturbation
 from mtard_tf.experiment import stage_checks
 from mtard_tf.experiment.sources import default_teachers
 from mtard_tf.models.global_state import seeded
-from mtard_tf.models.precision import synchronize_batch_norm, with_precision
+from mtard_tf.models.precision import resolved, synchronize_batch_norm, with_precision
 from mtard_tf.optimizers import sgd
 from mtard_tf.schedules import CONSTANT, Schedule, ScheduledRate, StepDecay
 from mtard_tf.threat import ThreatModel, radius
@@ -68,7 +68,8 @@ class Stage:
         becomes `student.keras`. None for the student itself.
       precision: "float32", "mixed_bfloat16" or "mixed_float16" (with loss scaling), of student,
         teachers and attack; losses, entropies and balance stay in float32, and so does
-        `student.keras`.
+        `student.keras`. "auto": bfloat16 where the device computes it natively, else float32.
+      attack_precision: of the student while it is attacked, as above; None for `precision`.
       gradient_accumulation_steps: batches whose gradients make one step of the optimizer; a divisor
         of the stage's batches, for none to be lost.
       steps_per_execution: steps of one call of the compiled function. Records, guards and
@@ -114,6 +115,7 @@ class Stage:
     gradient_matching: float = 0.0
     averaging: EMA | SWA | None = None
     precision: str = "float32"
+    attack_precision: str | None = None
     gradient_accumulation_steps: int = 1
     steps_per_execution: int = 1
     attack_shards: int | None = None
@@ -136,6 +138,16 @@ class Stage:
     def sources(self) -> tuple[str, ...]:
         """Earlier stages, or paths, that this one needs."""
         return (*self.teachers.values(), *([self.initial] if self.initial else []))
+
+    @property
+    def policy(self) -> str:
+        """The dtype policy that `precision` means on this device."""
+        return resolved(self.precision)
+
+    @property
+    def attack_policy(self) -> str:
+        """The dtype policy that `attack_precision` means on this device."""
+        return resolved(self.attack_precision or self.precision)
 
     def augmented(self, data: ImageData, epoch: int) -> ImageData:
         """The experiment's set with the augmentation that this stage has in an epoch, from 0.
@@ -167,50 +179,37 @@ class Stage:
     ) -> keras.Model:
         """The compiled distiller with a new student.
 
-        Factories run in the stage's gin scope, so that
-        `student/models.small_cnn.widths` is the student's alone. `check` is given the student
-        first, and may draw random numbers: leave it out for a training.
+        Factories run in the stage's gin scope: `student/models.small_cnn.widths` is the student's
+        alone. `check` is given the student first, and may draw random numbers: not for a training.
         """
-        with seeded(seed):
-            return self._build(data, teachers, threat, seed, check)
-
-    def _build(
-        self,
-        data: ImageData,
-        teachers: Mapping[str, keras.Model],
-        threat: ThreatModel,
-        seed: int,
-        check: Callable[[Any], None] | None,
-    ) -> keras.Model:
         steps = steps_per_epoch(len(data.train), self.batch_size)
         accumulated = self.gradient_accumulation_steps
         # Keras asks the schedule with its count of batches, accumulated or not.
         rate = ScheduledRate(self.learning_rate, self.learning_rate_schedule, steps)
         stage_checks.check_rate(self, rate)
-        with gin.config_scope(self.scope):
+        with seeded(seed), gin.config_scope(self.scope):
             student = self.model(data.image_shape, data.num_classes)
             if check is not None:
                 check(student)
             distiller = self.distiller(
                 self._prepared(student),
-                {role: with_precision(t, self.precision) for role, t in teachers.items()},
+                {role: with_precision(t, self.policy) for role, t in teachers.items()},
                 context=self._context(threat, steps, seed),
             )
             optimizer = self.optimizer(rate)
-        self.check_devices()
-        stage_checks.check_optimizer(self, optimizer, self.epochs * steps)
-        if accumulated > 1:
-            optimizer.gradient_accumulation_steps = accumulated
-        if self.precision == "mixed_float16":
-            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-        optimizer.build(distiller.trained_variables)
-        # XLA is slower than plain graphs for these nets on CPU (measured), and optional elsewhere.
-        distiller.compile(
-            optimizer=optimizer,
-            jit_compile=False,
-            auto_scale_loss=False,
-            steps_per_execution=self.steps_per_execution,
-        )
+            self.check_devices()
+            stage_checks.check_optimizer(self, optimizer, self.epochs * steps)
+            if accumulated > 1:
+                optimizer.gradient_accumulation_steps = accumulated
+            if self.policy == "mixed_float16":
+                optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+            optimizer.build(distiller.trained_variables)
+            distiller.compile(  # XLA was measured slower than plain graphs on CPU
+                optimizer,
+                jit_compile=False,
+                auto_scale_loss=False,
+                steps_per_execution=self.steps_per_execution,
+            )
         return distiller
 
     def check_devices(self) -> None:
@@ -236,6 +235,7 @@ class Stage:
             epochs=self.epochs,
             steps_per_epoch=steps,
             seed=seed,
+            attack_precision=None if self.attack_policy == self.policy else self.attack_policy,
             attack_shards=self.attack_shards,
             skip_non_finite=self.on_non_finite == "skip",
             weight_perturbation=perturbation,
@@ -246,4 +246,4 @@ class Stage:
     def _prepared(self, student: keras.Model) -> keras.Model:
         if self.synchronized_batch_norm:
             synchronize_batch_norm(student)
-        return with_precision(student, self.precision)
+        return with_precision(student, self.policy)

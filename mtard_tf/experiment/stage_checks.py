@@ -13,7 +13,7 @@ import keras
 from mtard_tf import registry
 from mtard_tf.data.image_data import AUGMENTATIONS, ImageData, check_augmentation
 from mtard_tf.distiller.averaging import RULES
-from mtard_tf.models.precision import POLICIES
+from mtard_tf.models.precision import AUTO, POLICIES
 from mtard_tf.schedules import ScheduledRate
 from mtard_tf.threat import radius
 
@@ -31,7 +31,8 @@ _CHOICES = (
     ("select", ("best", "last")),
     ("on_non_finite", ("stop", "skip")),
     ("on_overfitting", ("ignore", "stop")),
-    ("precision", POLICIES),
+    ("precision", (*POLICIES, AUTO)),
+    ("attack_precision", (None, *POLICIES, AUTO)),
 )
 
 

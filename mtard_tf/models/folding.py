@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from mtard_tf.models import twins
 from mtard_tf.models.compatibility import is_functional
+from mtard_tf.models.precision import with_precision
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
 
@@ -34,12 +35,15 @@ class FoldedInference(twins.Twinned):
 
     Args:
       model: a Keras model or a SavedModel, from images to logits. It is not changed.
+      policy: dtype policy of the twin, which then is made also where nothing is folded; None for
+        the model's own.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, policy: str | None = None) -> None:
         self._model = model
         self._folded = _foldable(model)
-        super().__init__(model, self._rebuilt() if self._folded else None)
+        wanted = self._folded or (policy and is_functional(model))
+        super().__init__(model, self._rebuilt(policy) if wanted else None)
 
     def __call__(self) -> ModelFn:
         """The inference function for the current weights: `images -> logits`."""
@@ -55,9 +59,10 @@ class FoldedInference(twins.Twinned):
             variable.assign(value)
         return twin
 
-    def _rebuilt(self) -> keras.Model | None:
+    def _rebuilt(self, policy: str | None) -> keras.Model | None:
         try:
             twin = keras.models.clone_model(self._model, clone_function=self._clone)
+            twin = twin if policy is None else with_precision(twin, policy)
             twin.trainable = False
             self._values(twin)
         except Exception:  # a custom layer that its config does not rebuild

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from mtard_tf.models import twins
 from mtard_tf.models.compatibility import is_functional
+from mtard_tf.models.precision import with_precision
 
 
 class FusedTraining(twins.Twinned):
@@ -26,12 +27,14 @@ class FusedTraining(twins.Twinned):
 
     Args:
       model: a Keras model from images to logits.
+      policy: dtype policy of the twin, which then is made also where nothing is fused; None for
+        the model's own.
     """
 
     training = True
 
-    def __init__(self, model: keras.Model) -> None:
-        super().__init__(model, _rebuilt(model) if is_functional(model) else None)
+    def __init__(self, model: keras.Model, policy: str | None = None) -> None:
+        super().__init__(model, _rebuilt(model, policy) if is_functional(model) else None)
 
     def __call__(self, images: tf.Tensor, weights: Sequence[tf.Tensor] | None = None) -> tf.Tensor:
         """Training-mode logits, `[batch, classes]`.
@@ -63,11 +66,12 @@ class FusedTraining(twins.Twinned):
         return lambda images: twin.stateless_call(weights, state, images, training=True)[0]
 
 
-def _rebuilt(model: keras.Model) -> keras.Model | None:
+def _rebuilt(model: keras.Model, policy: str | None) -> keras.Model | None:
     try:
-        if not any(_fusible(layer) for layer in model.layers):
+        if policy is None and not any(_fusible(layer) for layer in model.layers):
             return None
         twin = keras.models.clone_model(model, clone_function=_clone)
+        twin = twin if policy is None else with_precision(twin, policy)
     except Exception:  # a custom layer that its config does not rebuild
         return None
     own, copies = model.variables, twin.variables

@@ -2,15 +2,59 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import pathlib
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from mtard_tf.models.compatibility import is_functional
 from mtard_tf.models.layers import batch_norms
 
 _WIDTHS = ("bfloat16", "float16", "float32")
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+AUTO = "auto"
+# oneDNN, TensorFlow's kernels on x86, multiplies bfloat16 with these instructions; without them it
+# converts each operand, which takes longer than float32.
+_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
+_GPU_CAPABILITY = (8, 0)  # Ampere, the first with bfloat16
+
+
+def resolved(policy: str) -> str:
+    """The policy, or for "auto" the one of this device: bfloat16 where it computes it natively.
+
+    Args:
+      policy: one of `POLICIES`, or `AUTO`.
+    """
+    if policy != AUTO:
+        return policy
+    return "mixed_bfloat16" if native_bfloat16() else "float32"
+
+
+@functools.cache
+def native_bfloat16() -> bool:
+    """Whether all devices that nets run on here multiply bfloat16 in hardware; read once.
+
+    A TPU does, a GPU from compute capability 8.0, a CPU with AVX-512 BF16 or AMX under Linux.
+    """
+    if tf.config.list_physical_devices("TPU"):
+        return True
+    if gpus := tf.config.list_physical_devices("GPU"):
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        return all(d.get("compute_capability", (0, 0)) >= _GPU_CAPABILITY for d in details)
+    return os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0" and bool(_CPU_FLAGS & _cpu_flags())
+
+
+def _cpu_flags(path: str = "/proc/cpuinfo") -> set[str]:
+    """What the first CPU can do, as Linux names it; empty elsewhere."""
+    try:
+        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return set(flags.partition(":")[2].split())
 
 
 def with_precision(model: Any, policy: str) -> Any:

@@ -25,7 +25,11 @@ _OPEN_SIDE = 32
 
 
 def equal(
-    model: keras.Model, twin: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor, training: bool
+    model: keras.Model,
+    twin: Callable[[tf.Tensor], tf.Tensor],
+    images: tf.Tensor,
+    training: bool,
+    tolerance: float,
 ) -> bool:
     """Whether `twin` gives the model's logits, and both give the same logits each time.
 
@@ -38,6 +42,7 @@ def equal(
       twin: images -> logits; any exception counts as a difference.
       images: float32; the first `PROBED` are used.
       training: whether to compare in training mode.
+      tolerance: largest difference, relative to the largest logit.
     """
     images = tf.convert_to_tensor(images[:PROBED])
     trainable = [tf.convert_to_tensor(v.value) for v in model.trainable_variables]
@@ -56,7 +61,7 @@ def equal(
         return False
     scale = float(np.abs(first).max())
     repeated = max(np.abs(first - second).max(), np.abs(ours - again).max()) <= _REPEATABLE * scale
-    return bool(repeated and np.abs(first - ours).max() <= _tolerance(model) * scale)
+    return bool(repeated and np.abs(first - ours).max() <= tolerance * scale)
 
 
 class Twinned:
@@ -77,9 +82,15 @@ class Twinned:
     def prove(self, images: tf.Tensor) -> None:
         """Compares twin and model on these images, once; if never called, on random images."""
         if self._twin is not None and not self._compared:
-            if not equal(self._model, self._answer(self._twin), images, self.training):
+            tolerance = max(_tolerance(self._model), _tolerance(self._twin))
+            if not equal(self._model, self._answer(self._twin), images, self.training, tolerance):
                 self._twin = None
             self._compared = True
+
+    @property
+    def proven(self) -> bool:
+        """Whether the twin runs in the model's place."""
+        return self._proven_twin() is not None
 
     def _proven_twin(self) -> keras.Model | None:
         """The twin, if it gives the same logits as the model."""
@@ -104,5 +115,5 @@ def _numbers(logits: Any) -> np.ndarray:
 
 
 def _tolerance(model: keras.Model) -> float:
-    precisions = {layer.compute_dtype for layer in model.layers}
+    precisions = {layer.compute_dtype for layer in model._flatten_layers(include_self=False)}
     return max((_ROUNDING.get(name, _FLOAT32) for name in precisions), default=_FLOAT32)

@@ -145,7 +145,8 @@ def _passes(built: Built) -> dict[str, Callable]:
     """Part -> a function of a batch that runs only passes of that kind."""
     distiller = built.distiller
     student = distiller.student
-    training, inference = FusedTraining(student), FoldedInference(student)
+    training = FusedTraining(student)
+    inference = FoldedInference(student, distiller.context.attack_precision)
     teachers = [FoldedInference(teacher) for teacher in built.teachers.values()]
 
     def train(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> list[tf.Tensor]:

@@ -8,15 +8,37 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from mtard_tf import __version__
+from mtard_tf.experiment.stage import Stage
+from mtard_tf.models.precision import AUTO, native_bfloat16
 
 
-def computing(strategy: tf.distribute.Strategy) -> str:
+def computing(stage: Stage, strategy: tf.distribute.Strategy) -> str:
     """What a stage is computed on, as far as the last bits of its weights depend on it."""
     device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
     replicas = strategy.num_replicas_in_sync
     # Attacks are split among the cores, operations among the threads; both round accordingly.
     host = f", cores: {cores()}, threads: {threads()}" if device == "CPU" else ""
-    return f"mtard_tf {__version__}, TensorFlow {tf.__version__}, {device} x {replicas}{host}"
+    chosen = f", precision: {chosen_precision(stage)}" if AUTO in _given(stage) else ""
+    return (
+        f"mtard_tf {__version__}, TensorFlow {tf.__version__}, {device} x {replicas}{host}{chosen}"
+    )
+
+
+def chosen_precision(stage: Stage) -> str:
+    """The dtype policy of a stage on this device, and that of its attack if it is another."""
+    apart = f", attack {stage.attack_policy}" if stage.attack_policy != stage.policy else ""
+    return f"{stage.policy}{apart}"
+
+
+def say_precision(stage: Stage, say: Callable[[str], None]) -> None:
+    """Gives `say` a line on what "auto" chose, if the stage leaves its precision to the device."""
+    if AUTO in _given(stage):
+        native = "multiplies" if native_bfloat16() else "does not multiply"
+        say(f"precision: {chosen_precision(stage)} (this device {native} bfloat16 in hardware).")
+
+
+def _given(stage: Stage) -> tuple[str | None, ...]:
+    return stage.precision, stage.attack_precision
 
 
 def gone_on(before: list[str], now: str, say: Callable[[str], None]) -> list[str]:

@@ -21,6 +21,7 @@ from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.experiment.sources import is_path
 from mtard_tf.models import model_files
 from mtard_tf.models.model_files import EvaluationError
+from mtard_tf.models.precision import native_bfloat16
 from mtard_tf.reporting import run_files
 from mtard_tf.reporting.run_view import STAGES
 from mtard_tf.running.machine import cores, threads
@@ -124,6 +125,7 @@ def environment() -> dict:
         "folder": os.getcwd(),
         "cores": os.cpu_count(),
         "process": {"cores": cores(), "threads": threads()},
+        "bfloat16": "native" if native_bfloat16() else "not native",
         "devices": [device.name for device in tf.config.list_logical_devices()],
     }
 

@@ -77,10 +77,10 @@ def _right(stage: Stage, distiller: Distiller, role: str, split: Split, who: str
         right += int((logits.argmax(axis=1) == labels.numpy()).sum())
     if broken:
         advice = "look at its weights, or name another one in Stage.teachers"
-        if stage.precision != "float32":
+        if stage.policy != "float32":
             advice = f"set {stage.scope}/Stage.precision = 'float32', or {advice}"
         raise TeacherError(
-            f"{stage.name}: {who} returns logits that are not finite in {stage.precision} on "
+            f"{stage.name}: {who} returns logits that are not finite in {stage.policy} on "
             f"{broken} of {len(split)} validation images; {advice}."
         )
     return right
