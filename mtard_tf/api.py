@@ -33,7 +33,7 @@ from mtard_tf.data.image_data import ImageData
 from mtard_tf.experiment import from_python
 from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.exporting import export as exporting
-from mtard_tf.exporting.formats import INT8, PROBES, Wanted
+from mtard_tf.exporting.formats import PROBES, Wanted
 from mtard_tf.models import model_files
 from mtard_tf.models.global_state import fresh_names, seeded
 from mtard_tf.models.model_files import fingerprint
@@ -162,6 +162,8 @@ def export(
     calibration: str = "clean",
     calibration_images: int = 300,
     min_agreement: float = 0.98,
+    max_robust_drop: float | None = None,
+    robust_examples: int = 200,
     epsilon: float | str = "8/255",
     norm: str = "linf",
 ) -> pathlib.Path:
@@ -178,8 +180,11 @@ def export(
       calibration_images: how many training images.
       min_agreement: share of 500 validation images on which a format that rounds must give the
         model's label.
-      epsilon: radius of the attack of "mixed", in [0, 1] pixel units, or text as "8/255".
-      norm: of that attack, "linf" or "l2".
+      max_robust_drop: how much of its worst case "litert_int8" may lose, as a share of the images;
+        None measures nothing.
+      robust_examples: validation images on which that is measured.
+      epsilon: radius of the attacks of the two, in [0, 1] pixel units, or text as "8/255".
+      norm: of those attacks, "linf" or "l2".
 
     Returns:
       The folder of the new version.
@@ -187,20 +192,18 @@ def export(
     Raises:
       ExportError: see `exporting.export.export`; nothing is written.
     """
-    from mtard_tf.exporting.calibration_images import calibration_images as chosen
-
-    wanted = Wanted(tuple(formats), calibration, calibration_images, min_agreement)
-    student, images = _model(model), None
-    if INT8 in wanted.names:
-        threat = ThreatModel(norm, radius(epsilon, "epsilon", norm))
-        images = chosen(data, calibration_images, calibration, student, threat)
+    wanted = Wanted(
+        *(tuple(formats), calibration, calibration_images, min_agreement),
+        *(max_robust_drop, robust_examples),
+    )
     return exporting.export(
-        student,
+        _model(model),
         data.label_names,
         pathlib.Path(folder),
         np.asarray(data.validation.images[: PROBES if wanted.needs_data else 32]),
         wanted=wanted,
-        calibration=images,
+        data=data,
+        threat=ThreatModel(norm, radius(epsilon, "epsilon", norm)),
     )
 
 

@@ -17,9 +17,10 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from mtard_tf import api
-from mtard_tf.exporting import converting, export, formats, proof
+from mtard_tf.exporting import converting, export, formats, int8, proof
 from mtard_tf.exporting.calibration_images import calibration_images
 from mtard_tf.exporting.formats import FORMATS, ExportError, Wanted
+from mtard_tf.exporting.worst_case import WorstCase
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.testing import tiny_data
 from mtard_tf.threat import ThreatModel
@@ -107,7 +108,8 @@ def test_the_metadata_know_every_file(exported, folder) -> None:
         assert entry["images"] == len(IMAGES) and entry["milliseconds"] > 0
         assert entry["agreement"] == 1.0 or not FORMATS[name].exact
     assert known["saved_model"]["sha256"].keys() >= {"saved_model.pb"}
-    assert known["litert_int8"]["calibration"] == {"kind": "clean", "images": 20}
+    clean = "clean calibration, weights per channel"
+    assert known["litert_int8"]["calibration"] == {"kind": clean, "images": 20}
     assert known["onnx"]["difference"] < 1e-5 < known["litert_int8"]["difference"]
 
 
@@ -153,6 +155,15 @@ def test_calibration_images_are_of_the_training_split_at_equal_distances() -> No
         ({"names": []}, "No format is named; give some of saved_model, litert"),
         ({"calibration": "attacked"}, "calibration is 'attacked'; use one of clean, mixed."),
         ({"calibration_images": 0}, "calibration_images is 0; give 1 or more."),
+        (
+            {"names": ["litert_int8"], "max_robust_drop": 2},
+            "max_robust_drop is 2; give a share fro",
+        ),
+        ({"robust_examples": 0}, "robust_examples is 0; give 1 or more."),
+        (
+            {"max_robust_drop": 0.1},
+            "max_robust_drop is of litert_int8; ask for that format as well.",
+        ),
         ({"min_agreement": 1.5}, "min_agreement is 1.5; give a share from 0 to 1."),
     ],
 )
@@ -197,8 +208,7 @@ def test_the_oldest_runtimes_are_those_of_the_extra() -> None:
 def _one_line(path: pathlib.Path, net: keras.Model, **wanted) -> str:
     """The error of an export, which leaves nothing."""
     with pytest.raises(ExportError) as error:
-        calibration = IMAGES.astype(np.float32) / 255
-        export.export(net, NAMES, path, IMAGES, None, Wanted(**wanted), calibration)
+        export.export(net, NAMES, path, IMAGES, None, Wanted(**wanted), DATA, THREAT)
     assert "\n" not in str(error.value) and list(path.iterdir()) == []
     return str(error.value)
 
@@ -215,6 +225,64 @@ def test_an_operation_without_an_equal_in_onnx_is_named(tmp_path) -> None:
     assert said.startswith("The student cannot be converted to onnx") and "Igamma" in said
     said = _one_line(tmp_path, net, names=["litert"])
     assert said.startswith("The student cannot be converted to litert") and "Igamma" in said
+
+
+@pytest.fixture(scope="module")
+def source(exported, tmp_path_factory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("source") / "source"
+    converting.source(exported, DATA.image_shape, path)
+    return path
+
+
+def test_ways_are_tried_until_one_keeps_the_worst_case(exported, source, tmp_path, monkeypatch):
+    """The first loses 10 %, the second does not agree, the third is right; then none is."""
+    drops, proofs = [0.1, 0.04], [True, False, True] * 2
+
+    def of_file(self, file):
+        return {"float": 0.5, "file": 0.5 - drops.pop(0)}
+
+    def prove():
+        if not proofs.pop(0):
+            raise ExportError("it agrees too seldom.")
+        return {"agreement": 1.0}
+
+    monkeypatch.setattr(WorstCase, "of_file", of_file)
+    file = tmp_path / "x.tflite"
+    wanted = Wanted(["litert_int8"], calibration_images=9, max_robust_drop=0.05, robust_examples=6)
+    known = int8.write(exported, source, file, wanted, DATA, THREAT, prove)
+    way = "mixed calibration, weights per channel, first and last layer in float32"
+    assert known["calibration"] == {"kind": way, "images": 18}
+    assert known["robust"] == {"float": 0.5, "file": pytest.approx(0.46)}
+    layers = Interpreter(str(file))._get_ops_details()
+    assert [x["op_name"] for x in layers].count("DEQUANTIZE") == 2
+    details = Interpreter(str(file))
+    assert details.get_input_details()[0]["dtype"] == np.uint8
+    assert details.get_output_details()[0]["dtype"] == np.int8
+    drops = [0.1, 0.3]
+    with pytest.raises(ExportError) as error:
+        int8.write(exported, source, file, wanted, DATA, THREAT, prove)
+    assert str(error.value) == (
+        "No litert_int8 keeps the worst case within 5.0% on 6 validation images (clean calibration,"
+        " weights per channel: 50.0% -> 40.0%; mixed calibration, weights per channel: it agrees "
+        "too seldom.; mixed calibration, weights per channel, first and last layer in float32: "
+        "50.0% -> 20.0%): take litert_float16, train with Stage.quantization = 'int8', or allow "
+        "more by --max_robust_drop; nothing is left."
+    )
+
+
+def test_the_worst_case_is_counted_on_images_of_whole_levels(exported, folder) -> None:
+    """At 8.9/255 a pixel moves by 8 levels at most; student and an exact file agree."""
+    worst = WorstCase(exported, DATA, ThreatModel("linf", 8.9 / 255), 5)
+    clean, moved = worst.images["clean"], []
+    for name in ("pgd", "cw_inf"):
+        assert worst.images[name].dtype == np.uint8
+        moved.append(np.abs(worst.images[name].astype(int) - clean).max())
+    assert moved == [8, 8]
+    right = [_logits(exported, x).argmax(axis=1) == worst.labels for x in worst.images.values()]
+    robust = worst.of_file(folder / "model_int8.tflite")
+    assert robust["float"] == np.mean(np.all(right, axis=0)) and robust["images"] == 5
+    assert abs(robust["file"] - robust["float"]) <= 0.4
+    assert robust["attacks"] == ["pgd", "cw_inf"]
 
 
 def _unproven(name: str, path: pathlib.Path, net: keras.Model, least: float = 0.98) -> str:

@@ -7,8 +7,7 @@ import pathlib
 from mtard_tf.commands import requests
 from mtard_tf.config import gin_files
 from mtard_tf.exporting import export, model_card, saved_model
-from mtard_tf.exporting.calibration_images import calibration_images
-from mtard_tf.exporting.formats import FORMATS, INT8, PROBES, SAVED_MODEL, Wanted
+from mtard_tf.exporting.formats import FORMATS, PROBES, SAVED_MODEL, Wanted
 from mtard_tf.running import experiment_run, run_directory
 
 
@@ -23,6 +22,8 @@ def run(request: requests.Export) -> str:
         request.calibration,
         request.calibration_images,
         request.min_agreement,
+        request.max_robust_drop,
+        request.robust_examples,
     )
     run_dir = pathlib.Path(request.run_dir)
     described = gin_files.of_run(run_dir)
@@ -30,14 +31,9 @@ def run(request: requests.Export) -> str:
     experiment_run.check_stage(described, stage)
     noted, probe_images = run_directory.noted_data(run_dir, stage)
     student = run_directory.load_student(run_dir, stage)
-    calibration = None
-    if wanted.needs_data:
-        data = described.dataset()
+    data = described.dataset() if wanted.needs_data else None
+    if data is not None:
         probe_images = data.validation.images[:PROBES]
-        if INT8 in wanted.names:
-            calibration = calibration_images(
-                data, wanted.calibration_images, wanted.calibration, student, described.threat
-            )
     folder = export.export(
         student,
         noted["label_names"],
@@ -45,7 +41,8 @@ def run(request: requests.Export) -> str:
         probe_images,
         model_card.metadata(run_dir, described, stage, noted, student),
         wanted,
-        calibration,
+        data,
+        described.threat,
     )
     return "\n".join(_lines(folder, wanted))
 
@@ -58,6 +55,8 @@ def _lines(folder: pathlib.Path, wanted: Wanted) -> list[str]:
             "logits equal" if FORMATS[name].exact else f"{known['agreement']:.1%} of labels equal"
         )
         path = folder / FORMATS[name].file
+        if robust := known.get("robust"):
+            what += f", worst case {robust['float']:.1%} -> {robust['file']:.1%}"
         lines.append(f"{name}: {path} ({known['bytes']:,} bytes; run by a fresh process, {what})")
     lines.append(f"What to know of it: {folder / 'README.md'}")
     if SAVED_MODEL in formats:

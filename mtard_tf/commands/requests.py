@@ -152,6 +152,13 @@ class Export:
         "Images that give litert_int8 its ranges: clean, or mixed (attacked ones as well).", "clean"
     )
     calibration_images: int = _flag("Training images for it.", 300, minimum=1)
+    max_robust_drop: float | None = _flag(
+        "Share of images that litert_int8 may lose in the worst case, such as 0.01; tries other "
+        "ways, then refuses. Default: not measured.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    robust_examples: int = _flag("Validation images for it.", 200, minimum=1)
     min_agreement: float = _flag(
         "Share of validation images on which a format that rounds must give the student's label.",
         0.98,

@@ -54,6 +54,7 @@ def convert(
     file: pathlib.Path,
     known: Mapping[str, str],
     calibration: np.ndarray | None = None,
+    float_ends: bool = False,
 ) -> None:
     """Writes one format.
 
@@ -63,6 +64,7 @@ def convert(
       file: to write.
       known: what an ONNX file says of itself beside its graph.
       calibration: float32 images in [0, 1], for `litert_int8`.
+      float_ends: whether its first and last layer are computed in float32.
 
     Raises:
       ExportError: the net has an operation that the format lacks, or int8 pixels would not be
@@ -70,11 +72,13 @@ def convert(
     """
     try:
         with _quiet():
-            content = (
-                _onnx(saved_model, known)
-                if name == ONNX
-                else _litert(name, saved_model, calibration)
-            )
+            if name == ONNX:
+                content = _onnx(saved_model, known)
+            elif name == INT8:
+                assert calibration is not None  # the caller's part
+                content = _int8(saved_model, calibration, float_ends)
+            else:
+                content = _litert(name, saved_model)
     except ExportError:
         raise
     except Exception as error:
@@ -85,22 +89,48 @@ def convert(
     file.write_bytes(content)
 
 
-def _litert(name: str, saved_model: pathlib.Path, calibration: np.ndarray | None) -> bytes:
-    converter = tf.lite.TFLiteConverter.from_saved_model(
-        str(saved_model), signature_keys=["logits"]
-    )
-    if name != "litert":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+def _litert(name: str, saved_model: pathlib.Path) -> bytes:
+    converter = _converter(saved_model)
     if name == "litert_float16":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
-    if name == INT8:
-        assert calibration is not None  # the caller's part
-        images = spanning(calibration)
-        converter.representative_dataset = lambda: ({"images": image[None]} for image in images)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = tf.uint8
-        converter.inference_output_type = tf.int8
     return converter.convert()
+
+
+def _int8(saved_model: pathlib.Path, calibration: np.ndarray, float_ends: bool) -> bytes:
+    images = spanning(calibration)
+    converter = _converter(saved_model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ({"images": image[None]} for image in images)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = tf.uint8
+    converter.inference_output_type = tf.int8
+    if not float_ends:
+        return converter.convert()
+    # TensorFlow's quantization debugger goes this way, and then has float32 inputs.
+    from tensorflow.lite.python import convert as steps
+
+    converter._experimental_calibrate_only = True
+    calibrated = converter.convert()
+    return steps.mlir_quantize(
+        calibrated,
+        input_data_type=tf.uint8,
+        output_data_type=tf.int8,
+        denylisted_nodes=_ends(calibrated),
+    )
+
+
+def _ends(content: bytes) -> list[str]:
+    """The names of the first and the last layer with weights."""
+    interpreter = tf.lite.Interpreter(model_content=content)
+    kinds = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+    layers = [x for x in interpreter._get_ops_details() if x["op_name"] in kinds]
+    outputs = [layer["outputs"][0] for layer in (layers[0], layers[-1])]
+    return [interpreter._get_tensor_details(output, 0)["name"] for output in outputs]
+
+
+def _converter(saved_model: pathlib.Path) -> Any:
+    return tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=["logits"])
 
 
 def spanning(images: np.ndarray) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import pathlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,8 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from mtard_tf import files
-from mtard_tf.exporting import converting, model_card, proof, saved_model
+from mtard_tf.data.image_data import ImageData
+from mtard_tf.exporting import converting, int8, model_card, proof, saved_model
 from mtard_tf.exporting.formats import FORMATS, INT8, SAVED_MODEL, Wanted
+from mtard_tf.threat import ThreatModel
 
 _BATCH = 100
 
@@ -25,7 +29,8 @@ def export(
     probe_images: np.ndarray,
     metadata: Mapping[str, Any] | None = None,
     wanted: Wanted | None = None,
-    calibration: np.ndarray | None = None,
+    data: ImageData | None = None,
+    threat: ThreatModel | None = None,
 ) -> pathlib.Path:
     """Writes `<folder>/<version>/`, the next free version, in TF Serving's layout.
 
@@ -38,7 +43,8 @@ def export(
       metadata: from `model_card.metadata`; kept as `assets.extra/metadata.json`, and the
         source of `README.md`. What the files are is added to it as `formats`.
       wanted: the formats; default a SavedModel alone.
-      calibration: float32 images in [0, 1] for `litert_int8`, see `calibration_images`.
+      data: for `litert_int8`: training images give its ranges.
+      threat: for `litert_int8`, of the attacks that it is calibrated and measured with.
 
     Returns:
       The folder of the new version.
@@ -51,9 +57,9 @@ def export(
     wanted = wanted or Wanted()
     with files.temporary(folder / "version") as partial:
         partial.mkdir()
-        formats = _written(
-            student, label_names, partial, probe_images, metadata, wanted, calibration
-        )
+        metadata_of = converting.known(list(label_names), metadata or {})
+        writer = _Writer(student, label_names, probe_images, wanted, metadata_of, data, threat)
+        formats = writer.write(partial)
         extra = partial / "assets.extra"
         extra.mkdir()
         files.write_json(extra / "metadata.json", {**(metadata or {}), "formats": formats})
@@ -64,38 +70,54 @@ def export(
         return _numbered(partial, folder)
 
 
-def _written(
-    student: keras.Model,
-    label_names: Sequence[str],
-    folder: pathlib.Path,
-    images: np.ndarray,
-    metadata: Mapping[str, Any] | None,
-    wanted: Wanted,
-    calibration: np.ndarray | None,
-) -> dict[str, dict[str, Any]]:
-    """Writes and proves the formats; what is to be known of each, in the order of `FORMATS`."""
-    height, width, channels = images.shape[1:]
-    expected = _logits(student, images)
-    known = converting.known(list(label_names), metadata or {})
-    formats: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        source = pathlib.Path(scratch, "source")
-        for name in [name for name in FORMATS if name in wanted.names]:
-            path = folder / FORMATS[name].file
-            if name == SAVED_MODEL:
-                # First: it is the folder, and counts what is in it.
-                saved_model.write(student, label_names, (height, width, channels), path)
-            else:
-                if not source.exists():
-                    converting.source(student, (height, width, channels), source)
-                converting.convert(name, source, path, known, calibration)
-            formats[name] = proof.prove(name, path, images, expected, wanted.min_agreement)
-            if name == INT8 and calibration is not None:
-                formats[name]["calibration"] = {
-                    "kind": wanted.calibration,
-                    "images": len(calibration),
-                }
-    return formats
+@dataclasses.dataclass(frozen=True)
+class _Writer:
+    """Writes and proves the formats of one export; the fields are arguments of `export`."""
+
+    student: keras.Model
+    label_names: Sequence[str]
+    images: np.ndarray
+    wanted: Wanted
+    known: Mapping[str, str]
+    data: ImageData | None
+    threat: ThreatModel | None
+
+    def write(self, folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+        """What is to be known of each format, in the order of `FORMATS`."""
+        expected = _logits(self.student, self.images)
+        with tempfile.TemporaryDirectory() as scratch:
+            source = pathlib.Path(scratch, "source")
+            formats = {}
+            # The SavedModel is first: it is the folder, and counts what is in it.
+            for name in [name for name in FORMATS if name in self.wanted.names]:
+                prove = functools.partial(
+                    proof.prove,
+                    name,
+                    folder / FORMATS[name].file,
+                    self.images,
+                    expected,
+                    self.wanted.min_agreement,
+                )
+                formats[name] = self._format(name, folder, source, prove)
+            return formats
+
+    def _format(
+        self, name: str, folder: pathlib.Path, source: pathlib.Path, prove: Callable[[], dict]
+    ) -> dict[str, Any]:
+        height, width, channels = self.images.shape[1:]
+        shape = (height, width, channels)
+        file = folder / FORMATS[name].file
+        if name == SAVED_MODEL:
+            saved_model.write(self.student, self.label_names, shape, folder)
+            return prove()
+        if not source.exists():
+            converting.source(self.student, shape, source)
+        if name == INT8:
+            assert self.data is not None and self.threat is not None  # the caller's part
+            args = (self.wanted, self.data, self.threat, prove)
+            return int8.write(self.student, source, file, *args)
+        converting.convert(name, source, file, self.known)
+        return prove()
 
 
 def known_formats(folder: pathlib.Path) -> dict[str, dict[str, Any]]:

@@ -73,6 +73,9 @@ class Wanted:
       calibration_images: how many training images.
       min_agreement: share of validation images on which a file that rounds must give the student's
         label.
+      max_robust_drop: how much of its worst case `litert_int8` may lose, as a share of the images;
+        what loses more is tried in other ways, then refused. None measures nothing.
+      robust_examples: validation images on which that is measured.
 
     Raises:
       ExportError: an unknown name or calibration, a number out of range, or a runtime that is
@@ -83,6 +86,8 @@ class Wanted:
     calibration: str = "clean"
     calibration_images: int = 300
     min_agreement: float = 0.98
+    max_robust_drop: float | None = None
+    robust_examples: int = 200
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -98,6 +103,14 @@ class Wanted:
             raise ExportError(f"calibration_images is {self.calibration_images}; give 1 or more.")
         if not 0 <= self.min_agreement <= 1:
             raise ExportError(f"min_agreement is {self.min_agreement}; give a share from 0 to 1.")
+        if self.max_robust_drop is not None and not 0 <= self.max_robust_drop <= 1:
+            raise ExportError(
+                f"max_robust_drop is {self.max_robust_drop}; give a share from 0 to 1."
+            )
+        if self.robust_examples < 1:
+            raise ExportError(f"robust_examples is {self.robust_examples}; give 1 or more.")
+        if self.max_robust_drop is not None and INT8 not in self.names:
+            raise ExportError(f"max_robust_drop is of {INT8}; ask for that format as well.")
         for name in self.names:
             _check_runtimes(name)
 

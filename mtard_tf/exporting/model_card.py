@@ -90,7 +90,7 @@ def _files(formats: Mapping) -> Table:
         rows.append(
             [
                 FORMATS[name].file or "this folder",
-                name + (f", {calibrated['images']} {calibrated['kind']}" if calibrated else ""),
+                name + (f", {calibrated['kind']}" if calibrated else ""),
                 f"{known['bytes']:,}",
                 f"{known['agreement']:.1%}",
                 f"{known['difference']:.2g}",

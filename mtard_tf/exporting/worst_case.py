@@ -1,0 +1,92 @@
+"""What a file loses of the student's worst case: attacked images of 8 bits, counted on the file."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mtard_tf.attacks import levels
+from mtard_tf.attacks.attack import Attack
+from mtard_tf.attacks.margin import CWInf
+from mtard_tf.attacks.pgd import PGD
+from mtard_tf.attacks.seeds import image_seeds
+from mtard_tf.data.batches import to_float
+from mtard_tf.data.image_data import ImageData
+from mtard_tf.exporting import proof
+from mtard_tf.exporting.formats import INT8
+from mtard_tf.models.folding import FoldedInference
+from mtard_tf.threat import ThreatModel
+
+# Neither stops at the boundary, so that their images are not brought back by a rounding.
+ATTACKS: dict[str, Attack] = {"pgd": PGD(num_steps=50), "cw_inf": CWInf(num_steps=50)}
+_BATCH = 100
+
+
+class WorstCase:
+    """Counts images that stand as they are and under attacks on the float student.
+
+    The attacks' images are of whole levels, at most floor(255 epsilon) from the clean ones. Both
+    the student and a file are asked for each of them, so that the two counts differ only by
+    what the file computes otherwise.
+
+    Args:
+      student: from float32 images in [0, 1] to logits.
+      data: its first labelled validation images are attacked.
+      threat: of the attacks.
+      examples: at most so many images.
+    """
+
+    def __init__(self, student: Any, data: ImageData, threat: ThreatModel, examples: int) -> None:
+        split = data.labelled("validation", examples)
+        self.labels, self.threat = np.asarray(split.labels), threat
+        self.images = {"clean": np.asarray(split.images)}
+        model_fn = FoldedInference(student)()
+        for name, attack in ATTACKS.items():
+            self.images[name] = self._attacked(model_fn, attack)
+        self.right = self._standing(
+            {
+                name: np.concatenate(
+                    [np.asarray(model_fn(to_float(x))) for x in self._parts(images)]
+                )
+                for name, images in self.images.items()
+            }
+        )
+
+    def of_file(self, file: pathlib.Path) -> dict[str, Any]:
+        """Shares that stand in the worst case, `float` and `file`, of how many `images`."""
+        logits = {name: proof.logits(INT8, file, x) for name, x in self.images.items()}
+        standing = self._standing(logits)
+        return {
+            "float": float(self.right.mean()),
+            "file": float(standing.mean()),
+            "images": len(self.labels),
+            "epsilon": float(self.threat.epsilon),
+            "norm": self.threat.norm,
+            "attacks": list(ATTACKS),
+        }
+
+    def _standing(self, logits: dict[str, np.ndarray]) -> np.ndarray:
+        return np.all([np.argmax(z, axis=1) == self.labels for z in logits.values()], axis=0)
+
+    def _parts(self, images: np.ndarray) -> list[np.ndarray]:
+        return [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
+
+    def _attacked(self, model_fn: Any, attack: Attack) -> np.ndarray:
+        @tf.function
+        def run(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+            perturbed = attack(
+                model_fn, images, labels, threat=self.threat, seeds=image_seeds(0, ids)
+            )
+            return levels.inside(perturbed, images, self.threat)
+
+        parts = [
+            run(to_float(x), labels, ids)
+            for x, labels, ids in zip(
+                *map(self._parts, (self.images["clean"], self.labels, np.arange(len(self.labels)))),
+                strict=True,
+            )
+        ]
+        return np.concatenate([np.asarray(part) for part in parts]).astype(np.uint8)
