@@ -6,7 +6,7 @@ import pathlib
 
 from mtard_tf.commands import requests
 from mtard_tf.config import gin_files
-from mtard_tf.exporting import export, model_card, saved_model
+from mtard_tf.exporting import export, hub_folder, model_card, saved_model
 from mtard_tf.exporting.formats import FORMATS, PROBES, SAVED_MODEL, Wanted
 from mtard_tf.running import experiment_run, run_directory
 
@@ -26,6 +26,9 @@ def run(request: requests.Export) -> str:
         request.robust_examples,
     )
     run_dir = pathlib.Path(request.run_dir)
+    hub = pathlib.Path(request.hub_folder) if request.hub_folder else None
+    if hub:
+        hub_folder.check(hub)
     described = gin_files.of_run(run_dir)
     stage = request.stage or described.stages[-1].name
     experiment_run.check_stage(described, stage)
@@ -34,17 +37,23 @@ def run(request: requests.Export) -> str:
     data = described.dataset() if wanted.needs_data else None
     if data is not None:
         probe_images = data.validation.images[:PROBES]
+    metadata = model_card.metadata(run_dir, described, stage, noted, student)
     folder = export.export(
         student,
         noted["label_names"],
         run_dir / "export" / stage,
         probe_images,
-        model_card.metadata(run_dir, described, stage, noted, student),
+        metadata,
         wanted,
         data,
         described.threat,
     )
-    return "\n".join(_lines(folder, wanted))
+    lines = _lines(folder, wanted)
+    if hub:
+        audit = run_dir / "evaluation" / stage if metadata["evaluation"] else None
+        hub_folder.lay_out(folder, student, audit, hub)
+        lines.append(f"For the hub: {hub}")
+    return "\n".join(lines)
 
 
 def _lines(folder: pathlib.Path, wanted: Wanted) -> list[str]:

@@ -165,6 +165,7 @@ class Export:
         minimum=0.0,
         maximum=1.0,
     )
+    hub_folder: str | None = _flag("Also a folder to be pushed to Hugging Face's hub.", path=True)
 
 
 @dataclasses.dataclass(frozen=True)
