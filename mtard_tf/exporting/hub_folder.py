@@ -16,8 +16,8 @@ _ATTRIBUTES = "".join(
     for pattern in ("*.h5", "*.onnx", "*.pb", "*.tflite", "variables/*", "*.npz")
 )
 _LOADING = """
-Once this folder is a repository NAMESPACE/NAME of the hub (`hf upload NAMESPACE/NAME FOLDER .`), with Keras,
-as a model from float32 images in [0, 1] to logits:
+Once this folder is a repository of the hub (`hf upload NAMESPACE/NAME FOLDER .`), with Keras, as a
+model from float32 images in [0, 1] to logits:
 
 ```python
 import keras
@@ -58,6 +58,7 @@ def lay_out(
         card = partial / "README.md"
         card.write_text(card.read_text("utf-8").rstrip("\n") + "\n" + _LOADING, "utf-8")
         (partial / ".gitattributes").write_text(_ATTRIBUTES, "utf-8")
-        for name in _AUDIT if audit else ():
-            (partial / "audit").mkdir(exist_ok=True)
-            shutil.copy(audit / name, partial / "audit" / name)
+        if audit is not None:
+            (partial / "audit").mkdir()
+            for name in _AUDIT:
+                shutil.copy(audit / name, partial / "audit" / name)

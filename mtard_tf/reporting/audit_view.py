@@ -170,7 +170,7 @@ def _confusion(report: Mapping, arrays: Arrays) -> dict[str, Any] | None:
     size = max(len(names), int(attacked.max(initial=0)) + 1)
     counts = np.zeros((len(names), size), np.int64)
     np.add.at(counts, (labels, attacked), 1)
-    columns = [_named(names, place) for place in range(size)]
+    columns = [notation.class_name(names, place) for place in range(size)]
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
     wrong = counts.copy()
@@ -203,10 +203,6 @@ def _confusion(report: Mapping, arrays: Arrays) -> dict[str, Any] | None:
     }
 
 
-def _named(names: list[str], label: int) -> str:
-    return str(names[label]) if label < len(names) else "class of outliers"
-
-
 def _images(report: Mapping, arrays: Arrays) -> list[dict[str, Any]]:
     """Images that fell, then images that survived, each with what became of it."""
     if "images/clean" not in arrays:
@@ -216,7 +212,7 @@ def _images(report: Mapping, arrays: Arrays) -> list[dict[str, Any]]:
         clean, attacked = (arrays[f"images/{name}"][place] for name in ("clean", "attacked"))
         change, gain = png.difference(clean, attacked)
         entry: dict[str, Any] = {
-            "true": _named(names, label),
+            "true": notation.class_name(names, label),
             "pictures": {
                 "clean": png.data_uri(clean),
                 "attacked": png.data_uri(attacked),
@@ -228,7 +224,7 @@ def _images(report: Mapping, arrays: Arrays) -> list[dict[str, Any]]:
         for name in ("clean", "attacked"):
             found = int(arrays[f"images/{name}_class"][place])
             entry[name] = {
-                "class": _named(names, found),
+                "class": notation.class_name(names, found),
                 "probability": notation.percent(float(arrays[f"images/{name}_probability"][place])),
                 "right": found == label,
             }

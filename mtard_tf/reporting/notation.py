@@ -56,6 +56,11 @@ def threat(found: Mapping) -> str:
     return f"{found['norm']}, epsilon {radius(found['epsilon'], found['norm'])}"
 
 
+def class_name(names: Sequence[str], label: int) -> str:
+    """The name of a class; beyond the names a model may have one of outliers."""
+    return str(names[label]) if label < len(names) else "class of outliers"
+
+
 def shortened(text: str, length: int) -> str:
     """Text of at most `length` characters; what is cut off is an ellipsis."""
     return text if len(text) <= length else f"{text[: length - 1]}…"

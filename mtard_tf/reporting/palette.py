@@ -5,6 +5,8 @@ from __future__ import annotations
 # Okabe and Ito's set ("Color Universal Design", 2008), its yellow darkened to be read on white.
 LIGHT = ("#0072b2", "#d55e00", "#008060", "#aa3f86", "#9a6700", "#2f7fb8", "#5b5b5b", "#7a3e00")
 DARK = ("#56b4e9", "#ff9a4d", "#3dd6a8", "#e59bcb", "#f0c04a", "#9cd0f5", "#bdbdbd", "#d9a066")
+# Of what went wrong, beside a mark.
+WRONG = "#b3261e"
 # As matplotlib names them; `svg.mark` draws the same.
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("", "6 3", "2 2", "8 3 2 3")

@@ -153,34 +153,42 @@ def balance(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> bool:
 
 
 def adversarial_grid(
-    clean: np.ndarray,
-    perturbed: np.ndarray,
-    captions: Sequence[tuple[str, str]],
-    path: pathlib.Path,
-) -> None:
-    """Clean images above their attacked versions, each with the predicted label.
+    arrays: Mapping[str, np.ndarray], label_names: Sequence[str], path: pathlib.Path
+) -> bool:
+    """Clean images above their attacked versions, each with the predicted class; wrong ones marked.
 
     Args:
-      clean: float32 in [0, 1], `[n, height, width, channels]`.
-      perturbed: the same shape.
-      captions: (prediction on the clean image, on the attacked one) per image.
+      arrays: those of `examples.npz`: images that fell under the probe, then ones that survived it.
+      label_names: one per class.
       path: the PNG.
+
+    Returns:
+      False, and no figure, if the arrays hold no image.
     """
-    figure = _figure(1.3 * len(clean), 3.2)
-    axes = figure.subplots(2, len(clean), squeeze=False)
-    for column, caption in enumerate(captions):
-        for row, images in enumerate((clean, perturbed)):
-            axis = axes[row, column]
-            image = images[column]
+    labels = arrays.get("images/labels", ())
+    if not len(labels):
+        return False
+    figure = _figure(1.3 * len(labels), 3.2)
+    axes = figure.subplots(2, len(labels), squeeze=False)
+    for row, kind in enumerate(("clean", "attacked")):
+        axes[row, 0].set_ylabel(kind)
+        for axis, image, label, found in zip(
+            axes[row], arrays[f"images/{kind}"], labels, arrays[f"images/{kind}_class"], strict=True
+        ):
             if image.shape[-1] not in (3, 4):  # no colours that matplotlib knows
                 image = image.mean(axis=-1)
-            axis.imshow(image, cmap="gray" if image.ndim == 2 else None, vmin=0, vmax=1)
-            axis.set_title(caption[row], fontsize=7)
+            axis.imshow(image, cmap="gray" if image.ndim == 2 else None, vmin=0, vmax=255)
+            words = notation.shortened(notation.class_name(label_names, int(found)), 14)
+            right = found == label
+            axis.set_title(
+                words if right else f"\u2717 {words}",
+                fontsize=7,
+                color="black" if right else palette.WRONG,
+            )
             axis.set_xticks([])
             axis.set_yticks([])
-    axes[0, 0].set_ylabel("clean")
-    axes[1, 0].set_ylabel("attacked")
     _save(figure, path)
+    return True
 
 
 def _equal_w_robust(axis: Any, limits: Sequence[float]) -> None:

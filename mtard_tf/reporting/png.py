@@ -37,20 +37,40 @@ def difference(clean: np.ndarray, attacked: np.ndarray) -> tuple[np.ndarray, int
     return np.clip(128 + gain * change, 0, 255).astype(np.uint8), gain
 
 
+def panel(clean: np.ndarray, attacked: np.ndarray) -> np.ndarray:
+    """An image, the same attacked, and their `difference`, side by side.
+
+    Args:
+      clean: uint8 `[height, width, channels]`.
+      attacked: the same.
+
+    Returns:
+      uint8 `[height, 3 * width + 4, 1 or 3]`; white lines of 2 pixels between them.
+    """
+    parts = [_coloured(one) for one in (clean, attacked, difference(clean, attacked)[0])]
+    line = np.full((len(parts[0]), 2, parts[0].shape[-1]), 255, np.uint8)
+    return np.concatenate([parts[0], line, parts[1], line, parts[2]], axis=1)
+
+
 def scale(image: np.ndarray) -> int:
     """How many pixels a side become one when the image is shown."""
     return -(-max(image.shape[:2]) // LARGEST)
 
 
 def _shown(image: np.ndarray) -> np.ndarray:
-    if image.shape[-1] not in (1, 3):
-        image = np.round(image.mean(axis=-1, keepdims=True)).astype(np.uint8)
-    step = scale(image)
+    image, step = _coloured(image), scale(image)
     if step == 1:
         return image
     height, width = (side // step for side in image.shape[:2])
     blocks = image[: height * step, : width * step].reshape(height, step, width, step, -1)
     return np.round(blocks.mean(axis=(1, 3))).astype(np.uint8)
+
+
+def _coloured(image: np.ndarray) -> np.ndarray:
+    """The image; of other than 1 or 3 channels their mean."""
+    if image.shape[-1] in (1, 3):
+        return image
+    return np.round(image.mean(axis=-1, keepdims=True)).astype(np.uint8)
 
 
 def encoded(image: np.ndarray) -> bytes:

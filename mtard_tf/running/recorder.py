@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from mtard_tf import files
+from mtard_tf.reporting import tensorboard_files
 from mtard_tf.reporting.progress import Bar
 
 
@@ -29,10 +30,13 @@ class Recorder(keras.callbacks.Callback):
 
     Args:
       folder: the stage's folder.
+      settings: its hyper-parameters, for TensorBoard.
       every: steps between two rows of kind "step".
     """
 
-    def __init__(self, folder: pathlib.Path, every: int = 10) -> None:
+    def __init__(
+        self, folder: pathlib.Path, settings: Mapping[str, str] | None = None, every: int = 10
+    ) -> None:
         super().__init__()
         self._path, self._timing = folder / "metrics.jsonl", folder / "timing.jsonl"
         self._every = every
@@ -41,7 +45,8 @@ class Recorder(keras.callbacks.Callback):
         self._last = 0
         self._started = time.perf_counter()
         self._partial = False  # whether this epoch's beginning was timed by an earlier process
-        self._writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
+        self._writer = tf.summary.create_file_writer(str(folder / tensorboard_files.FOLDER))
+        tensorboard_files.note_settings(self._writer, folder.name, settings or {})
         self._path.touch()
         files.cut_half_line(self._timing)
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
+import numpy as np
 
 from mtard_tf import files
 from mtard_tf.auditing.audit import Audit
-from mtard_tf.auditing.evaluator import Evaluator
-from mtard_tf.data.batches import to_float
 from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.models import model_files
 from mtard_tf.models.model_files import file_digest
-from mtard_tf.reporting import plots, run_files
+from mtard_tf.reporting import plots, run_files, tensorboard_files
 from mtard_tf.reporting.run_page import refresh
 from mtard_tf.reporting.tables import Table
 from mtard_tf.running.experiment_run import check_stage
@@ -66,10 +64,20 @@ def evaluate_run(
         )
         reports.append(report)
         if audit.whole:
-            draw_examples(model, audit, run_dir / "report" / f"{stage}_images.png")
+            _draw(run_dir, stage, folder, report)
     if out is None and audit.whole:
         write_report(run_dir, experiment)
     return reports
+
+
+def _draw(run_dir: pathlib.Path, stage: str, folder: pathlib.Path, report: Mapping) -> None:
+    """What shows an audit of a stage beside its report: a figure of images, and TensorBoard."""
+    with np.load(folder / "examples.npz") as arrays:
+        path = run_dir / "report" / f"{stage}_images.png"
+        if not plots.adversarial_grid(arrays, report["label_names"], path):
+            files.remove(path)  # that of another audit
+    known = run_files.stage(run_dir / stage / "stage.json").get("identity", {})
+    tensorboard_files.write_audit(folder, report, known.get("settings", {}))
 
 
 def _check_readable(run_dir: pathlib.Path, known: Sequence[str], audited: Sequence[str]) -> None:
@@ -102,20 +110,6 @@ def is_current(run_dir: pathlib.Path, experiment: Experiment, audit: Audit, stag
         surrogate = _surrogate(run_dir, experiment, stage, None)
     tuned = audit.at_temperature(_temperature(run_dir, stage))
     return tuned.before(model, run_dir / "evaluation" / stage, surrogate) is not None
-
-
-def draw_examples(model: Any, audit: Audit, path: pathlib.Path, count: int = 8) -> None:
-    """The grid of the first `count` images, clean and under the suite's probe."""
-    split, names = audit.chosen, audit.data.label_names
-    images, labels = to_float(split.images[:count]), split.labels[:count]
-    evaluator = Evaluator(model, audit.threat, seed=audit.seed)
-    perturbed = evaluator.perturb(
-        audit.suite.probe, images, tf.constant(labels), tf.range(len(labels), dtype=tf.int64)
-    )
-    predicted = [evaluator.logits(batch).argmax(axis=1) for batch in (images, perturbed)]
-    named = [[names[c] if c < len(names) else "outlier" for c in classes] for classes in predicted]
-    captions = list(zip(*named, strict=True))
-    plots.adversarial_grid(images.numpy(), perturbed.numpy(), captions, path)
 
 
 def write_report(run_dir: pathlib.Path, experiment: Experiment) -> pathlib.Path:

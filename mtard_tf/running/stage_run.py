@@ -147,7 +147,7 @@ class _Run:
             if state is None:
                 self._clear()
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._recorder = Recorder(self._folder)
+            self._recorder = Recorder(self._folder, self._begun["identity"].get("settings"))
         if state is not None:
             checkpoints.restore(self._distiller, state.values)
             with self._checkpoints.noted(state):
