@@ -71,6 +71,28 @@ def test_threads_share_what_is_compiled() -> None:
     assert len(attack.traced) == 1 and [r.tolist() for r in results] == [[0.0]] * 4
 
 
+@pytest.mark.parametrize("count", [63, 64, 70])
+def test_a_batch_is_attacked_in_parts_that_give_what_the_whole_gives(count, monkeypatch) -> None:
+    pixels = np.random.default_rng(0).uniform(0.2, 0.8, (count, 2))
+    found, sizes = {}, {}
+    for cores in (1, 2):
+        monkeypatch.setattr("mtard_tf.auditing.compiled.default_shards", lambda cores=cores: cores)
+        compiled, seen = CompiledModel(_net(), THREAT), []
+
+        def attack(model_fn, images, labels, *, threat, seeds, seen=seen):
+            size = tf.numpy_function(
+                lambda n: seen.append(int(n)) or n, [tf.shape(images)[0]], tf.int32
+            )
+            with tf.control_dependencies([size]):
+                return PGD(num_steps=3)(model_fn, images, labels, threat=threat, seeds=seeds)
+
+        found[cores], _ = compiled.attacked(attack, *_batch(*pixels))
+        sizes[cores] = sorted(seen)
+    np.testing.assert_allclose(found[1], found[2], atol=1e-6)
+    # Filled up to multiples of 16; a part of fewer than 32 is not worth a thread.
+    assert sizes == {1: [-(-count // 16) * 16], 2: {63: [64], 64: [32, 32], 70: [48, 48]}[count]}
+
+
 def test_violations_are_measured_and_failures_name_the_attack() -> None:
     def out(model_fn, images, labels, *, threat, seeds, objective=None):
         return images + [[[[0.0], [0.375]]]]

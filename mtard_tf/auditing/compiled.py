@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Sequence
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import keras
@@ -16,6 +17,7 @@ from mtard_tf import losses
 from mtard_tf.attacks.gradients import none_reaches
 from mtard_tf.attacks.pgd import input_gradient
 from mtard_tf.attacks.seeds import image_seeds
+from mtard_tf.attacks.sharding import default_shards
 from mtard_tf.models.empty_batches import never_empty
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.model_files import EvaluationError
@@ -23,6 +25,8 @@ from mtard_tf.threat import ThreatModel
 
 # Batches to attack are filled up to a multiple of this, with copies of their last image.
 _SIZES = 16
+# A batch is attacked in parts of at least this many images.
+_LEAST = 32
 
 
 class CompiledModel:
@@ -94,16 +98,22 @@ class CompiledModel:
             perturbed = attack(model_fn, images, labels, threat=threat, seeds=seeds)
             return perturbed, threat.violation(perturbed, images)
 
-        # Kernels are made and kept for each size of batch; few sizes keep time and memory down.
-        count = len(labels)
-        rows = np.minimum(np.arange(-(-count // _SIZES) * _SIZES), count - 1)
-        padded = (tf.gather(tensor, rows) for tensor in (images, labels, ids))
         radius = tf.constant(epsilon if swept else self.threat.epsilon, tf.float32)
+
+        def part(rows: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
+            # Kernels are made and kept for each size of batch; few sizes keep time and memory down.
+            padded = np.pad(rows, (0, -len(rows) % _SIZES), mode="edge")
+            with tf.device(images.device):  # which a new thread does not know
+                given = (tf.gather(tensor, padded) for tensor in (images, labels, ids))
+                found = self.run((attack, swept), run, *given, radius)
+            return tuple(tensor[: len(rows)] for tensor in found)
+
         try:
-            perturbed, violation = self.run((attack, swept), run, *padded, radius)
-            return perturbed[:count], violation[:count].numpy()
+            done = _side_by_side(part, len(labels))
         except (ValueError, tf.errors.OpError) as error:
             raise EvaluationError(f"{attack!r}: {last_line(error)}") from error
+        perturbed, violation = (tf.concat(parts, axis=0) for parts in zip(*done, strict=True))
+        return perturbed, violation.numpy()
 
     def run(
         self,
@@ -163,6 +173,20 @@ class CompiledModel:
             self.inference(), images, lambda _, logits: losses.cross_entropy(logits, labels)
         )
         return tf.reduce_max(tf.abs(gradient), axis=list(range(1, images.shape.rank)))
+
+
+def _side_by_side(compute: Callable[[np.ndarray], Any], count: int) -> list[Any]:
+    """`compute` of each part of a batch, in threads: small nets leave a core idle in many steps.
+
+    Args:
+      compute: of row numbers, int `[rows]`.
+      count: rows of the batch; a part has at least `_LEAST`.
+    """
+    parts = np.array_split(np.arange(count), max(1, min(default_shards(), count // _LEAST)))
+    if len(parts) == 1:
+        return [compute(parts[0])]
+    with ThreadPool(len(parts)) as pool:
+        return pool.map(compute, parts)
 
 
 def _graph(function: Callable, signature: Sequence[tf.TensorSpec]) -> Callable:
