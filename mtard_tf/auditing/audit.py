@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mtard_tf import files
-from mtard_tf.auditing import accuracies, evidence, measurements, shown
+from mtard_tf.auditing import accuracies, costs, evidence, measurements, shown
 from mtard_tf.auditing.batch_results import BatchRunner, ResultsFile
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.auditing.report import compose, write
@@ -162,7 +162,8 @@ class Audit:
         report |= {"changed": changed} if changed else {}
         report |= measurements.entries(measured, correct, suite.measures, self.temperature)
         report |= {**origin, "fingerprint": self._fingerprint(inputs)}
-        write(report, {**correct, **measured, **pictures}, found.examples, out)
+        timing = costs.content({attack: runner.costs[attack] for attack in attacks})
+        write(report, {**correct, **measured, **pictures}, found.examples, timing, out)
         for used in (path, *shares):
             used.unlink(missing_ok=True)
         return report

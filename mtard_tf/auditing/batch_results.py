@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
@@ -12,12 +13,14 @@ import numpy as np
 import tensorflow as tf
 
 from mtard_tf import files
+from mtard_tf.auditing.costs import Cost
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.data.batches import evaluation_batches, steps_per_epoch
 from mtard_tf.data.image_data import Split
 from mtard_tf.files import digest
 from mtard_tf.reporting.progress import Bar
 
+_FREE = Cost()
 _BATCH = {"key", "settings", "batch", "values"}  # keys of a batch's line
 
 
@@ -43,6 +46,7 @@ class ResultsFile:
         others: Iterable[pathlib.Path] = (),
     ) -> None:
         self._results: dict[tuple[str, str, int], list] = {}
+        self._costs: dict[tuple[str, str, int], Cost] = {}
         head, lines, size = _read(path)
         names = dict.fromkeys((*inputs, *head))
         changed = [name for name in names if head.get(name) != inputs.get(name)]
@@ -55,7 +59,9 @@ class ResultsFile:
             os.truncate(path, size)
         given = [line for other in others for line in _shared(other, inputs)]
         for line in (*given, *lines):
-            self._results[line["key"], line["settings"], line["batch"]] = line["values"]
+            place = line["key"], line["settings"], line["batch"]
+            self._results[place] = line["values"]
+            self._costs[place] = Cost(*line.get("cost", ()))
         if self._results:
             count = Counter(key for key, _, _ in self._results)
             text = ", ".join(f"{key} {number}" for key, number in count.items())
@@ -67,9 +73,16 @@ class ResultsFile:
         values = self._results.get((key, settings, batch))
         return None if values is None else np.array(values)
 
-    def put(self, key: str, settings: str, batch: int, values: np.ndarray) -> None:
+    def cost(self, key: str, settings: str, batch: int) -> Cost:
+        """What the result of a batch took, in whichever process."""
+        return self._costs.get((key, settings, batch), _FREE)
+
+    def put(
+        self, key: str, settings: str, batch: int, values: np.ndarray, cost: Cost = _FREE
+    ) -> None:
         """Stores the result of a batch; it is on disk when this returns."""
-        line = {"key": key, "settings": settings, "batch": batch}
+        self._costs[key, settings, batch] = cost
+        line = {"key": key, "settings": settings, "batch": batch, "cost": cost}
         self._file.write(json.dumps(line | {"values": np.asarray(values).tolist()}) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -88,6 +101,9 @@ class BatchRunner:
       stored: results of this audit's earlier runs, and where new ones go.
       name: of the model, for the progress lines.
       share: (i, n) computes every n-th batch, from the i-th on; the others' results are False.
+
+    Attributes:
+      costs: what each result took, by its key.
     """
 
     def __init__(
@@ -105,6 +121,8 @@ class BatchRunner:
         self._name = name
         self._share = share
         self._predictions: np.ndarray | None = None
+        self.costs: dict[str, Cost] = {}
+        evaluator.compiled.count_passes()
 
     def predictions(self) -> np.ndarray:
         """The classes predicted on the clean images, int64 `[examples]`."""
@@ -165,6 +183,7 @@ class BatchRunner:
         stored = {i: self._stored.get(key, settings, i) for i in range(count)}
         known = [values for values in stored.values() if values is not None]
         if len(known) == count:
+            self._charge(key, settings, count)
             return np.concatenate(known)
         results: list[np.ndarray] = []
         with Bar(f"{self._name} {key}", examples) as bar:
@@ -173,12 +192,25 @@ class BatchRunner:
                 if values is None and i % self._share[1] != self._share[0]:
                     values = np.zeros((len(batch[2]), *shape), bool)  # another process'
                 elif values is None:
-                    values, move = np.asarray(compute(*batch)), bar.update
-                    self._stored.put(key, settings, i, values)
+                    values, cost = self._timed(compute, batch)
+                    move = bar.update
+                    self._stored.put(key, settings, i, values, cost)
                 results.append(values)
                 bar.set_postfix_str(_running(results), refresh=False)
                 move(len(values))
+        self._charge(key, settings, count)
         return np.concatenate(results)
+
+    def _timed(self, compute: Callable, batch: tuple) -> tuple[np.ndarray, Cost]:
+        started, before = time.perf_counter(), self.evaluator.compiled.passes
+        values = np.asarray(compute(*batch))
+        seconds = time.perf_counter() - started
+        return values, Cost(seconds, self.evaluator.compiled.passes - before)
+
+    def _charge(self, key: str, settings: str, count: int) -> None:
+        for batch in range(count):
+            cost = self._stored.cost(key, settings, batch)
+            self.costs[key] = self.costs.get(key, _FREE).plus(cost)
 
 
 def _running(results: list[np.ndarray]) -> str:

@@ -49,6 +49,16 @@ class CompiledModel:
         self._lock = threading.Lock()
         self._ready = False
         self._compiled: dict[tuple[int, object], tuple[object, Callable]] = {}
+        self._passed: tf.Variable | None = None
+
+    def count_passes(self) -> None:
+        """Begins to count the images that attacks send through the model; before the first one."""
+        self._passed = tf.Variable(0, trainable=False, dtype=tf.int64)
+
+    @property
+    def passes(self) -> int:
+        """The images counted so far, those that fill up a batch included."""
+        return 0 if self._passed is None else int(self._passed.numpy())
 
     def logits(self, images: tf.Tensor) -> np.ndarray:
         """The model's logits on a batch of float32 images, `[batch, classes]`."""
@@ -137,7 +147,7 @@ class CompiledModel:
         self._prepare(images)
 
         def traced(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor, *rest: tf.Tensor) -> Any:
-            model_fn = never_empty(self.inference())
+            model_fn = self._counted(never_empty(self.inference()))
             return compute(model_fn, images, labels, image_seeds(self.seed, ids), *rest)
 
         owner, variant = key
@@ -164,6 +174,17 @@ class CompiledModel:
             self._predict = _graph(self._answer, self._specs[:1])
             self._gradient = _graph(self._largest_gradient, self._specs)
             self._ready = True
+
+    def _counted(self, model_fn: Callable) -> Callable:
+        passed = self._passed
+        if passed is None:
+            return model_fn
+
+        def counted(images: tf.Tensor) -> tf.Tensor:
+            passed.assign_add(tf.shape(images, tf.int64)[0])
+            return model_fn(images)
+
+        return counted
 
     def _answer(self, images: tf.Tensor) -> tf.Tensor:
         return self.model(images, training=False)

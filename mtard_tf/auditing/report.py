@@ -14,6 +14,7 @@ from mtard_tf.auditing import accuracies, diagnostics
 from mtard_tf.auditing.evidence import Evidence
 from mtard_tf.auditing.text import markdown, verdict
 from mtard_tf.reporting import pages, plots
+from mtard_tf.reporting.run_files import TIMING
 
 
 def compose(
@@ -49,24 +50,30 @@ def compose(
 
 
 def write(
-    report: Mapping, per_image: Mapping[str, np.ndarray], curve_examples: int, out: pathlib.Path
+    report: Mapping,
+    per_image: Mapping[str, np.ndarray],
+    curve_examples: int,
+    timing: Mapping[str, Any],
+    out: pathlib.Path,
 ) -> None:
-    """Writes `examples.npz`, the epsilon curve, `report.md`, `report.json` and the page of these.
+    """Writes `examples.npz`, `timing.json`, the epsilon curve, `report.md`, `.json` and the page.
 
     Args:
       report: all of it.
       per_image: results and measures of each image, by name.
       curve_examples: how many images the epsilon curve has.
+      timing: from `costs.content`.
       out: a folder.
     """
     # No report beside results that are not its own, wherever this is cut off.
-    for name in ("report.json", "report.md", "report.html"):
+    for name in ("report.json", "report.md", "report.html", TIMING):
         (out / name).unlink(missing_ok=True)
     with files.replacing(out / "examples.npz") as temporary:
         np.savez_compressed(temporary, **per_image)  # type: ignore[arg-type]
     plots.epsilon_curve(
         report["epsilon_curve"], report["threat"], curve_examples, out / "epsilon_curve.png"
     )
+    files.write_json(out / TIMING, timing)
     files.write_text(out / "report.md", markdown(report))
     files.write_json(out / "report.json", report)  # it marks the audit as finished
     pages.refresh(out)

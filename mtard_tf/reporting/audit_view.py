@@ -17,12 +17,13 @@ _PAIRS = 12
 Arrays = Mapping[str, np.ndarray]
 
 
-def view(report: Mapping, arrays: Arrays) -> dict[str, Any]:
+def view(report: Mapping, arrays: Arrays, timing: Mapping | None = None) -> dict[str, Any]:
     """Everything that the template `audit` prints.
 
     Args:
       report: content of a `report.json`.
       arrays: those of `examples.npz`; without images or predictions their sections are left out.
+      timing: content of its `timing.json`; without it no time, device and date are shown.
     """
     severity = advice.severity(report)
     worst = report["worst_case"]
@@ -33,9 +34,10 @@ def view(report: Mapping, arrays: Arrays) -> dict[str, Any]:
         "badge": advice.WORDS[severity],
         "bound": severity == "masked",
         "worst": _accuracy("worst case", worst, "robust_accuracy"),
-        "facts": _facts(report),
+        "facts": _facts(report, timing or {}),
         "accuracies": _accuracies(report),
-        "waterfall": _waterfall(report, arrays),
+        "waterfall": _waterfall(report, arrays, (timing or {}).get("attacks", {})),
+        "timed": timing is not None,
         "findings": [
             {**finding, "next": advice.next_step(finding)} for finding in report["findings"]
         ],
@@ -51,7 +53,7 @@ def view(report: Mapping, arrays: Arrays) -> dict[str, Any]:
     }
 
 
-def _facts(report: Mapping) -> list[tuple[str, str]]:
+def _facts(report: Mapping, timing: Mapping) -> list[tuple[str, str]]:
     """What the figures are of."""
     known = {
         "threat model": notation.threat(report["threat"]),
@@ -62,6 +64,8 @@ def _facts(report: Mapping) -> list[tuple[str, str]]:
         "fingerprint of the audit": report.get("fingerprint", ""),
         "fingerprint of the student's file": report.get("student", ""),
         "file": report.get("file", ""),
+        "audited on": timing.get("date", "").replace("T", " ").replace("+00:00", " UTC"),
+        "by": ", ".join(timing[key] for key in ("made_by", "device") if key in timing),
     }
     return [(name, words) for name, words in known.items() if words]
 
@@ -90,7 +94,7 @@ def _accuracies(report: Mapping) -> list[dict[str, Any]]:
     return rows
 
 
-def _waterfall(report: Mapping, arrays: Arrays) -> list[dict[str, Any]]:
+def _waterfall(report: Mapping, arrays: Arrays, costs: Mapping) -> list[dict[str, Any]]:
     """Attacks in the order in which they ran: what survives each after all before it."""
     if "clean" not in arrays:
         return []
@@ -103,6 +107,7 @@ def _waterfall(report: Mapping, arrays: Arrays) -> list[dict[str, Any]]:
         alone = np.logical_and.reduce(others) & ~outcomes[name]
         left = surviving & outcomes[name]
         lost = float(surviving.mean() - left.mean())
+        cost, attacked = costs.get(name), int(outcomes["clean"].sum())
         rows.append(
             {
                 "name": name,
@@ -110,6 +115,8 @@ def _waterfall(report: Mapping, arrays: Arrays) -> list[dict[str, Any]]:
                 "broken": int((surviving & ~left).sum()),
                 "alone": int(alone.sum()),
                 "bar": svg.bar(float(left.mean()), lost=lost),
+                "time": notation.seconds(cost["seconds"]) if cost else "",
+                "queries": f"{cost['passes'] / attacked:,.0f}" if cost and attacked else "",
             }
         )
         surviving = left

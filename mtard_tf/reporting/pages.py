@@ -81,9 +81,8 @@ def refresh(path: pathlib.Path) -> pathlib.Path | None:
 
 def audit(folder: pathlib.Path) -> str:
     """The page of one audit."""
-    report, arrays = run_files.report(folder / "report.json"), _examples(folder)
-    with run_files.reading(folder / "report.json"):
-        return _page("audit.html", {"audit": audit_view.view(report, arrays)}, report)
+    report = run_files.report(folder / "report.json")
+    return _page("audit.html", {"audit": _viewed(folder, report)}, report)
 
 
 def run(run_dir: pathlib.Path) -> str:
@@ -92,9 +91,7 @@ def run(run_dir: pathlib.Path) -> str:
     for name in run_view.stage_names(run_dir):
         report, folder = run_files.current_report(run_dir, name), run_dir / "evaluation" / name
         if report is not None:
-            arrays = _examples(folder)
-            with run_files.reading(folder / "report.json"):
-                audits[name] = audit_view.view(report, arrays)
+            audits[name] = _viewed(folder, report)
     with run_files.reading(run_dir / run_view.STAGES):
         found = run_view.view(run_dir, audits)
     inside = {"stages": found["noted"], "audits": {k: v["report"] for k, v in audits.items()}}
@@ -120,6 +117,13 @@ def robustbench(path: pathlib.Path) -> str:
         raise PageError(f"{path} is missing; a claim is of one audit: give its folder.")
     with run_files.reading(path):
         return claims.robustbench(run_files.report(path))
+
+
+def _viewed(folder: pathlib.Path, report: Mapping) -> dict[str, Any]:
+    """What a page shows of an audit."""
+    arrays, timing = _examples(folder), run_files.timing(folder)
+    with run_files.reading(folder / "report.json"):
+        return audit_view.view(report, arrays, timing)
 
 
 def _examples(folder: pathlib.Path) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ import numpy as np
 from mtard_tf import __version__
 from mtard_tf.files import FORMAT, keras_digest
 
+TIMING = "timing.json"  # of an audit: what differs from one making of it to the next
 _NUMBER = (int, float)
 _CHOSEN = {"epoch": int, "validation_clean": _NUMBER}
 _STAGE = {
@@ -86,6 +87,22 @@ def current_report(run_dir: pathlib.Path, name: str) -> dict[str, Any] | None:
     # What is shown can also be made where only the reports are.
     if student.exists() and found.get("student") != keras_digest(student):
         return None
+    return found
+
+
+def timing(folder: pathlib.Path) -> dict[str, Any] | None:
+    """An audit's `timing.json`; None where there is none, as only the report was copied.
+
+    Raises:
+      RunFileError: it is damaged, or of another format.
+    """
+    path = folder / TIMING
+    if not path.exists():
+        return None
+    found = mapping(path, {"date": str, "made_by": str, "device": str, "attacks": dict})
+    with reading(path):
+        for cost in found["attacks"].values():
+            float(cost["seconds"]), int(cost["passes"])
     return found
 
 
