@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -203,3 +204,24 @@ def test_one_device_is_tensorflows_own() -> None:
     assert strategy.num_replicas_in_sync == 1
     assert strategies.is_chief(strategy) and strategies.worker_count(strategy) == 1
     np.testing.assert_array_equal(strategies.total_over_workers(strategy, np.arange(3)), [0, 1, 2])
+
+
+@pytest.mark.slow
+def test_the_check_of_a_gpu_machine_runs_on_a_cpu() -> None:
+    check = SCRIPT.parents[1] / "benchmarks" / "gpu_check.py"
+    words = [sys.executable, str(check), "--tiny"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^Reference tests: \d+ passed in ", done.stdout, re.M)
+    cells = [line.split("|")[1:-1] for line in done.stdout.splitlines() if line.startswith("|")]
+    table = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in cells}
+    for name in ("float32 without TF32", "bfloat16"):
+        for row in (name, f"{name}, XLA"):
+            milliseconds, first, _ = table[row]
+            assert 0 < float(milliseconds) < 1000 * float(first)
+    assert table["1"][1] == "1.00" and 0 < float(table["2"][1]) < 1.5
+    assert float(table["training"][0]) > 0 and float(table["audit"][0]) > 0
+    clean, worst = map(
+        float, re.search(r"clean ([\d.]+)%, worst case ([\d.]+)%", done.stdout).groups()
+    )
+    assert 30 < clean < 90 and worst < clean
