@@ -19,7 +19,7 @@ ROOT = pathlib.Path(os.path.abspath(__file__)).parent.parent
 LEVELS = (
     ("keras_environment", "losses", "threat", "schedules", "optimizers", "files"),
     ("data", "distribute", "processes"),
-    ("attacks", "models", "built_ins", "registry", "reporting"),
+    ("attacks", "models", "built_ins", "registry", "reporting", "runtimes"),
     ("distiller", "auditing", "importing", "measuring"),
     ("plugins",),
     ("experiment",),
@@ -29,7 +29,7 @@ LEVELS = (
     ("commands", "testing", "api"),
     ("bin",),
 )
-BESIDE = {("registry", "built_ins")}
+BESIDE = {("registry", "built_ins"), ("runtimes", "models")}
 
 HEAVY = {"cleverhans", "keras", "matplotlib", "tensorflow", "tensorflow_datasets"}
 MAX_BINARY_LINES = 60
