@@ -43,9 +43,9 @@ def test_worked_example() -> None:
     # Label 0 of (5, 3, 1, 0): margin 5 - 3 = 2; CW at kappa 50: -(2 + 50);
     # DLR: -(5 - 3) / (5 - 1); towards class 2: -(5 - 1) / (5 - (1 + 0) / 2).
     logits, label = tf.constant([[5.0, 3.0, 1.0, 0.0]]), tf.constant([0])
-    assert losses.margin(logits, label).numpy() == [2.0]
-    assert losses.cw_margin(logits, label).numpy() == [-52.0]
-    assert losses.dlr(logits, label).numpy() == [-0.5]
+    np.testing.assert_array_equal(losses.margin(logits, label), [2.0])
+    np.testing.assert_array_equal(losses.cw_margin(logits, label), [-52.0])
+    np.testing.assert_array_equal(losses.dlr(logits, label), [-0.5])
     np.testing.assert_allclose(losses.dlr_targeted(logits, label, tf.constant([2])), [-4 / 4.5])
 
 
@@ -59,7 +59,7 @@ def test_dlr_does_not_see_a_shift_or_a_scale_of_the_logits() -> None:
 def test_margin_survives_the_logits_of_a_distilled_net() -> None:
     # The papers' code masks the true class with -10000, which wins here.
     logits = tf.constant([[-3e4, -2e4, -2.5e4]])
-    assert losses.margin(logits, tf.constant([1])).numpy() == [5e3]
+    np.testing.assert_array_equal(losses.margin(logits, tf.constant([1])), [5e3])
 
 
 def test_too_few_classes_are_named() -> None:

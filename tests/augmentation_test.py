@@ -84,7 +84,7 @@ def test_crop_shift_draws() -> None:
     )
     cut = rows[:, 0] + columns[:, 0]
     np.testing.assert_allclose(np.bincount(cut, minlength=11) / len(cut), 1 / 11, atol=0.006)
-    assert abs(flips.mean() - 0.5) < 0.01
+    assert flips.mean() == pytest.approx(0.5, abs=0.01)
     of_ten = columns[cut == 10, 0]
     np.testing.assert_allclose(np.bincount(of_ten) / len(of_ten), 1 / 11, atol=0.02)
     for moves in (rows, columns):
@@ -122,10 +122,10 @@ def test_erased_boxes_are_those_of_random_erasing() -> None:
     assert top.min() == 0 and (top + high).max() == 32 and (left + wide).max() == 32
     share = high * wide / 1024
     assert 0.012 < share.min() < 0.02 < 0.30 < share.max() < 0.36
-    assert abs(share.mean() - 0.17) < 0.005
+    assert share.mean() == pytest.approx(0.17, abs=0.005)
     large = (high > 5) & (wide > 5)
     assert 0.25 < (high / wide)[large].min() < 0.4 and 2.5 < (high / wide)[large].max() < 4
-    assert abs(np.median(np.log(high / wide))) < 0.05
+    assert np.median(np.log(high / wide)) == pytest.approx(0, abs=0.05)
 
 
 def test_weak_erases_half_of_the_images_and_strong_all() -> None:

@@ -186,7 +186,7 @@ def test_augmentation_draws_are_uniform_and_independent() -> None:
     assert cells.min() > 388 and cells.max() < 612
     other = augmentation.crop_flip_draws(tf.range(81_000, dtype=tf.int64), 1)[0].numpy()
     # Two seeds agree on a row by chance: 1 in 9, deviation 0.0011.
-    assert abs((rows == other).mean() - 1 / 9) < 0.006
+    assert (rows == other).mean() == pytest.approx(1 / 9, abs=0.006)
 
 
 def test_evaluation_keeps_the_order_and_the_short_last_batch() -> None:

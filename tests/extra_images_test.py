@@ -87,7 +87,7 @@ def test_an_epoch_is_counted_by_the_real_images() -> None:
     stream = _stream(data, extra, batch_size=16, epochs=2)
     labels = np.stack([labels for _, labels, _ in stream])
     assert labels.shape == (14, 16)
-    assert ((labels >= 103).sum(axis=1) == 11).all()
+    np.testing.assert_array_equal((labels >= 103).sum(axis=1), 11)
     epochs = [set(part[part < 103].tolist()) for part in np.split(labels, 2)]
     assert [len(epoch) for epoch in epochs] == [35, 35] and epochs[0] != epochs[1]
     ids = np.concatenate([ids for _, _, ids in stream])

@@ -293,9 +293,9 @@ def test_labels_do_not_overlap() -> None:
 
 
 def test_ticks_enclose() -> None:
-    assert charts.ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert charts.ticks(3.1, 3.9) == [3.0, 3.2, 3.4, 3.6, 3.8, 4.0]
-    assert charts.ticks(2.0, 2.0) == [1.0, 1.5, 2.0, 2.5, 3.0]
+    assert charts.ticks(0.0, 1.0) == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert charts.ticks(3.1, 3.9) == pytest.approx([3.0, 3.2, 3.4, 3.6, 3.8, 4.0])
+    assert charts.ticks(2.0, 2.0) == pytest.approx([1.0, 1.5, 2.0, 2.5, 3.0])
     assert charts.ticks(1e-14, 3e-14) == pytest.approx([1e-14, 1.5e-14, 2e-14, 2.5e-14, 3e-14])
     tiny = charts.Series("kl", [(1, 1e-14), (2, 3e-14)], 0)
     assert "e-14" in charts.lines([tiny], "Loss", "epoch")
@@ -313,7 +313,7 @@ def test_the_difference_is_amplified_as_far_as_it_fits() -> None:
     attacked = np.array([[[125], [75]], [[100], [110]]], np.uint8)
     picture, gain = png.difference(clean, attacked)
     assert gain == 5  # 25 levels times 5 are 125, at most 127
-    assert picture[..., 0].tolist() == [[253, 3], [128, 178]]
+    np.testing.assert_array_equal(picture[..., 0], [[253, 3], [128, 178]])
 
 
 def test_a_claim_as_robustbench_asks_for_it(tmp_path) -> None:
