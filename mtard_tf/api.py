@@ -39,6 +39,7 @@ from mtard_tf.models.global_state import fresh_names, seeded
 from mtard_tf.models.model_files import fingerprint
 from mtard_tf.running import experiment_run
 from mtard_tf.running.run_directory import CONFIG, EXPERIMENT, RunError
+from mtard_tf.runtimes import loading
 from mtard_tf.threat import ThreatModel, radius
 
 Path: TypeAlias = str | pathlib.Path
@@ -114,7 +115,7 @@ def audit(
     *,
     epsilon: float | str,
     norm: str = "linf",
-    suite: str | Suite = "quick",
+    suite: str | Suite | None = None,
     skip: Sequence[str] = (),
     split: str = "test",
     examples: int | None = None,
@@ -127,15 +128,18 @@ def audit(
     """Attacks a model and says how robust it is.
 
     Args:
-      model: from images to logits, or its file.
+      model: from images to logits; or its file, also a `.tflite` or `.onnx`; or the address of a
+        served one, http://HOST:PORT/v1/models/NAME.
       data: label names and the images.
       epsilon: radius, in [0, 1] pixel units, or text as "8/255".
       norm: "linf" or "l2".
-      suite: "quick", "paper", "autoattack", ..., a `.gin` file, or a `Suite`.
+      suite: "quick", "paper", "autoattack", ..., a `.gin` file, or a `Suite`; default "quick", or
+        "artefact" for a model without gradients.
       skip: attacks of the suite to leave out.
       split: "test", "validation" or "train".
       examples: at most N images, the first ones; None for all.
-      surrogate: model on which transfer attacks are crafted; None leaves those out.
+      surrogate: model on which transfer attacks are crafted; None leaves those out, or takes the
+        float model beside a `.tflite` or `.onnx` file.
       temperature: at which the model was trained.
       batch_size: images at a time.
       seed: of the attacks.
@@ -147,9 +151,14 @@ def audit(
     """
     with gin_files.apart(), _folder(out) as folder:
         threat = ThreatModel(norm, radius(epsilon, "epsilon", norm))
+        suite = suite or ("artefact" if loading.without_gradients(model) else "quick")
         chosen = (gin_files.suite(suite) if isinstance(suite, str) else suite).without(skip)
         todo = Audit(data, chosen, threat, split, examples, batch_size, seed)
-        model, surrogate = _model(model), None if surrogate is None else _model(surrogate)
+        place = model
+        if isinstance(model, str | pathlib.Path):
+            model = loading.load(model, data.image_shape)
+        if surrogate is None or isinstance(surrogate, str | pathlib.Path):
+            surrogate = loading.surrogate(model, place, surrogate)
         return Report(todo.at_temperature(temperature)(model, model.name, folder, surrogate))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mtard_tf import files
-from mtard_tf.auditing import accuracies, costs, evidence, measurements, shown
+from mtard_tf.auditing import accuracies, costs, evidence, indirect, measurements, shown
 from mtard_tf.auditing.batch_results import BatchRunner, ResultsFile
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.auditing.report import compose, write
@@ -104,7 +104,8 @@ class Audit:
         Raises:
           LockedError: another process is at the same audit.
         """
-        model_files.check(model, self.chosen, self.data.label_names)
+        with indirect.told(model):
+            model_files.check(model, self.chosen, self.data.label_names)
         inputs = self._inputs(model, surrogate)
         before = self._finished(out, inputs)
         if before is not None:
@@ -116,7 +117,7 @@ class Audit:
             return report
         path = out / (PROGRESS if self.whole else SHARE.format(*self.share))
         out.mkdir(parents=True, exist_ok=True)
-        with locked(out, f".{path.stem}.lock"):
+        with locked(out, f".{path.stem}.lock"), indirect.told(model):
             return self._run(model, name, path, surrogate, inputs, origin or {})
 
     def before(self, model: Any, out: pathlib.Path, surrogate: Any = None) -> dict | None:
@@ -144,8 +145,12 @@ class Audit:
         stored = ResultsFile(path, inputs, lambda line: _say(f"{name}: {line}"), shares)
         with contextlib.closing(stored):
             runner = BatchRunner(evaluator, split, stored, name, self.share)
-            blind = evaluator.blind(split)
-            suite, changed = self.suite.fitted(model.output_shape[-1], blind)
+            way = indirect.of(model, surrogate, split.images, runner.predictions)
+            blind = way is None and evaluator.blind(split)
+            classes = model.output_shape[-1]
+            suite, changed = (
+                way.suite(self.suite, classes) if way else self.suite.fitted(classes, blind)
+            )
             attacks = suite.all_attacks(surrogate)
             crafted_on = None if surrogate is None else inputs["surrogate"]
             correct = _attacked(runner, suite, attacks, crafted_on)
@@ -155,10 +160,13 @@ class Audit:
                     "model": name,
                     "verdict": "this share is done; once all are, run the same without --share.",
                 }
-            found = evidence.gather(runner, suite, correct, self.data.label_names, blind)
+            names, through = self.data.label_names, way.through if way else None
+            found = evidence.gather(runner, suite, correct, names, blind, through)
             pictures = shown.arrays(runner, suite.compiled_probe, found.predictions)
         about = {"model": name, **self._conditions(model, suite, crafted_on)}
-        report = compose(about, correct, split.labels, self.data.label_names, found, attacks)
+        further = [way.finding(correct)] if way else []
+        report = compose(about, correct, split.labels, names, found, attacks, further)
+        report |= {"artefact": way.entry(correct)} if way else {}
         report |= {"changed": changed} if changed else {}
         report |= measurements.entries(measured, correct, suite.measures, self.temperature)
         report |= {**origin, "fingerprint": self._fingerprint(inputs)}

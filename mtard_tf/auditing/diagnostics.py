@@ -11,7 +11,7 @@ from mtard_tf.attacks.attack import kind_of
 from mtard_tf.auditing.chance import at_chance, commonest, largest_share
 from mtard_tf.auditing.evidence import Evidence, Predictions
 
-VOID, MASKED, NOTE, NONE = "void", "masked", "note", "none"
+SEVERITIES = VOID, MASKED, NOTE, NONE = "void", "masked", "note", "none"
 # From this share on, predictions are of one class.
 CONSTANT = 0.99
 # Below it float32 holds nothing but rounding, and a sign step follows noise.
@@ -63,7 +63,7 @@ def findings(
         _constant(evidence.predictions),
         _at_chance(evidence.predictions),
         *([_no_gradient(evidence)] if evidence.blind else []),
-        _vanishing_gradients(evidence),
+        *([] if evidence.gradients is None else [_vanishing(evidence, evidence.gradients)]),
         _tempered(evidence),
         _start_matters(evidence),
         _weaker_stronger(
@@ -85,7 +85,7 @@ def findings(
             dataclasses.replace(finding, severity=NOTE) if finding.severity == MASKED else finding
             for finding in found
         ]
-    return sorted(found, key=lambda finding: (VOID, MASKED, NOTE, NONE).index(finding.severity))
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def _name(label: int, predictions: Predictions) -> str:
@@ -155,10 +155,10 @@ def _no_gradient(evidence: Evidence) -> Finding:
     )
 
 
-def _vanishing_gradients(evidence: Evidence) -> Finding:
+def _vanishing(evidence: Evidence, gradients: np.ndarray) -> Finding:
     correct = evidence.clean
-    vanishing = correct & (evidence.gradients < VANISHING)
-    zero, small = int((correct & (evidence.gradients == 0)).sum()), int(vanishing.sum())
+    vanishing = correct & (gradients < VANISHING)
+    zero, small = int((correct & (gradients == 0)).sum()), int(vanishing.sum())
     survive = int((vanishing & evidence.iterated).sum())
     total = max(int(correct.sum()), 1)
     masked = survive / total >= CLEAR

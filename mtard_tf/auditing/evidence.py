@@ -12,6 +12,7 @@ import tensorflow as tf
 from mtard_tf.attacks.pgd import FGSM, PGD
 from mtard_tf.attacks.square import Square
 from mtard_tf.attacks.tempered import AtTemperature
+from mtard_tf.attacks.transfer import Transfer
 from mtard_tf.auditing.batch_results import BatchRunner
 from mtard_tf.auditing.suite import Attack, Suite
 from mtard_tf.data.batches import to_float
@@ -46,7 +47,8 @@ class Evidence:
 
     Attributes:
       clean: correct when clean.
-      gradients: largest absolute input gradient of the cross-entropy by image.
+      gradients: largest absolute input gradient of the cross-entropy by image; None for a model
+        that has none to ask for.
       single_step: after FGSM.
       iterated: after the suite's probe, an iterated gradient attack.
       gaussian_start: after the probe from x + 0.001 N(0, 1); None if the probe is no PGD from a
@@ -62,7 +64,7 @@ class Evidence:
     """
 
     clean: np.ndarray
-    gradients: np.ndarray
+    gradients: np.ndarray | None
     single_step: np.ndarray
     iterated: np.ndarray
     gaussian_start: np.ndarray | None
@@ -96,6 +98,7 @@ def gather(
     correct: Mapping[str, np.ndarray],
     names: Sequence[str],
     blind: bool,
+    through: Callable[[Attack], Attack] | None = None,
 ) -> Evidence:
     """Runs what the diagnostics need, on the first `suite.probe_examples` images.
 
@@ -105,6 +108,8 @@ def gather(
       correct: results of its attacks, which are not run again.
       names: of the classes.
       blind: from `Evaluator.blind`.
+      through: makes an attack one for a model without gradients, see `indirect`; the suite's probe
+        is one already.
     """
     examples = min(suite.probe_examples, runner.examples)
     compiled, labels = runner.evaluator.compiled, runner.split.labels
@@ -114,16 +119,18 @@ def gather(
     clean, iterated = runner.clean()[:examples], attacked == labels[:examples]
     after = functools.partial(_after, runner, suite, correct, examples)
     gaussian = _from_gaussian(suite.probe)
+    single = through(FGSM()) if through else FGSM()
+    without = single == suite.probe  # there is no gradient at all
     return Evidence(
         clean=clean,
-        gradients=runner.run(
-            "probe gradients", "", lambda x, y, _: compiled.gradients(x, y), examples
-        ),
-        single_step=after("single step", FGSM()),
+        gradients=None
+        if through
+        else runner.run("probe gradients", "", lambda x, y, _: compiled.gradients(x, y), examples),
+        single_step=iterated if without else after("single step", single),
         iterated=iterated,
         gaussian_start=after("beside", gaussian) if gaussian else None,
-        tempered=after("tempered", AtTemperature(suite.probe, temperature))
-        if temperature > 1
+        tempered=after("tempered", _tempered(suite.probe, temperature))
+        if temperature > 1 and not without
         else iterated,
         temperature=temperature,
         black_box=after("black box", Square(num_queries=100, rescale_schedule=True)),
@@ -169,6 +176,12 @@ def _probe_predictions(runner: BatchRunner, suite: Suite, examples: int) -> np.n
         return evaluator.attacked_predictions(probe, images, labels, ids, clean[ids.numpy()])
 
     return runner.run("probe iterated", digest(probe), compute, examples)
+
+
+def _tempered(probe: Attack, temperature: float) -> Attack:
+    if isinstance(probe, Transfer):  # the net that it follows is not the one that it is given
+        return dataclasses.replace(probe, attack=AtTemperature(probe.attack, temperature))
+    return AtTemperature(probe, temperature)
 
 
 def _from_gaussian(probe: Attack) -> PGD | None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from mtard_tf import files
 from mtard_tf.auditing import accuracies, diagnostics
+from mtard_tf.auditing.diagnostics import Finding
 from mtard_tf.auditing.evidence import Evidence
 from mtard_tf.auditing.text import markdown, verdict
 from mtard_tf.reporting import pages, plots
@@ -24,6 +25,7 @@ def compose(
     label_names: Sequence[str],
     evidence: Evidence,
     attacks: Mapping[str, Callable],
+    further: Sequence[Finding] = (),
 ) -> dict:
     """The content of `report.json`, but for measures.
 
@@ -35,8 +37,11 @@ def compose(
       label_names: by class id.
       evidence: for the checks.
       attacks: those that were run, by name.
+      further: findings before those of the checks.
     """
-    checks = diagnostics.findings(evidence, correct, attacks)
+    found = diagnostics.findings(evidence, correct, attacks)
+    grave = diagnostics.SEVERITIES.index
+    checks = sorted([*further, *found], key=lambda check: grave(check.severity))
     numbers = accuracies.summarise(correct, about["seed"])
     return {
         "verdict": verdict(checks, numbers, about["threat"]["epsilon"], attacks=len(attacks)),

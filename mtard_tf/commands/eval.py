@@ -17,6 +17,9 @@ from mtard_tf.models import model_files
 from mtard_tf.models.adapters import adapted
 from mtard_tf.reporting.run_page import PAGE
 from mtard_tf.running import report
+from mtard_tf.runtimes import loading
+from mtard_tf.runtimes.artefact import Artefact
+from mtard_tf.runtimes.http_client import Limits
 from mtard_tf.threat import ThreatModel, radius
 
 # What `adapted` is given for a model that takes images in [0, 1] and returns logits.
@@ -65,9 +68,10 @@ def _run_model(request: requests.Eval) -> str:
         raise ValueError(f"--model needs {' and '.join(missing)} as well, such as --epsilon=8/255.")
     norm = request.norm or "linf"
     threat = ThreatModel(norm, radius(request.epsilon, "--epsilon", norm))
-    model = _adapted(request, model_files.load(str(request.model)))
-    surrogate = model_files.load(request.surrogate) if request.surrogate else None
     data = dataset(str(request.dataset), request.data_dir)
+    limits = Limits(request.timeout, max_requests=request.max_requests, max_rate=request.max_rate)
+    model = _adapted(request, loading.load(str(request.model), data.image_shape, limits))
+    surrogate = loading.surrogate(model, str(request.model), request.surrogate)
     out = pathlib.Path(str(request.out))
     path = pathlib.Path(str(request.model))
     name = path.stem if path.is_file() else model.name
@@ -86,6 +90,15 @@ def _run_model(request: requests.Eval) -> str:
 
 def _adapted(request: requests.Eval, model: Any) -> Any:
     changes = {name: getattr(request, name) for name in _AS_IT_IS}
+    if isinstance(model, Artefact):
+        model.from_probabilities = request.from_probabilities
+        changes["from_probabilities"] = False
+        if changes != _AS_IT_IS:
+            raise ValueError(
+                f"{model.name} is {model.kind}, which takes images as it says itself; leave out "
+                "--input_scale, --normalization and --channels_first."
+            )
+        return model
     return model if changes == _AS_IT_IS else adapted(model, **changes)
 
 
@@ -151,6 +164,7 @@ def _run_stages(request: requests.Eval) -> str:
 
 def _audit(request: requests.Eval, data: ImageData, threat: ThreatModel, seed: int) -> Audit:
     # After the run's own data were made: a suite replaces the configuration that made them.
-    suite = gin_files.suite(request.suite).without(request.skip)
+    default = "artefact" if loading.without_gradients(request.model) else "quick"
+    suite = gin_files.suite(request.suite or default).without(request.skip)
     size, share = request.batch_size, part(request.share)
     return Audit(data, suite, threat, request.split, request.examples, size, seed, share)

@@ -74,18 +74,29 @@ class Train:
 class Eval:
     """mtard-eval: of a model, or of the stages of a run, which has its own data and threat."""
 
-    model: str | None = _flag("A .keras file or a SavedModel folder.", path=True)
+    model: str | None = _flag(
+        "A .keras, .tflite or .onnx file, a SavedModel, or http://HOST:PORT/v1/models/NAME.",
+        path=True,
+    )
     run_dir: str | None = _flag("Directory of a run, instead of --model.", path=True)
     stages: Sequence[str] = _flag("Stage of the run; repeatable, default all.", (), name="stage")
     dataset: str | None = _flag("Name of the data set; a run has its own.")
     data_dir: str | None = _data_dir()
     split: str = _flag("test, validation or train.", "test")
     examples: int | None = _flag("At most N images, the first ones; default all.", minimum=1)
-    suite: str = _suite()
+    suite: str | None = _flag(
+        "Name of the suite, or a .gin file; default quick, or artefact without gradients."
+    )
     skip: Sequence[str] = _flag("Attack or measure to leave out; repeatable.", ())
     epsilon: str | None = _flag("Such as 0.1 or 8/255; a run has its own.")
     norm: str | None = _flag("linf or l2; default the run's, or linf.")
-    surrogate: str | None = _flag("For transfer attacks; default the robust teacher.", path=True)
+    surrogate: str | None = _flag(
+        "For transfer attacks; default the robust teacher, or the float model beside a file.",
+        path=True,
+    )
+    timeout: float = _flag("Seconds for an answer of a served --model.", 10.0, minimum=1e-3)
+    max_requests: int | None = _flag("Of a served --model; then the audit stops.", minimum=1)
+    max_rate: float | None = _flag("Requests a second to a served --model.", minimum=1e-6)
     batch_size: int = _flag("Images at a time.", 250, minimum=1)
     seed: int | None = _flag(
         "Of the attacks; default the run's, or 0.", minimum=0, maximum=2**31 - 1

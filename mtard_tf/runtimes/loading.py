@@ -7,6 +7,7 @@ from typing import Any
 
 from mtard_tf.models import model_files
 from mtard_tf.models.model_files import ModelFileError
+from mtard_tf.runtimes.artefact import Artefact
 from mtard_tf.runtimes.http_client import Limits
 
 _FILES = (".tflite", ".onnx")
@@ -47,6 +48,24 @@ def load(
     from mtard_tf.runtimes.onnx_file import ONNXFile
 
     return ONNXFile(path, image_shape)
+
+
+def without_gradients(place: Any) -> bool:
+    """Whether a place names a model that attacks cannot follow: a file for another runtime."""
+    if not isinstance(place, str | pathlib.Path):
+        return False
+    return is_address(str(place)) or pathlib.Path(place).suffix in _FILES
+
+
+def surrogate(model: Any, place: Any, given: str | pathlib.Path | None) -> Any:
+    """The net on which transfer attacks are crafted: as given, or the float model beside a file.
+
+    Raises:
+      ModelFileError: no such file, or not a model.
+    """
+    if given is None and isinstance(model, Artefact):
+        given = beside(place)
+    return None if given is None else model_files.load(given)
 
 
 def beside(place: str | pathlib.Path) -> pathlib.Path | None:

@@ -1,0 +1,199 @@
+"""The audit of a model without gradients: what its suite becomes, and what that is worth.
+
+Black-box attacks run on the model itself. Attacks along a gradient are crafted on a copy with
+straight-through gradients, where the file allows one, and on a surrogate, where one is given; their
+images are pushed on beyond the boundary and then tried on the model, which alone counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mtard_tf.attacks import pushed
+from mtard_tf.attacks.attack import kind_of
+from mtard_tf.attacks.square import Square
+from mtard_tf.attacks.transfer import Transfer
+from mtard_tf.auditing.diagnostics import MASKED, NOTE, Finding
+from mtard_tf.auditing.suite import Suite
+from mtard_tf.data.batches import to_float
+from mtard_tf.models.folding import FoldedInference
+from mtard_tf.models.model_files import ModelFileError, fingerprint
+from mtard_tf.runtimes.artefact import Artefact
+
+_LIKE = 0.99  # share of images with the same label from which on a copy stands for the model
+_PROBE = Square(num_queries=200, rescale_schedule=True)  # where there is no gradient at all
+COPY, SURROGATE = "straight_through", "transfer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stand:
+    """A net with gradients in the place of one without.
+
+    Attributes:
+      kind: `COPY` or `SURROGATE`.
+      model_fn: images -> logits.
+      digest: of its weights.
+      agreement: share of the audited images with the model's own label.
+      examples: how many images these are.
+    """
+
+    kind: str
+    model_fn: Callable[[tf.Tensor], tf.Tensor]
+    digest: str
+    agreement: float
+    examples: int
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        return self.model_fn(images)
+
+    def __repr__(self) -> str:
+        return f"{self.kind}({self.digest})"
+
+
+class ThroughCopy(Transfer):
+    """An attack along the gradient of the model's own copy."""
+
+    kind = "gradient"
+
+
+@dataclasses.dataclass(frozen=True)
+class Indirect:
+    """How one model without gradients is attacked.
+
+    Attributes:
+      kind: of the model, in words.
+      stands: copy and surrogate, those that there are.
+      missing: why there is no copy; empty where there is one.
+    """
+
+    kind: str
+    stands: tuple[Stand, ...]
+    missing: str
+
+    def suite(self, suite: Suite, classes: int) -> tuple[Suite, list[str]]:
+        """What a suite becomes for so many classes, and a sentence on each change."""
+        moved = {name.removeprefix(f"{SURROGATE}_"): a for name, a in suite.transfer.items()}
+        every = dataclasses.replace(
+            suite, attacks={**moved, **suite.attacks}, transfer={}, ensembles={}
+        )
+        fitted, notes = every.fitted(classes, blind=False)
+        own = {name: a for name, a in fitted.attacks.items() if kind_of(a) == "black_box"}
+        along = {name: a for name, a in fitted.attacks.items() if name not in own}
+        attacks: dict[str, Callable] = dict(own)
+        for stand in self.stands:
+            attacks |= {f"{stand.kind}_{n}": self._crafted(stand, a) for n, a in along.items()}
+        if along and self.stands:
+            kinds = " and ".join(stand.kind for stand in self.stands)
+            notes.append(f"{', '.join(along)} are crafted in other places ({kinds})")
+        elif along:
+            notes.append(f"{', '.join(along)} need a gradient and are left out")
+        if suite.measures:
+            notes.append(f"{', '.join(suite.measures)} need a gradient and are left out")
+        probe = self.through(suite.probe)
+        changed = dataclasses.replace(
+            suite, attacks=attacks, transfer={}, ensembles={}, measures={}, probe=probe
+        )
+        return changed, notes
+
+    def through(self, attack: Callable) -> Callable:
+        """An attack of the checks, by the best way that there is."""
+        return self._crafted(self.stands[0], attack) if self.stands else _PROBE
+
+    def finding(self, correct: Mapping[str, np.ndarray]) -> Finding:
+        """How far the worst case can be believed, and which attack decided.
+
+        Args:
+          correct: "clean" and each attack -> which images are classified correctly.
+        """
+        tried = {name: found for name, found in correct.items() if name != "clean"}
+        decided = min(tried, key=lambda name: tried[name].mean())
+        left = float(tried[decided].mean())
+        words = [_WORDS[stand.kind].format(s=stand) for stand in self.stands]
+        good = [s for s in self.stands if s.kind == COPY and s.agreement >= _LIKE]
+        text = f"The model is {self.kind}: it has no gradients. "
+        if words:
+            text += (
+                f"Attacks with gradients were made on {' and on '.join(words)}, and counted here"
+            )
+        else:
+            text += "No attack with gradients was made: give --surrogate=FILE"
+        if not good:
+            text += "; the worst case is an upper bound"
+            text += f" ({self.missing})" if self.missing else ""
+        text += f". {decided} decided: alone it leaves {left:.1%}."
+        values = {stand.kind: stand.agreement for stand in self.stands}
+        severity = NOTE if self.stands else MASKED
+        return Finding("indirect_gradients", severity, text, values | {"decided": left})
+
+    def entry(self, correct: Mapping[str, np.ndarray]) -> dict:
+        """The report's `artefact`."""
+        tried = {name: found for name, found in correct.items() if name != "clean"}
+        return {
+            "kind": self.kind,
+            "gradients": {s.kind: {"agreement": s.agreement, "of": s.digest} for s in self.stands},
+            "missing": self.missing,
+            "decided_by": min(tried, key=lambda name: tried[name].mean()),
+        }
+
+    @staticmethod
+    def _crafted(stand: Stand, attack: Callable) -> Transfer:
+        cls = ThroughCopy if stand.kind == COPY else Transfer
+        return cls(stand, pushed.beyond(attack))
+
+
+@contextlib.contextmanager
+def told(model: Any) -> Iterator[None]:
+    """Tells why a file or server did not answer in its own line, out of TensorFlow's pages."""
+    try:
+        yield
+    except Exception:
+        failure = getattr(model, "failure", None)
+        if failure is None:
+            raise
+        raise failure from None
+
+
+_WORDS = {
+    COPY: "a straight-through copy (same label on {s.agreement:.1%} of {s.examples:,} images)",
+    SURROGATE: "the surrogate (same label on {s.agreement:.1%} of {s.examples:,})",
+}
+
+
+def of(
+    model: Any, surrogate: Any, images: Any, predictions: Callable[[], np.ndarray]
+) -> Indirect | None:
+    """How a model is attacked if it has no gradients; None for one that has.
+
+    Args:
+      model: what is audited.
+      surrogate: a net with gradients, or None.
+      images: those that are audited, `[examples, height, width, channels]`.
+      predictions: gives the model's classes of these, `[examples]`.
+    """
+    if not isinstance(model, Artefact):
+        return None
+    found, missing = [], ""
+    try:
+        found.append((COPY, model.straight_through(), fingerprint(model)))
+    except ModelFileError as error:
+        missing = str(error)
+    if surrogate is not None:
+        found.append((SURROGATE, FoldedInference(surrogate)(), fingerprint(surrogate)))
+    stands = tuple(
+        Stand(kind, model_fn, digest, _agreement(model_fn, images, predictions()), len(images))
+        for kind, model_fn, digest in found
+    )
+    return Indirect(model.kind, stands, missing)
+
+
+def _agreement(model_fn: Callable, images: Any, predictions: np.ndarray) -> float:
+    answer = tf.function(lambda x: tf.argmax(model_fn(x), axis=1), autograph=False)
+    parts = np.array_split(np.arange(len(images)), -(-len(images) // 250))
+    labels = np.concatenate([answer(to_float(images[part])).numpy() for part in parts])
+    return float(np.mean(labels == predictions))
