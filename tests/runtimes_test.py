@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import keras
@@ -9,6 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import mtard_tf as mt
+from mtard_tf.attacks import pushed
+from mtard_tf.attacks.apgd import APGDCrossEntropy
+from mtard_tf.attacks.pgd import PGD
+from mtard_tf.attacks.seeds import image_seeds
+from mtard_tf.attacks.square import Square
+from mtard_tf.auditing.suite import Suite
 from mtard_tf.exporting import converting
 from mtard_tf.models.model_files import ModelFileError, fingerprint, parameters
 from mtard_tf.runtimes import flatbuffer, loading
@@ -163,8 +171,6 @@ def test_a_file_without_images_is_refused(files, tmp_path) -> None:
 
 
 def test_what_no_gradient_is_known_for_is_named(files) -> None:
-    import dataclasses
-
     path = files[1]["litert_int8"]
     file = flatbuffer.read(path.read_bytes(), path)
     odd = dataclasses.replace(file.operations[0], name="CUSTOM")
@@ -173,3 +179,40 @@ def test_what_no_gradient_is_known_for_is_named(files) -> None:
     model._file = changed
     with pytest.raises(ModelFileError, match="no gradient is known here for CUSTOM"):
         model.straight_through()
+
+
+def test_an_audit_of_an_int8_file_follows_its_copy_and_counts_on_the_file(files, tmp_path) -> None:
+    net, paths = files
+    model, images = loading.load(paths["litert_int8"], SHAPE), _images(24, 2)
+    levels, labels = (images * 255).round().astype(np.uint8), model.answer(images).argmax(axis=1)
+    data = mt.ImageData.from_arrays(levels, labels, levels, labels, label_names=list("abcde"))
+    suite = Suite(
+        {"square": Square(num_queries=4)},
+        {"transfer_apgd_ce": APGDCrossEntropy(num_steps=4)},
+        probe=PGD(num_steps=3, relative_step_size=0.5),
+        probe_examples=8,
+        factors=(1.0,),
+    )
+    path = paths["litert_int8"]
+    report = mt.audit(path, data, epsilon=0.004, suite=suite, surrogate=net, out=tmp_path)
+    names = ["square", "straight_through_apgd_ce", "transfer_apgd_ce"]
+    assert list(report["attacks"]) == names and report["clean"] == 1.0
+    assert report["artefact"]["gradients"]["straight_through"]["agreement"] == 1.0
+    (found,) = [f for f in report["findings"] if f["name"] == "indirect_gradients"]
+    decided = report["artefact"]["decided_by"]
+    assert found["severity"] == "note"
+    assert f"{decided} decided: alone it leaves" in found["evidence"]
+    # Counted on the file: what the copy's attack returns, given to the interpreter.
+    survived = np.load(tmp_path / "examples.npz")["straight_through_apgd_ce"]
+    crafted = _crafted(model.straight_through(), suite.transfer["transfer_apgd_ce"], images, labels)
+    np.testing.assert_array_equal(model.answer(crafted).argmax(axis=1) == labels, survived)
+
+
+def _crafted(model_fn, attack, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Images of an attack, pushed on, with the audit's seeds."""
+    threat, ids = mt.ThreatModel("linf", 0.004), tf.range(len(images), dtype=tf.int64)
+    run = tf.function(pushed.beyond(attack), autograph=False)
+    labels = tf.constant(labels, tf.int32)
+    return run(
+        model_fn, tf.constant(images), labels, threat=threat, seeds=image_seeds(0, ids)
+    ).numpy()

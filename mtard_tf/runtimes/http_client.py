@@ -85,6 +85,13 @@ class Client:
         Raises:
           EndpointError: no answer, an error, a redirect, not JSON, or the limit is reached.
         """
+        try:
+            return self._answered(suffix, body)
+        except EndpointError:
+            self.close()
+            raise
+
+    def _answered(self, suffix: str, body: Any) -> Any:
         failure = ""
         content = None if body is None else json.dumps(body).encode()
         for attempt in range(self._limits.retries + 1):
@@ -124,6 +131,7 @@ class Client:
                     raise ValueError(f"answered more than {_MOST_BYTES:,} bytes")
                 if time.monotonic() - started > seconds:
                     raise TimeoutError
+            response.close()  # which leaves the connection open for the next question
             text = b"".join(parts)
             if response.status in range(300, 400):
                 text = f"to {response.getheader('Location')}".encode()
@@ -134,6 +142,10 @@ class Client:
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()
             return None, f"did not answer ({' '.join(str(error).split()) or type(error).__name__})"
+
+    def __del__(self) -> None:
+        if hasattr(self, "_connection"):
+            self.close()
 
     def close(self) -> None:
         """Closes the connection; the next question opens another."""
