@@ -83,10 +83,10 @@ def test_a_card_has_all_of_it():
 
 def test_how_each_file_is_loaded_is_said() -> None:
     known = METADATA["formats"]["saved_model"]
-    int8 = known | {"agreement": 0.986, "calibration": {"kind": "mixed", "images": 600}}
+    int8 = known | {"agreement": 0.986, "calibration": {"kind": "mixed calibration", "images": 600}}
     card = model_card.text(METADATA | {"formats": {"litert_int8": int8, "onnx": known}})
-    assert "| model_int8.tflite | litert_int8, 600 mixed | 1,234,567 | 98.6% |" in card
-    assert "its ranges were taken from training images" in card
+    assert "| model_int8.tflite | litert_int8, mixed calibration | 1,234,567 | 98.6% |" in card
+    assert "its ranges were taken from 600 training images" in card
     assert 'InferenceSession("FOLDER/model.onnx")' in card and "get_signature_runner" in card
     assert "tf.saved_model.load" not in card
 

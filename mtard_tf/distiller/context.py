@@ -30,6 +30,8 @@ class TrainingContext:
       steps_per_epoch: length of an epoch of the schedules; None takes it from `fit`.
       seed: of the attack's random starts.
       attack_precision: dtype policy in which the student is attacked; None for its own.
+      quantization: "int8" trains the student as its int8 file computes, see `FakeQuantised`; None
+        for the student as it is.
       attack_shards: parts of the batch that are attacked side by side. Images are attacked
         independently, so this changes only speed: 2 keep two cores busier than one does. None is
         2 without an accelerator and with two cores or more, else 1.
@@ -49,6 +51,7 @@ class TrainingContext:
     steps_per_epoch: int | None = None
     seed: int = 0
     attack_precision: str | None = None
+    quantization: str | None = None
     attack_shards: int | None = None
     skip_non_finite: bool = False
     weight_perturbation: WeightPerturbation | None = None

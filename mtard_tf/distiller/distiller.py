@@ -12,6 +12,7 @@ from mtard_tf import losses
 from mtard_tf.data.image_data import Split
 from mtard_tf.distiller.averaging import Averages
 from mtard_tf.distiller.context import TrainingContext
+from mtard_tf.distiller.fake_quantised import FakeQuantised
 from mtard_tf.distiller.fit_data import FitModel, with_ids
 from mtard_tf.distiller.gradient import Weighed, step_gradient
 from mtard_tf.distiller.gradient_matching import GradientMatching
@@ -76,7 +77,8 @@ class Distiller(FitModel):
         self.label_smoothing = label_smoothing
         rule, weights = self.context.averaging, student.trainable_variables
         self.averages = None if rule is None else Averages(rule, self, weights)
-        self.student_training = FusedTraining(student)
+        rounds = self.context.quantization is not None
+        self.student_training = FakeQuantised(student, self) if rounds else FusedTraining(student)
         self.teachers = Teachers(teachers, self.teacher_views, name)
         self.inner_attack: InnerAttack | None = None
         if "adversarial" in (*self.student_views, *self.teachers.seen):

@@ -13,6 +13,7 @@ from mtard_tf.attacks.attack import kind_of
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.distiller.context import TrainingContext
+from mtard_tf.distiller.fake_quantised import FakeQuantised
 from mtard_tf.models import twins
 from mtard_tf.models.empty_batches import never_empty
 from mtard_tf.models.folding import FoldedInference
@@ -68,6 +69,7 @@ class InnerAttack:
         self._student, self._context, self._owner = student, context, owner
         policy = context.attack_precision
         self._inference = FoldedInference(student, policy)
+        self._rounded = training if isinstance(training, FakeQuantised) else None
         self._training = training if policy is None else FusedTraining(student, policy)
 
     def prove(self, images: tf.Tensor) -> None:
@@ -101,7 +103,8 @@ class InnerAttack:
     def model_fn(self) -> Callable[[tf.Tensor], tf.Tensor]:
         """The student as the attack sees it: images -> float32 logits, with its weights of now."""
         if self.batch_norm == "inference":
-            inference = never_empty(self._inference())
+            rounded = self._rounded
+            inference = never_empty(self._inference() if rounded is None else rounded.inference())
             return lambda images: tf.cast(inference(images), tf.float32)
 
         def on_batch_statistics(images: tf.Tensor) -> tf.Tensor:

@@ -70,6 +70,7 @@ class Stage:
         teachers and attack; losses, entropies and balance stay in float32, and so does
         `student.keras`. "auto": bfloat16 where the device computes it natively, else float32.
       attack_precision: of the student while it is attacked, as above; None for `precision`.
+      quantization: "int8": it is trained and attacked as its int8 file computes, or None.
       gradient_accumulation_steps: batches whose gradients make one step of the optimizer; a divisor
         of the stage's batches, for none to be lost.
       steps_per_execution: steps of one call of the compiled function. Records, guards and
@@ -116,6 +117,7 @@ class Stage:
     averaging: EMA | SWA | None = None
     precision: str = "float32"
     attack_precision: str | None = None
+    quantization: str | None = None
     gradient_accumulation_steps: int = 1
     steps_per_execution: int = 1
     attack_shards: int | None = None
@@ -183,8 +185,7 @@ class Stage:
         alone. `check` is given the student first, and may draw random numbers: not for a training.
         """
         steps = steps_per_epoch(len(data.train), self.batch_size)
-        accumulated = self.gradient_accumulation_steps
-        # Keras asks the schedule with its count of batches, accumulated or not.
+        # Keras asks it with its count of batches, accumulated or not.
         rate = ScheduledRate(self.learning_rate, self.learning_rate_schedule, steps)
         stage_checks.check_rate(self, rate)
         with seeded(seed), gin.config_scope(self.scope):
@@ -199,8 +200,8 @@ class Stage:
             optimizer = self.optimizer(rate)
             self.check_devices()
             stage_checks.check_optimizer(self, optimizer, self.epochs * steps)
-            if accumulated > 1:
-                optimizer.gradient_accumulation_steps = accumulated
+            if self.gradient_accumulation_steps > 1:
+                optimizer.gradient_accumulation_steps = self.gradient_accumulation_steps
             if self.policy == "mixed_float16":
                 optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
             optimizer.build(distiller.trained_variables)
@@ -223,10 +224,8 @@ class Stage:
 
     def _context(self, threat: ThreatModel, steps: int, seed: int) -> TrainingContext:
         """The context of the distiller, from the experiment's threat model and steps per epoch."""
-        perturbation = None
-        if self.weight_perturbation:
-            start = self.weight_perturbation_start
-            perturbation = WeightPerturbation(self.weight_perturbation, start)
+        gamma, start = self.weight_perturbation, self.weight_perturbation_start
+        perturbation = WeightPerturbation(gamma, start) if gamma else None
         return TrainingContext(
             threat=self.threat(threat),
             epsilon_schedule=self.epsilon_schedule,
@@ -236,6 +235,7 @@ class Stage:
             steps_per_epoch=steps,
             seed=seed,
             attack_precision=None if self.attack_policy == self.policy else self.attack_policy,
+            quantization=self.quantization,
             attack_shards=self.attack_shards,
             skip_non_finite=self.on_non_finite == "skip",
             weight_perturbation=perturbation,

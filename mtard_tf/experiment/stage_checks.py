@@ -33,6 +33,7 @@ _CHOICES = (
     ("on_overfitting", ("ignore", "stop")),
     ("precision", (*POLICIES, AUTO)),
     ("attack_precision", (None, *POLICIES, AUTO)),
+    ("quantization", (None, "int8")),
 )
 
 
@@ -126,7 +127,7 @@ def check_optimizer(stage: Any, optimizer: keras.optimizers.Optimizer, batches: 
 
 
 def _check_parts(stage: Any) -> None:
-    """Checks the factories, the validation attack, and the names of teachers and of `initial`."""
+    """Checks the factories, validation attack, names of teachers and `initial`, and precision."""
     for field in ("model", "distiller", "optimizer"):
         registry.check_factory(f"{stage.scope}/Stage.{field}", getattr(stage, field), f"{field}s")
     attack = stage.validation_attack
@@ -145,6 +146,8 @@ def _check_parts(stage: Any) -> None:
         _refuse(stage, "teachers", f"give each its role: {{'robust': {meant!r}}}.")
     if not (stage.initial is None or isinstance(stage.initial, str)):
         _refuse(stage, "initial", "give the name of an earlier stage, or a path, in quotes.")
+    if stage.quantization and (stage.precision, stage.attack_precision) != ("float32", None):
+        _refuse(stage, "quantization", "leave precision at 'float32' and attack_precision out.")
 
 
 def _check_augmentation(stage: Any) -> None:

@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mtard_tf import __version__
 from mtard_tf.exporting.formats import INT8, ONNX, ExportError
 from mtard_tf.models.folding import FoldedInference
 
@@ -181,8 +182,8 @@ def _is_onnx(node: Any) -> bool:
 
 
 def known(label_names: list[str], metadata: Mapping[str, Any]) -> dict[str, str]:
-    """What an ONNX file says of itself: labels as JSON, and the threat if it is known."""
-    said = {"labels": json.dumps(label_names)}
+    """What an ONNX file says of itself: labels as JSON, version, and the threat if it is known."""
+    said = {"labels": json.dumps(label_names), "version": __version__}
     if "threat" in metadata:
         said |= {name: str(value) for name, value in metadata["threat"].items()}
     return said

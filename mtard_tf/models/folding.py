@@ -116,14 +116,9 @@ def _foldable(model: Any) -> dict[str, str]:
     """
     operations = model.operations if is_functional(model) else []
     pairs: dict[str, str] = {}
-    consumers: dict[str, list[keras.layers.Layer]] = {}
+    consumed = consumers(model) if operations else {}
     for operation in operations:
-        for node in operation._inbound_nodes:
-            for tensor in node.input_tensors:
-                producer = tensor._keras_history.operation
-                consumers.setdefault(producer.name, []).append(operation)
-    for operation in operations:
-        following = consumers.get(operation.name, [])
+        following = consumed.get(operation.name, [])
         if (
             type(operation) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
             and operation.activation is keras.activations.linear
@@ -135,6 +130,16 @@ def _foldable(model: Any) -> dict[str, str]:
         ):
             pairs[operation.name] = following[0].name
     return pairs
+
+
+def consumers(model: keras.Model) -> dict[str, list[keras.Operation]]:
+    """Name of an operation of a functional model -> those that take its output, once a use."""
+    found: dict[str, list[keras.Operation]] = {}
+    for operation in model.operations:
+        for node in operation._inbound_nodes:
+            for tensor in node.input_tensors:
+                found.setdefault(tensor._keras_history.operation.name, []).append(operation)
+    return found
 
 
 def _fold(

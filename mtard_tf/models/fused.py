@@ -34,7 +34,10 @@ class FusedTraining(twins.Twinned):
     training = True
 
     def __init__(self, model: keras.Model, policy: str | None = None) -> None:
-        super().__init__(model, _rebuilt(model, policy) if is_functional(model) else None)
+        super().__init__(model, self._rebuilt(model, policy) if is_functional(model) else None)
+
+    def _rebuilt(self, model: keras.Model, policy: str | None) -> keras.Model | None:
+        return fused(model, policy)
 
     def __call__(self, images: tf.Tensor, weights: Sequence[tf.Tensor] | None = None) -> tf.Tensor:
         """Training-mode logits, `[batch, classes]`.
@@ -66,11 +69,25 @@ class FusedTraining(twins.Twinned):
         return lambda images: twin.stateless_call(weights, state, images, training=True)[0]
 
 
-def _rebuilt(model: keras.Model, policy: str | None) -> keras.Model | None:
+def fused(
+    model: keras.Model,
+    policy: str | None = None,
+    call_function: Callable[..., Any] | None = None,
+    always: bool = False,
+) -> keras.Model | None:
+    """A copy with fused BatchNorm; None where there is none to fuse, or it cannot be rebuilt.
+
+    Args:
+      model: functional.
+      policy: dtype policy of the copy, which then is made also where nothing is fused.
+      call_function: calls each operation of the copy, as `keras.models.clone_model` has it.
+      always: make it also where nothing is fused.
+    """
     try:
-        if policy is None and not any(_fusible(layer) for layer in model.layers):
+        if not (policy or always or any(_fusible(layer) for layer in model.layers)):
             return None
-        twin = keras.models.clone_model(model, clone_function=_clone)
+        further = {} if call_function is None else {"call_function": call_function}
+        twin = keras.models.clone_model(model, clone_function=_clone, **further)
         twin = twin if policy is None else with_precision(twin, policy)
     except Exception:  # a custom layer that its config does not rebuild
         return None
