@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mtard_tf import api
+from mtard_tf.attacks.pgd import PGD
+from mtard_tf.auditing.suite import Suite
+from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.models import model_files
 from mtard_tf.models.mix import Nonlinearity, fit, mix, mixed, transformed
 
@@ -116,3 +120,22 @@ def test_refused() -> None:
         mix((1, 1, 1), 2, **nets, **settings, alpha=1.0)
     with pytest.raises(ValueError, match="net has 2 classes and the data set 3"):
         mix((1, 1, 1), 3, **nets, **settings, alpha=0.9)
+
+
+def test_its_audit_says_what_attacks_on_the_robust_net_alone_miss() -> None:
+    """What fools the robust net makes the clean one surer."""
+    images = np.full((8, 1, 1, 1), 128, np.uint8)
+    split = Split(images, np.zeros(8, np.int32))
+    data = ImageData("grey", ("a", "b"), split, split, split)
+    nets = {"clean": _net([-1, 1], slope=4.0), "robust": _net([0, 0.1], slope=-0.01)}
+    net = mix((1, 1, 1), 2, **nets, scale=1.0, power=1.0, shift=0.0, alpha=0.55)
+    probe = PGD(num_steps=20, relative_step_size=0.25)
+    suite = Suite({"pgd": probe}, probe=probe, probe_examples=8)
+    report = api.audit(net, data, epsilon=0.5, suite=suite)
+    found = next(f for f in report["findings"] if f["name"] == "mixture")
+    assert found["severity"] == "note"
+    assert found["values"] == {"adaptive": 0.0, "robust_net_alone": 1.0}
+    assert "of two nets: the iterated attack leaves 0.0% where it sees" in found["evidence"]
+    assert "mixture" in report["verdict"]
+    plain = api.audit(nets["clean"], data, epsilon=0.5, suite=suite)
+    assert all(f["name"] != "mixture" for f in plain["findings"])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mtard_tf import files
-from mtard_tf.auditing import accuracies, costs, evidence, indirect, measurements, shown
+from mtard_tf.auditing import accuracies, costs, evidence, indirect, measurements, mixture, shown
 from mtard_tf.auditing.batch_results import BatchRunner, ResultsFile
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.auditing.report import compose, write
@@ -162,9 +162,10 @@ class Audit:
                 }
             names, through = self.data.label_names, way.through if way else None
             found = evidence.gather(runner, suite, correct, names, blind, through)
+            mixed = mixture.findings(runner, suite.compiled_probe, found.iterated)
             pictures = shown.arrays(runner, suite.compiled_probe, found.predictions)
         about = {"model": name, **self._conditions(model, suite, crafted_on)}
-        further = [way.finding(correct)] if way else []
+        further = [*mixed, *([way.finding(correct)] if way else [])]
         report = compose(about, correct, split.labels, names, found, attacks, further)
         report |= {"artefact": way.entry(correct)} if way else {}
         report |= {"changed": changed} if changed else {}

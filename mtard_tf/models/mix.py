@@ -18,6 +18,7 @@ from mtard_tf.models import model_files
 MIXTURE_LAYER = "mixture_of_two_nets"
 _TOP = 250  # logits that count in the normalisation
 _CERTAIN = 1 - 1e-6  # the largest margin that float32 tells from 1
+_SMALLEST = 1e-3  # margins below are near rounding, and alpha is 1
 
 
 class Nonlinearity(NamedTuple):
@@ -37,7 +38,7 @@ class Nonlinearity(NamedTuple):
 
 
 GRID = tuple(
-    itertools.product(np.geomspace(0.05, 5, 8), np.linspace(1, 4, 8), np.linspace(-2.0, 0.0, 8))
+    itertools.product(np.geomspace(0.05, 5, 8), np.linspace(1, 4, 8), np.linspace(-2, 0, 8))
 )
 
 
@@ -109,6 +110,7 @@ def fit(
     gets right, a = 1 / (1 + u), so that there the clean net cannot overrule it. Of the grid, the
     point with the fewest clean images that the robust net gets wrong with a margin of at least u;
     of equal ones, that which then gets the most of the clean images right, then the first (ours).
+    Points with u < 0.001 are left out (ours): in float32 such margins are near rounding.
 
     Args:
       clean: logits `[images, classes]` of the clean net on clean images, never of the test split.
@@ -119,7 +121,8 @@ def fit(
       grid: (s, p, c) of each point.
 
     Raises:
-      ValueError: beta outside 0 to 100, or no attacked image that the robust net gets right.
+      ValueError: beta outside 0 to 100, no attacked image that the robust net gets right, or none
+        of them sure enough at any point.
 
     Source: `Bai-YT/MixedNUTS`, `calc_spca.py`.
     """
@@ -131,15 +134,21 @@ def fit(
         )
     wrong = robust.argmax(1) != labels
     best, chosen = (np.inf, np.inf), None
-    for s, p, c in grid:
+    for s, p, c in (map(float, point) for point in grid):
         safe, margin = (_margins(z, s, p, c) for z in (attacked[kept], robust))
         u = min(float(np.percentile(safe, 100 - beta)), _CERTAIN)
+        if u < _SMALLEST:
+            continue
         overruled = margin < u
         right = np.where(overruled, clean.argmax(1), robust.argmax(1)) == labels
         found = (float((wrong & ~overruled).mean()), -float(right.mean()))
         if found < best:
-            best, chosen = found, Nonlinearity(float(s), float(p), float(c), 1 / (1 + u))
-    assert chosen is not None
+            best, chosen = found, Nonlinearity(s, p, c, 1 / (1 + u))
+    if chosen is None:
+        raise ValueError(
+            f"The robust net's margin is below {_SMALLEST:g} at every point of the grid on the "
+            f"{kept.sum()} attacked images that it gets right; give a lower beta or another net."
+        )
     return chosen
 
 
@@ -177,7 +186,7 @@ def mix(
     images = keras.Input(tuple(image_shape), name="images")
     logits = []
     for role, given in (("clean", clean), ("robust", robust)):
-        net = given
+        net: Any = given
         if not isinstance(given, keras.Model):
             net = model_files.load(pathlib.Path(given).expanduser())
         model_files.check_shapes(net, tuple(image_shape))
@@ -186,13 +195,15 @@ def mix(
         net.set_weights(weights)
         net.name, net.trainable = f"{role}_net", False
         logits.append(net(images))
-    output = mixed(*logits, Nonlinearity(scale, power, shift, alpha))
+    output = mixed(logits[0], logits[1], Nonlinearity(scale, power, shift, alpha))
     output = keras.layers.Identity(name=MIXTURE_LAYER)(output)
     return keras.Model(images, output, name="mix")
 
 
 def _margins(logits: np.ndarray, scale: float, power: float, shift: float) -> np.ndarray:
     """The largest probability less the second, `[images]`."""
-    answers = ops.softmax(transformed(ops.convert_to_tensor(logits), scale, power, shift))
+    answers = ops.softmax(
+        transformed(ops.convert_to_tensor(logits, "float64"), scale, power, shift)
+    )
     sorted_ = np.sort(ops.convert_to_numpy(answers), axis=1)
     return sorted_[:, -1] - sorted_[:, -2]
