@@ -24,7 +24,7 @@ from mtard_tf.attacks.transfer import Transfer
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.config import gin_files
 from mtard_tf.data.batches import to_float
-from mtard_tf.models.mix import fit, mix
+from mtard_tf.mixing.mix import fit, mix
 from mtard_tf.running.run_directory import load_student
 
 GRADIENT = {

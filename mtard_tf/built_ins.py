@@ -74,7 +74,7 @@ BUILT_INS: dict[str, dict[str, str]] = {
         "mobilenet_v2": "mtard_tf.models.mobilenet_v2:mobilenet_v2",
         "vit_tiny": "mtard_tf.models.vision_transformer:vit_tiny",
         "convnext_femto": "mtard_tf.models.convnext:convnext_femto",
-        "mix": "mtard_tf.models.mix:mix",
+        "mix": "mtard_tf.mixing.mix:mix",
         "from_file": "mtard_tf.models.borrowed:from_file",
         "keras_application": "mtard_tf.models.borrowed:keras_application",
         **{f"resnet{depth}": f"{_RESNET}:resnet{depth}" for depth in (18, 20, 32, 34, 44, 56, 110)},

@@ -20,7 +20,7 @@ LEVELS = (
     ("keras_environment", "losses", "threat", "schedules", "optimizers", "files"),
     ("data", "distribute", "processes"),
     ("attacks", "models", "built_ins", "registry", "reporting", "runtimes"),
-    ("distiller", "auditing", "importing", "measuring"),
+    ("distiller", "auditing", "importing", "measuring", "mixing"),
     ("plugins",),
     ("experiment",),
     ("config",),

@@ -13,8 +13,8 @@ from mtard_tf import api
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.auditing.suite import Suite
 from mtard_tf.data.image_data import ImageData, Split
+from mtard_tf.mixing.mix import Nonlinearity, fit, mix, mixed, transformed
 from mtard_tf.models import model_files
-from mtard_tf.models.mix import Nonlinearity, fit, mix, mixed, transformed
 
 
 def _net(bias, slope: float = 0.0) -> keras.Model:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mtard_tf import files
-from mtard_tf.auditing import accuracies, costs, evidence, indirect, measurements, mixture, shown
+from mtard_tf.auditing import accuracies, costs, evidence, indirect, measurements, shown
 from mtard_tf.auditing.batch_results import BatchRunner, ResultsFile
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.auditing.report import compose, write
@@ -156,13 +156,11 @@ class Audit:
             correct = _attacked(runner, suite, attacks, crafted_on)
             measured = measurements.gather(runner, suite.measures, self.temperature)
             if not self.whole:
-                return {
-                    "model": name,
-                    "verdict": "this share is done; once all are, run the same without --share.",
-                }
+                verdict = "this share is done; once all are, run the same without --share."
+                return {"model": name, "verdict": verdict}
             names, through = self.data.label_names, way.through if way else None
             found = evidence.gather(runner, suite, correct, names, blind, through)
-            mixed = mixture.findings(runner, suite.compiled_probe, found.iterated)
+            mixed = indirect.mixture(runner, suite.compiled_probe, found.iterated)
             pictures = shown.arrays(runner, suite.compiled_probe, found.predictions)
         about = {"model": name, **self._conditions(model, suite, crafted_on)}
         further = [*mixed, *([way.finding(correct)] if way else [])]

@@ -25,6 +25,8 @@ NORMALIZATIONS: dict[str, tuple[Sequence[float], Sequence[float]] | None] = {
 
 # Name of the last layer of a net whose last logit is a class of outliers.
 OUTLIER_LAYER = "logits_and_outlier"
+# Name of the last layer of a mixture, by which its audit knows it.
+MIXTURE_LAYER = "mixture_of_two_nets"
 
 
 def image_input(

@@ -13,9 +13,8 @@ import numpy as np
 from keras import ops
 
 from mtard_tf.models import model_files
+from mtard_tf.models.layers import MIXTURE_LAYER
 
-# Name of the last layer of a mixture, by which its audit knows it.
-MIXTURE_LAYER = "mixture_of_two_nets"
 _TOP = 250  # logits that count in the normalisation
 _CERTAIN = 1 - 1e-6  # the largest margin that float32 tells from 1
 _SMALLEST = 1e-3  # margins below are near rounding, and alpha is 1
@@ -181,7 +180,7 @@ def mix(
     if not (scale > 0 and power >= 1 and 0.5 <= alpha < 1):
         raise ValueError(
             f"mix has scale {scale}, power {power} and alpha {alpha}; give a scale above 0, a "
-            "power of at least 1 and an alpha in [0.5, 1), as mtard_tf.models.mix.fit finds them."
+            "power of at least 1 and an alpha in [0.5, 1), as mtard_tf.mixing.mix.fit finds them."
         )
     images = keras.Input(tuple(image_shape), name="images")
     logits = []

@@ -1,0 +1,1 @@
+"""Several trained nets that answer as one."""
