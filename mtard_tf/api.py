@@ -26,7 +26,7 @@ import numpy as np
 
 from mtard_tf import files
 from mtard_tf.auditing.audit import Audit
-from mtard_tf.auditing.python_report import Report
+from mtard_tf.auditing.report import Report
 from mtard_tf.auditing.suite import Suite
 from mtard_tf.config import gin_files
 from mtard_tf.data.image_data import ImageData

@@ -182,7 +182,14 @@ def test_a_model_by_path(model_path, tmp_path) -> None:
     ]
     names = {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".lock"}
     assert names == {
-        *("report.json", "report.md", "report.html", "examples.npz", "epsilon_curve.png")
+        *(
+            "report.json",
+            "timing.json",
+            "report.md",
+            "report.html",
+            "examples.npz",
+            "epsilon_curve.png",
+        )
     }
     judged = dataclasses.replace(
         request, require=["clean>=0", "examples>=5"], junit=str(tmp_path / "junit.xml")

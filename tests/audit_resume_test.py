@@ -47,7 +47,7 @@ class Counting:
 def _cheap(monkeypatch) -> None:
     """No evidence, whose own attacks cost seconds to trace, and no figure."""
 
-    def gather(runner, suite, correct, names, blind):
+    def gather(runner, suite, correct, names, blind, through=None):
         clean, labels = correct["clean"], runner.split.labels
         said = evidence.Predictions(labels, labels, labels, names, len(names))
         return evidence.Evidence(

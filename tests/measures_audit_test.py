@@ -56,7 +56,7 @@ class Sizes:
 def cheap(monkeypatch) -> None:
     """No evidence, whose own attacks cost seconds to trace, and no figure."""
 
-    def gather(runner, suite, correct, names, blind):
+    def gather(runner, suite, correct, names, blind, through=None):
         clean, labels = correct["clean"], runner.split.labels
         said = evidence.Predictions(labels, labels, labels, names, len(names))
         return evidence.Evidence(

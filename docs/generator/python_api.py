@@ -16,7 +16,7 @@ PARTS = {
         "mtard_tf.experiment.experiment.Experiment",
         "mtard_tf.experiment.stage.Stage",
         "mtard_tf.auditing.suite.Suite",
-        "mtard_tf.auditing.python_report.Report",
+        "mtard_tf.auditing.report.Report",
     ),
 }
 

@@ -18,7 +18,7 @@ from mtard_tf.threat import ThreatModel
 WHITE = 255.0
 # In levels: 8/255 given as 0.0313725 is 7.99999 of them. Far below what an audit lets pass (1e-6 in
 # pixel units), as a float32 pixel is.
-_SLACK = 1e-4
+SLACK = 1e-4
 
 
 def whole(threat: ThreatModel) -> int:
@@ -29,7 +29,7 @@ def whole(threat: ThreatModel) -> int:
     """
     if tf.is_tensor(threat.epsilon):
         raise ValueError("Whole levels need an epsilon that is a number; it is a tensor (a sweep).")
-    reach = WHITE * float(threat.epsilon) + _SLACK
+    reach = WHITE * float(threat.epsilon) + SLACK
     return math.floor(reach if threat.norm == "linf" else reach**2)
 
 

@@ -72,7 +72,6 @@ def push(
     num_steps: int = NUM_STEPS,
     *,
     on_levels: bool = False,
-    broken: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """The image of the lowest margin on a short way from those that an attack found.
 
@@ -86,68 +85,34 @@ def push(
     Args:
       problem: net, clean images, labels and ball.
       found: an attack's images, inside the ball.
-      num_steps: gradient steps; one forward pass more tries the last image.
+      num_steps: gradient steps; one forward pass more tries the last image. 0 only shows.
       on_levels: return images of whole levels, divided by 255.
-      broken: which images the attack broke, bool `[batch]`. Of these, those that are right again as
-        they are shown are pushed, until the last one is broken; the others are only shown. Where
-        there are none this costs one forward pass. None pushes all images, for all steps.
 
     Returns:
       Perturbed images, float32, shaped like `found`.
     """
-    threat = problem.threat
+    model_fn, clean, labels, threat, *_ = problem
     if on_levels and threat.norm == "linf":
         threat = dataclasses.replace(threat, epsilon=levels.whole(threat) / levels.WHITE)
 
-    def shown(x: tf.Tensor, clean: tf.Tensor) -> tf.Tensor:
+    def shown(x: tf.Tensor) -> tf.Tensor:
         return levels.inside(x, clean, problem.threat) / levels.WHITE if on_levels else x
 
-    start = shown(found, problem.images)
+    def step(i: tf.Tensor, x: tf.Tensor, best: tf.Tensor, lowest: tf.Tensor) -> tuple:
+        seen = shown(x)
+        slope = gradients.slope(model_fn, seen, lambda _, z: -losses.margin(z, labels))
+        best, lowest = _lower(seen, -slope.loss, best, lowest)
+        length = _RELATIVE_STEP_SIZE * threat.epsilon * (1.0 - tf.cast(i, tf.float32) / num_steps)
+        moved = x + length * geometry.steepest(slope.gradient, threat.norm)
+        return threat.project(moved, clean), best, lowest
+
+    start = shown(found)
     if not num_steps:
         return start
-    run = _Run(problem._replace(threat=threat), num_steps, shown)
-    if broken is None:
-        return run(found)
-    margins = losses.margin(problem.model_fn(start), problem.labels)
-    rows = shrinking_batches.rows_where(tf.logical_and(broken, margins >= 0))
-
-    def going_on() -> tf.Tensor:
-        clean, labels, x = shrinking_batches.take((problem.images, problem.labels, found), rows)
-        left = dataclasses.replace(run, problem=run.problem._replace(images=clean, labels=labels))
-        return shrinking_batches.scatter(start, rows, left(x, until_broken=True))
-
-    return tf.cond(tf.size(rows) > 0, going_on, lambda: start)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """The push of one batch; `shown(x, clean)` is what the net is given of an image."""
-
-    problem: Problem
-    num_steps: int
-    shown: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-
-    def __call__(self, x: tf.Tensor, until_broken: bool = False) -> tf.Tensor:
-        model_fn, clean, labels, threat, *_ = self.problem
-        length = _RELATIVE_STEP_SIZE * threat.epsilon
-
-        def step(i: tf.Tensor, x: tf.Tensor, best: tf.Tensor, lowest: tf.Tensor) -> tuple:
-            seen = self.shown(x, clean)
-            slope = gradients.slope(model_fn, seen, lambda _, z: -losses.margin(z, labels))
-            best, lowest = _lower(seen, -slope.loss, best, lowest)
-            left = 1.0 - tf.cast(i, tf.float32) / self.num_steps
-            moved = x + length * left * geometry.steepest(slope.gradient, threat.norm)
-            return threat.project(moved, clean), best, lowest
-
-        nothing = tf.fill([tf.shape(x)[0]], float("inf"))
-        x, best, lowest = shrinking_batches.loop(
-            self.num_steps,
-            step,
-            (x, self.shown(x, clean), nothing),
-            going=lambda *state: tf.reduce_any(~(state[-1] < 0)) if until_broken else True,
-        )
-        seen = self.shown(x, clean)
-        return _lower(seen, losses.margin(model_fn(seen), labels), best, lowest)[0]
+    nothing = tf.fill([tf.shape(found)[0]], float("inf"))
+    x, best, lowest = shrinking_batches.loop(num_steps, step, (found, start, nothing))
+    seen = shown(x)
+    return _lower(seen, losses.margin(model_fn(seen), labels), best, lowest)[0]
 
 
 def _lower(

@@ -6,13 +6,11 @@ import contextlib
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from mtard_tf import files
-from mtard_tf.auditing import accuracies, costs, evidence, indirect, measurements, shown
+from mtard_tf.auditing import costs, eight_bit, evidence, indirect, measurements, shown
 from mtard_tf.auditing.batch_results import BatchRunner, ResultsFile
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.auditing.report import compose, write
@@ -20,7 +18,6 @@ from mtard_tf.auditing.suite import Suite
 from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.files import digest
 from mtard_tf.models import model_files
-from mtard_tf.models.model_files import EvaluationError
 from mtard_tf.processes.locking import locked
 from mtard_tf.reporting import pages
 from mtard_tf.reporting.run_files import sound_report
@@ -147,13 +144,11 @@ class Audit:
             runner = BatchRunner(evaluator, split, stored, name, self.share)
             way = indirect.of(model, surrogate, split.images, runner.predictions)
             blind = way is None and evaluator.blind(split)
-            classes = model.output_shape[-1]
-            suite, changed = (
-                way.suite(self.suite, classes) if way else self.suite.fitted(classes, blind)
-            )
+            classes, given = model.output_shape[-1], self.suite
+            suite, changed = way.suite(given, classes) if way else given.fitted(classes, blind)
             attacks = suite.all_attacks(surrogate)
             crafted_on = None if surrogate is None else inputs["surrogate"]
-            correct = _attacked(runner, suite, attacks, crafted_on)
+            correct, rounded = eight_bit.after_all(runner, suite, attacks, crafted_on)
             measured = measurements.gather(runner, suite.measures, self.temperature)
             if not self.whole:
                 verdict = "this share is done; once all are, run the same without --share."
@@ -165,11 +160,13 @@ class Audit:
         about = {"model": name, **self._conditions(model, suite, crafted_on)}
         further = [*mixed, *([way.finding(correct)] if way else [])]
         report = compose(about, correct, split.labels, names, found, attacks, further)
+        report |= {eight_bit.NAME: eight_bit.entry(correct, rounded, self.threat, self.seed)}
         report |= {"artefact": way.entry(correct)} if way else {}
         report |= {"changed": changed} if changed else {}
         report |= measurements.entries(measured, correct, suite.measures, self.temperature)
         report |= {**origin, "fingerprint": self._fingerprint(inputs)}
         timing = costs.content({attack: runner.costs[attack] for attack in attacks})
+        pictures |= eight_bit.arrays(rounded)
         write(report, {**correct, **measured, **pictures}, found.examples, timing, out)
         for used in (path, *shares):
             used.unlink(missing_ok=True)
@@ -189,7 +186,7 @@ class Audit:
     def _fingerprint(self, inputs: Mapping[str, str]) -> str:
         # Without measures, that of a suite that could not have any.
         measured = [self.suite.measures] if self.suite.measures else []
-        return digest(dict(inputs), self.suite, *measured)
+        return digest(dict(inputs), self.suite, eight_bit.NAME, *measured)
 
     def _inputs(self, model: Any, surrogate: Any) -> dict[str, str]:
         """What every result depends on, by fingerprint."""
@@ -216,26 +213,6 @@ class Audit:
             "left_out": list(suite.transfer) if crafted_on is None else [],
             "crafted_on": {} if crafted_on is None else dict.fromkeys(suite.transfer, crafted_on),
         }
-
-
-def _attacked(
-    runner: BatchRunner, suite: Suite, attacks: Mapping[str, Callable], crafted_on: str | None
-) -> dict[str, np.ndarray]:
-    """Which images are correct, "clean" and after each attack and ensemble; bool `[examples]`."""
-    correct = {"clean": runner.clean()}
-    for name, attack in attacks.items():
-        # A surrogate prints as an address; its weights say what it is.
-        transfer = attack.attack if name in suite.transfer else None  # type: ignore[attr-defined]
-        crafted = f"{transfer!r} {crafted_on}" if transfer else None
-        try:
-            correct[name] = runner.attacked(name, attack, label=crafted and digest(crafted))
-        except EvaluationError as error:
-            raise EvaluationError(
-                f"The attack {name} failed: {error} Leave it out with --skip={name}."
-            ) from error
-    for name, members in suite.ensembles.items():
-        correct[name] = accuracies.worst_case({key: correct[key] for key in members})
-    return correct
 
 
 def _say(line: str) -> None:

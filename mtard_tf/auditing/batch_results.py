@@ -174,7 +174,8 @@ class BatchRunner:
     ) -> np.ndarray:
         """`compute(images, labels, ids)` over the split, where it is not stored yet.
 
-        Bool results are shown as a running accuracy. `shape` is that of one image's result.
+        Bool results are shown as a running accuracy, of the first column. `shape` is that of one
+        image's result.
         """
         examples = min(examples or self.examples, self.examples)
         size = self.evaluator.batch_size
@@ -215,7 +216,8 @@ class BatchRunner:
 
 def _running(results: list[np.ndarray]) -> str:
     values = np.concatenate(results)
-    return f"{values.mean():.1%}" if values.dtype == bool else ""
+    first = values.reshape(len(values), -1)[:, 0]
+    return f"{first.mean():.1%}" if values.dtype == bool else ""
 
 
 def _shared(path: pathlib.Path, inputs: Mapping[str, str]) -> list[dict]:

@@ -24,7 +24,7 @@ from mtard_tf.models.model_files import EvaluationError
 from mtard_tf.threat import ThreatModel
 
 # Batches to attack are filled up to a multiple of this, with copies of their last image.
-_SIZES = 16
+SIZES = 16
 # A batch is attacked in parts of at least this many images.
 _LEAST = 32
 
@@ -112,7 +112,7 @@ class CompiledModel:
 
         def part(rows: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
             # Kernels are made and kept for each size of batch; few sizes keep time and memory down.
-            padded = np.pad(rows, (0, -len(rows) % _SIZES), mode="edge")
+            padded = np.pad(rows, (0, -len(rows) % SIZES), mode="edge")
             with tf.device(images.device):  # which a new thread does not know
                 given = (tf.gather(tensor, padded) for tensor in (images, labels, ids))
                 found = self.run((attack, swept), run, *given, radius)
@@ -142,7 +142,7 @@ class CompiledModel:
           images: float32 `[batch, height, width, channels]`.
           labels: int32 `[batch]`.
           ids: int64 `[batch]`, which fix each image's random numbers.
-          rest: tensors of fixed shapes.
+          rest: further tensors; their first dimension, if they have one, is free.
         """
         self._prepare(images)
 
@@ -153,7 +153,10 @@ class CompiledModel:
         owner, variant = key
         with self._lock:  # several devices ask at once
             if (id(owner), variant) not in self._compiled:
-                further = [tf.TensorSpec(given.shape, given.dtype) for given in rest]
+                further = [
+                    tf.TensorSpec([None, *given.shape[1:]] if given.shape.rank else [], given.dtype)
+                    for given in rest
+                ]
                 signature = [*self._specs, tf.TensorSpec([None], tf.int64), *further]
                 function = _graph(traced, signature)
                 # The object is kept, so that no other can come to have its id.

@@ -11,6 +11,7 @@ from mtard_tf.auditing.requirements import (
     BY_ATTACK,
     COUNTS,
     ORDERS,
+    ROUNDED,
     VERDICT,
     VERDICTS,
     WORST,
@@ -145,7 +146,8 @@ def _figure(metric: str, report: Mapping) -> tuple[float | None, Sequence[float]
     if kind == "worst_class":
         return _worst_class(report, name)
     key = kind if kind in BY_ATTACK else "robust_accuracy"
-    entry = report.get(WORST) if name == WORST else report["attacks"].get(name)
+    own = name in (WORST, ROUNDED)
+    entry = report.get(name) if own else report["attacks"].get(name)
     return (entry or {}).get(key), (entry or {}).get(f"{key}_interval")
 
 

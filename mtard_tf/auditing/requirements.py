@@ -21,7 +21,7 @@ _FORM = re.compile(r"(?:([^:<>=!]+):)?\s*([^:<>=!]+?)\s*(>=|<=|==|!=|>|<)\s*([^<
 # Metrics that are exact numbers; all others but the verdict are shares of the images.
 COUNTS = ("parameters", "examples")
 BY_ATTACK = ("w_robust", "nrr", "worst_class")
-WORST, VERDICT = "worst_case", "verdict"
+WORST, ROUNDED, VERDICT = "worst_case", "eight_bit", "verdict"
 VERDICTS = ("void", "masked", "note", "believable")  # worst first
 
 
@@ -36,8 +36,9 @@ class Requirement:
     Attributes:
       text: as it was written.
       stage: the stage it is of; "" for all that are judged.
-      metric: `clean`, `worst_case`, the name of an attack, `w_robust`, `nrr` or `worst_class` (each
-        of the worst case, or followed by "." and an attack), `parameters`, `examples`, `verdict`.
+      metric: `clean`, `worst_case`, `eight_bit`, the name of an attack, `w_robust`, `nrr` or
+        `worst_class` (each of the worst case, or followed by "." and an attack), `parameters`,
+        `examples`, `verdict`.
       order: how the figure has to lie to the bound.
       bound: a number, or a verdict.
     """
@@ -94,7 +95,7 @@ def check(
       RequirementError: with the nearest name.
     """
     columns = ["clean", *attacks, WORST]
-    known = [*columns, *BY_ATTACK, *COUNTS, VERDICT]
+    known = [*columns, ROUNDED, *BY_ATTACK, *COUNTS, VERDICT]
     known += [f"{metric}.{name}" for metric in BY_ATTACK for name in columns[1:]]
     known.append("worst_class.clean")
     for one in requirements:

@@ -19,7 +19,7 @@ from mtard_tf.auditing import requirements
 Attack = Callable
 Measure = Callable
 
-_RESERVED = ("clean", "worst_case")
+_RESERVED = ("clean", "worst_case", "eight_bit")
 
 
 @dataclasses.dataclass(frozen=True)

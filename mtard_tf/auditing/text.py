@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mtard_tf.auditing import measurements
 from mtard_tf.auditing.diagnostics import MASKED, NOTE, VOID, Finding
+from mtard_tf.reporting import notation
 from mtard_tf.reporting.tables import Table
 
 _VOID = {"constant_prediction": "One class for all", "at_chance": "No better than chance"}
@@ -66,6 +67,8 @@ def markdown(report: Mapping) -> str:
         "W-Robust is (clean + robust) / 2, NRR their harmonic mean. The worst case counts an image "
         "as robust only if it survives every attack.",
     ]
+    if "eight_bit" in report:
+        lines += ["", notation.eight_bit(report)]
     if report["left_out"]:
         lines += ["", f"Left out without a surrogate: {', '.join(report['left_out'])}."]
     if "changed" in report:
@@ -87,7 +90,8 @@ def markdown(report: Mapping) -> str:
 
 def _accuracies(report: Mapping) -> list[str]:
     rows = [["(clean)", _with_interval(report, "clean"), "", ""]]
-    for name, entry in {**report["attacks"], "**worst case**": report["worst_case"]}.items():
+    last = {f"**{name}**": entry for name, entry in notation.worst_cases(report).items()}
+    for name, entry in {**report["attacks"], **last}.items():
         cells = [_with_interval(entry, key) for key in ("robust_accuracy", "w_robust", "nrr")]
         rows.append([name, *cells])
     return Table(("attack", "robust accuracy", "W-Robust", "NRR"), rows).markdown()

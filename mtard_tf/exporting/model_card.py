@@ -14,7 +14,7 @@ from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.exporting import front_matter
 from mtard_tf.exporting.formats import FORMATS
 from mtard_tf.models import model_files
-from mtard_tf.reporting import run_files
+from mtard_tf.reporting import notation, run_files
 from mtard_tf.reporting.tables import Table
 
 _TEMPLATES = jinja2.Environment(
@@ -73,6 +73,7 @@ def text(metadata: Mapping) -> str:
         files="\n".join(_files(metadata["formats"]).markdown()),
         compared=min(known["images"] for known in metadata["formats"].values()),
         figures="\n".join(_figures(report).markdown()) if report else "",
+        eight_bit=notation.eight_bit(report) if report else "",
         radius=f"{epsilon:.5g}" + (f" = {levels:.6g}/255" if exact else ""),
         whole_levels=None if on_levels else math.floor(epsilon * 255),
     )
@@ -103,7 +104,7 @@ def _files(formats: Mapping) -> Table:
 
 def _figures(report: Mapping) -> Table:
     rows = []
-    for name, numbers in {**report["attacks"], "worst case": report["worst_case"]}.items():
+    for name, numbers in {**report["attacks"], **notation.worst_cases(report)}.items():
         low, high = numbers["robust_accuracy_interval"]
         rows.append(
             [

@@ -36,6 +36,7 @@ def view(report: Mapping, arrays: Arrays, timing: Mapping | None = None) -> dict
         "worst": _accuracy("worst case", worst, "robust_accuracy"),
         "facts": _facts(report, timing or {}),
         "accuracies": _accuracies(report),
+        "eight_bit": notation.eight_bit(report),
         "waterfall": _waterfall(report, arrays, (timing or {}).get("attacks", {})),
         "timed": timing is not None,
         "findings": [
@@ -83,9 +84,10 @@ def _accuracy(name: str, entry: Mapping, key: str) -> dict[str, Any]:
 
 def _accuracies(report: Mapping) -> list[dict[str, Any]]:
     rows = [{**_accuracy("clean", report, "clean"), "kind": "clean"}]
-    for name, entry in {**report["attacks"], "worst case": report["worst_case"]}.items():
+    worst = notation.worst_cases(report)
+    for name, entry in {**report["attacks"], **worst}.items():
         row = _accuracy(name, entry, "robust_accuracy")
-        row["kind"] = "worst" if name == "worst case" else "attack"
+        row["kind"] = "worst" if name in worst else "attack"
         for key in ("w_robust", "nrr"):
             row[key] = entry[key]
             row[f"{key}_words"] = notation.percent(entry[key])

@@ -61,6 +61,31 @@ def class_name(names: Sequence[str], label: int) -> str:
     return str(names[label]) if label < len(names) else "class of outliers"
 
 
+def worst_cases(report: Mapping) -> dict[str, Mapping]:
+    """The worst case of a report, and that of 8 bits where the report has it, by their names."""
+    entries = {"worst case": report["worst_case"]}
+    if "eight_bit" in report:
+        entries["worst case, 8 bits"] = report["eight_bit"]
+    return entries
+
+
+def eight_bit(report: Mapping) -> str:
+    """What the row of 8 bits is, and what it changes; "" for a report without it."""
+    if "eight_bit" not in report:
+        return ""
+    entry, changes = report["eight_bit"], []
+    reach = "in the same ball" if entry["levels"] is None else f"within {entry['levels']}/255"
+    for key, one, several in (
+        ("come_back", "image comes back", "images come back"),
+        ("fall_only_here", "image falls only then", "images fall only then"),
+    ):
+        changes.append(f"{entry[key]:,} {one if entry[key] == 1 else several}")
+    return (
+        f"8 bits: the attacks' images on whole levels {reach}, as the uint8 signature takes them; "
+        f"{' and '.join(changes)}."
+    )
+
+
 def shortened(text: str, length: int) -> str:
     """Text of at most `length` characters; what is cut off is an ellipsis."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
