@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 import keras
 import numpy as np
@@ -23,6 +25,7 @@ from mtard_tf.data.batches import evaluation_batches, to_float, training_batches
 from mtard_tf.data.extra import Extra, check_extra
 from mtard_tf.data.image_data import DataError, ImageData
 from mtard_tf.data.streaming import conversion
+from mtard_tf.data.streaming.served import served
 from mtard_tf.data.streaming.stored_images import StoredImages
 from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.small_cnn import small_cnn
@@ -235,7 +238,7 @@ def main(argv):
     from mtard_tf.data.streaming.stored_images import StoredImages
 
     def read(places):
-        raise DataError("TFDS cannot read toy (gone); prepare it again.")
+        raise DataError("TFDS cannot read ['t\u00f6y'] (gone); prepare it again.")
 
     images = StoredImages(read, np.arange(9), (4, 4, 1), "")
     list(evaluation_batches(Split(images, np.zeros(9, np.int32)), 5))
@@ -246,13 +249,82 @@ binary.run(main)
 
 def test_a_file_that_is_damaged_while_it_is_read_is_one_line() -> None:
     command = [sys.executable, "-c", _READS_IN_VAIN]
-    told = subprocess.run(command, capture_output=True, text=True, env=_environment())
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, env=_environment())
     assert (told.returncode, told.stdout) == (1, "")
-    assert told.stderr == "-c: TFDS cannot read toy (gone); prepare it again.\n"
+    assert told.stderr == "-c: TFDS cannot read ['t\u00f6y'] (gone); prepare it again.\n"
+
+
+def test_no_thread_of_tensorflow_needs_python(folder) -> None:
+    """It would wait for the interpreter's lock for ever where the interpreter ends meanwhile."""
+    data = _read(folder, True)
+    for batches in (
+        training_batches(data, batch_size=10, epochs=1, seed=0),
+        evaluation_batches(data.test, 10),
+    ):
+        graph = tf.raw_ops.DatasetToGraphV2(input_dataset=batches._variant_tensor).numpy()
+        assert b"QueueDequeue" in graph and b"PyFunc" not in graph
 
 
 def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+class TestServed:
+    """`served` gives what a generator would, of which nothing runs in TensorFlow's threads."""
+
+    @staticmethod
+    def _served(count: int = 6, fails: int = -1) -> tuple[tf.data.Dataset, list[str]]:
+        seen: list[str] = []
+
+        def elements(first: int):
+            try:
+                for place in range(first, count):
+                    seen.append(threading.current_thread().name)
+                    if place == fails:
+                        raise DataError("a 'b' [c]")
+                    yield np.full(place, place, np.int64), np.int64(place)
+            finally:
+                seen.append("closed")
+
+        signature = tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int64)
+        return served(elements, signature, count), seen
+
+    def test_passes_one_after_another_and_side_by_side(self) -> None:
+        dataset, seen = self._served()
+        assert dataset.cardinality() == 6
+        for _ in range(2):
+            found = [(list(many), int(one)) for many, one in dataset.prefetch(4)]
+            assert found == [([place] * place, place) for place in range(6)]
+        pairs = tf.data.Dataset.zip((dataset, dataset.skip(1)))
+        assert [(int(a[1]), int(b[1])) for a, b in pairs] == [(i, i + 1) for i in range(5)]
+        assert set(seen) == {"mtard-reader", "closed"}
+
+    def test_a_pass_that_is_left_and_one_that_fails(self) -> None:
+        dataset, seen = self._served(fails=4)
+        for _ in range(50):
+            left = iter(dataset.prefetch(2))
+            assert int(next(left)[1]) == 0
+            del left
+        for _ in range(2):
+            places = []
+            with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[DataError: a .*c\]"):
+                for _, place in dataset:
+                    places.append(int(place))
+            assert places == [0, 1, 2, 3]
+        assert seen.count("closed") >= 52
+
+    def test_the_thread_ends_with_its_dataset(self) -> None:
+        before = set(threading.enumerate())
+        dataset, seen = self._served()
+        (reader,) = set(threading.enumerate()) - before
+        children = iter(dataset.map(lambda many, one: one))
+        del dataset
+        gc.collect()
+        assert int(next(children)) == 0 and reader.is_alive()
+        del children
+        gc.collect()
+        reader.join(10)
+        assert not reader.is_alive() and seen[-1] == "closed"
 
 
 class TestConversion:

@@ -28,8 +28,8 @@ _PLUGINS = flags.DEFINE_multi_string(
     "plugins", [], "Python file that registers parts of your own; repeatable."
 )
 
-# What a thread that reads data says, within an error of TensorFlow.
-_UNREAD = re.compile(r"\bDataError: (.*)")
+# What a thread that reads data says, within an error of TensorFlow; see `data.streaming.served`.
+_UNREAD = re.compile(r"\[DataError: (.*)\]$", re.MULTILINE)
 
 
 def run(
@@ -67,7 +67,7 @@ def run(
         except Exception as error:
             unread = _UNREAD.search(str(error))
             if unread and not _DEBUG.value:
-                sys.exit(f"{_command(argv[0])}: {unread[1]}")
+                sys.exit(f"{_command(argv[0])}: {_unescaped(unread[1])}")
             line = lost_worker(error)
             if _DEBUG.value or not line:
                 raise
@@ -88,6 +88,11 @@ def _explained(error: Exception) -> str:
     from mtard_tf.config.gin_errors import explain
 
     return explain(error)
+
+
+def _unescaped(text: str) -> str:
+    # TensorFlow quotes a string in C's way, byte by byte.
+    return text.encode().decode("unicode_escape").encode("latin-1").decode()
 
 
 def _load_plugins() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from mtard_tf.data.image_data import DataError, Split
+from mtard_tf.data.streaming.served import served
 from mtard_tf.data.streaming.stored_images import StoredImages, images_in
 from mtard_tf.data.tfds_splits import damaged
 
@@ -95,10 +96,10 @@ def batches(
 
     threads = min(os.cpu_count() or 1, _MAX_THREADS)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    stream = grain.MapDataset.range(count).map(element).to_iter_dataset(options)
 
-    def elements() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        iterator = iter(stream)
+    def elements(first: int) -> Generator[tuple[np.ndarray, ...], None, None]:
+        numbers = grain.MapDataset.range(first, count)
+        iterator = iter(numbers.map(element).to_iter_dataset(options))
         try:
             yield from iterator
         finally:
@@ -106,8 +107,7 @@ def batches(
 
     numbers = tf.TensorSpec([None], tf.int64)
     signature = (tf.TensorSpec([None, *images.shape[1:]], tf.uint8), numbers, numbers)
-    dataset = tf.data.Dataset.from_generator(elements, output_signature=signature)
-    return dataset.apply(tf.data.experimental.assert_cardinality(count))
+    return served(elements, signature, count)
 
 
 def _grain() -> Any:
