@@ -1,113 +1,118 @@
-"""The formats of an exported student side by side, as a Markdown table.
+"""The formats of an exported net side by side: what each is, and what every attack leaves of it.
 
-    mtard-export --run_dir=runs/quickstart --format=saved_model --format=litert --format=onnx \\
-        --format=litert_float16 --format=litert_int8
-    python benchmarks/formats.py runs/quickstart student [--examples=500] [--square=5000]
+    python benchmarks/formats.py runs/quickstart/student/student.keras --epsilon=0.1
 
-Bytes, agreement and latency are what the export measured. Accuracies are of the first test images,
-all attacks at floor(255 epsilon)/255 and on whole levels: `transfer` are images of PGD, CW and
-APGD-T on the float student, pushed on past its boundary; `own` are images of the same attacks on
-the file's own gradients (a straight-through copy of int8; what else has none in a file has the
-student's); Square asks the file itself. The worst case is over all of them.
+Exports a `.keras` file in each format, audits each with the suite `artefact` (the SavedModel, which
+has gradients, with the same attacks on it itself), and prints one row by format. Bytes, agreement
+and milliseconds (one image, one thread) are what the export measured, all before the first audit.
+With `--temperature` the net is trained first, by defensive distillation at that temperature. With
+`--out` it goes on where it was cut off.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import datetime
+import os
 import pathlib
+import tempfile
 
-import numpy as np
-import tensorflow as tf
-from tables import table
+import keras
 
-from mtard_tf.attacks import levels
-from mtard_tf.attacks.apgd import APGDTargeted
-from mtard_tf.attacks.margin import CWInf
-from mtard_tf.attacks.pgd import PGD
-from mtard_tf.attacks.pushed import Pushed
-from mtard_tf.attacks.seeds import image_seeds
-from mtard_tf.attacks.square import Square
+import mtard_tf as mt
+from mtard_tf.auditing.audit import Audit
+from mtard_tf.commands.datasets import dataset
 from mtard_tf.config import gin_files
-from mtard_tf.data.batches import to_float
 from mtard_tf.exporting import export
 from mtard_tf.exporting.formats import FORMATS
-from mtard_tf.models.folding import FoldedInference
-from mtard_tf.running import run_directory
+from mtard_tf.models import model_files
 from mtard_tf.runtimes import loading
+from mtard_tf.threat import ThreatModel
 
-BATCH = 100
-
-
-def _floor(threat):
-    """The threat model of whole levels within another, Linf."""
-    return type(threat)(threat.norm, levels.whole(threat) / 255)
-
-
-def _attacked(model_fn, attack, split, threat) -> np.ndarray:
-    """uint8 images of whole levels, past the boundary of `model_fn`."""
-    pushed = Pushed(attack, on_levels=True)
-
-    @tf.function(reduce_retracing=True)
-    def run(images, labels, ids):
-        return pushed(model_fn, images, labels, threat=threat, seeds=image_seeds(0, ids))
-
-    parts = [
-        run(to_float(split.images[i : i + BATCH]), split.labels[i : i + BATCH], places)
-        for i in range(0, len(split), BATCH)
-        for places in [np.arange(i, min(i + BATCH, len(split)))]
-    ]
-    return np.round(np.concatenate(parts) * 255).astype(np.uint8)
-
-
-def _right(model, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    parts = [model(to_float(images[i : i + BATCH])) for i in range(0, len(images), BATCH)]
-    return np.argmax(np.concatenate(parts), axis=1) == labels
-
-
-def _own_gradients(model, student):
-    if hasattr(model, "straight_through") and "int8" in model.kind:
-        return model.straight_through()
-    return student
-
-
-def row(folder: pathlib.Path, name: str, known: dict, student, split, threat, args) -> list:
-    path = folder / FORMATS[name].file
-    model = loading.load(path, split.images.shape[1:])
-    attacks = {"pgd": PGD(num_steps=50), "cw": CWInf(num_steps=50), "apgd_t": APGDTargeted()}
-    right = {"clean": _right(model, split.images, split.labels)}
-    for what, net in (("transfer", student), ("own", _own_gradients(model, student))):
-        for attack in attacks.values():
-            images = _attacked(net, attack, split, threat)
-            stands = _right(model, images, split.labels)
-            right[what] = right.get(what, stands) & stands
-    square = Square(num_queries=args.square)
-    images = _attacked(lambda x: tf.cast(model(x), tf.float32), square, split, threat)
-    right["square"] = _right(model, images, split.labels)
-    worst = np.all(list(right.values()), axis=0)
-    shares = [f"{100 * x.mean():.1f}" for x in (*right.values(), worst)]
-    size = [f"{known['bytes']:,}", f"{known['agreement']:.1%}", f"{known['difference']:.2g}"]
-    return [name, *size, *shares, f"{known['milliseconds']:.3f}"]
+COLUMNS = ("format", "bytes", "same label", "clean", "PGD-20, own gradients")
+COLUMNS += ("APGD-T, own gradients", "transfer", "Square", "SPSA", "worst case", "decided by")
+COLUMNS += ("8 bits", "ms")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("run_dir", type=pathlib.Path)
-    parser.add_argument("stage")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("student", type=pathlib.Path)
+    parser.add_argument("--dataset", default="fashion_mini")
+    parser.add_argument("--data_dir")
+    parser.add_argument("--epsilon", type=float, default=0.1)
     parser.add_argument("--examples", type=int, default=500)
-    parser.add_argument("--square", type=int, default=5000)
-    args = parser.parse_args()
-    experiment = gin_files.of_run(args.run_dir)
-    split = experiment.dataset().labelled("test", args.examples)
-    versions = [p for p in (args.run_dir / "export" / args.stage).iterdir() if p.name.isdecimal()]
-    folder = max(versions, key=lambda path: int(path.name))
-    student = FoldedInference(run_directory.load_student(args.run_dir, args.stage))()
-    threat = _floor(experiment.threat)
-    head = ["format", "bytes", "same label", "logit", "clean", "transfer", "own", "square"]
-    rows = [
-        row(folder, name, known, student, split, threat, args)
-        for name, known in export.known_formats(folder).items()
+    parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=list(FORMATS))
+    parser.add_argument("--temperature", type=float, help="Train a defensive net in its place.")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--out", type=pathlib.Path)
+    given = parser.parse_args()
+    data = dataset(given.dataset, given.data_dir)
+    out = given.out or pathlib.Path(tempfile.mkdtemp(prefix="formats-"))
+    net = model_files.load(given.student)
+    if given.temperature:
+        net = defensive(net, data, given.temperature, given.epochs, given.epsilon, out)
+    folder = exported(net, data, given.formats, out)
+    print(f"{datetime.date.today()}, load {os.getloadavg()[0]:.1f} of {os.cpu_count()}")
+    print("| " + " | ".join(COLUMNS) + " |", flush=True)
+    verdicts = []
+    for name, known in export.known(folder)["formats"].items():
+        report = audited(folder / FORMATS[name].file, name, net, data, given, out)
+        print(row(name, known, report), flush=True)
+        verdicts.append(f"{name}: {report['verdict']}")
+    print(*verdicts, sep="\n")
+
+
+def defensive(net, data, temperature, epochs, epsilon, out) -> keras.Model:
+    """A net of the same architecture, distilled at a temperature from one trained at it."""
+    settings = {"temperature": temperature, "epsilon": epsilon, "epochs": epochs}
+    settings |= {"optimizer": "adam", "learning_rate": 1e-3}
+    teacher = mt.train("natural", net, data, run_dir=out / "teacher", **settings)
+    teachers = {"teacher": teacher}
+    return mt.distil("defensive", net, data, teachers=teachers, run_dir=out / "net", **settings)
+
+
+def exported(net, data, formats, out: pathlib.Path) -> pathlib.Path:
+    """The version of the export; that of before, if there is one."""
+    versions = sorted((out / "export").glob("[0-9]*"))
+    # No agreement is asked for: what is lost is what the table is to say.
+    return (
+        versions[0]
+        if versions
+        else mt.export(net, out / "export", data, formats, min_agreement=0.0)
+    )
+
+
+def audited(path: pathlib.Path, name: str, net, data, given, out: pathlib.Path) -> dict:
+    """The report of one file; the SavedModel's attacks follow its own gradients."""
+    suite = gin_files.suite("artefact")
+    model, surrogate = loading.load(path, data.image_shape), net
+    if name == "saved_model":
+        along = {key.removeprefix("transfer_"): attack for key, attack in suite.transfer.items()}
+        suite = dataclasses.replace(suite, attacks={**suite.attacks, **along}, transfer={})
+        surrogate = None
+    threat = ThreatModel("linf", given.epsilon)
+    audit = Audit(data, suite, threat, examples=given.examples)
+    return audit(model, name, out / "audits" / name, surrogate)
+
+
+def row(name: str, known: dict, report: dict) -> str:
+    """One row of the table."""
+    tried = {key: entry["robust_accuracy"] for key, entry in report["attacks"].items()}
+    best = min((value for key, value in tried.items() if key.startswith("transfer_")), default=None)
+    own = (tried.get(f"straight_through_{key}", tried.get(key)) for key in ("pgd", "apgd_t"))
+    shares = (*own, best, tried["square"], tried["spsa"], report["worst_case"]["robust_accuracy"])
+    cells = [
+        name,
+        f"{known['bytes']:,}",
+        f"{known['agreement']:.1%}",
+        f"{report['clean']:.1%}",
+        *("-" if share is None else f"{share:.1%}" for share in shares),
+        report.get("artefact", {}).get("decided_by", "-"),
+        f"{report['eight_bit']['robust_accuracy']:.1%}",
+        f"{known['milliseconds']:.3f}",
     ]
-    table([*head, "worst case", "ms"], rows)
+    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

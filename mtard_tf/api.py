@@ -173,6 +173,8 @@ def export(
     min_agreement: float = 0.98,
     max_robust_drop: float | None = None,
     robust_examples: int = 200,
+    calibrate: bool = False,
+    coverage: float = 0.9,
     epsilon: float | str = "8/255",
     norm: str = "linf",
 ) -> pathlib.Path:
@@ -184,15 +186,15 @@ def export(
       data: label names, and validation images on which the files are held against the model.
       formats: some of "saved_model", "litert", "litert_float16", "litert_int8", "onnx"; all but the
         first need `pip install 'mtard_tf[deploy]'`.
-      calibration: training images that give "litert_int8" its ranges: "clean", or "mixed", which
-        adds the same ones attacked.
+      calibration: training images for the ranges of "litert_int8": "clean", or "mixed" (attacked).
       calibration_images: how many training images.
       min_agreement: share of 500 validation images on which a format that rounds must give the
         model's label.
-      max_robust_drop: how much of its worst case "litert_int8" may lose, as a share of the images;
-        None measures nothing.
-      robust_examples: validation images on which that is measured.
-      epsilon: radius of the attacks of the two, in [0, 1] pixel units, or text as "8/255".
+      max_robust_drop: share of images that the worst case of "litert_int8" may lose; None: any.
+      robust_examples: validation images for it.
+      calibrate: fits the temperature of its probabilities, see docs/serving.md.
+      coverage: share of images that its threshold of confidence keeps.
+      epsilon: radius of the attacks of the three, in [0, 1] pixel units, or text as "8/255".
       norm: of those attacks, "linf" or "l2".
 
     Returns:
@@ -203,7 +205,7 @@ def export(
     """
     wanted = Wanted(
         *(tuple(formats), calibration, calibration_images, min_agreement),
-        *(max_robust_drop, robust_examples),
+        *(max_robust_drop, robust_examples, calibrate, coverage),
     )
     return exporting.export(
         _model(model),

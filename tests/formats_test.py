@@ -99,7 +99,7 @@ def test_the_largest_part_of_an_onnx_file_is_its_weights(exported, folder) -> No
 
 
 def test_the_metadata_know_every_file(exported, folder) -> None:
-    known = export.known_formats(folder)
+    known = export.known(folder)["formats"]
     assert list(known) == list(FORMATS)
     for name, entry in known.items():
         assert sum((folder / file).stat().st_size for file in entry["sha256"]) == entry["bytes"]

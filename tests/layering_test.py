@@ -17,7 +17,7 @@ ROOT = pathlib.Path(os.path.abspath(__file__)).parent.parent
 # From the ground up: a package or module imports from the levels below its own, and within a level
 # only what BESIDE names. Families are above the distiller and reached through the registry only.
 LEVELS = (
-    ("keras_environment", "losses", "threat", "schedules", "optimizers", "files"),
+    ("keras_environment", "losses", "threat", "schedules", "optimizers", "files", "monitor"),
     ("data", "distribute", "processes"),
     ("attacks", "models", "built_ins", "registry", "reporting", "runtimes"),
     ("distiller", "auditing", "importing", "measuring", "mixing"),

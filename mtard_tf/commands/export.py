@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from mtard_tf.commands import requests
 from mtard_tf.config import gin_files
 from mtard_tf.exporting import export, hub_folder, model_card, saved_model
 from mtard_tf.exporting.formats import FORMATS, PROBES, SAVED_MODEL, Wanted
-from mtard_tf.running import experiment_run, run_directory
+from mtard_tf.running import experiment_run, report, run_directory
 
 
 def run(request: requests.Export) -> str:
@@ -24,6 +26,8 @@ def run(request: requests.Export) -> str:
         request.min_agreement,
         request.max_robust_drop,
         request.robust_examples,
+        request.calibrate,
+        request.coverage,
     )
     run_dir = pathlib.Path(request.run_dir)
     hub = pathlib.Path(request.hub_folder) if request.hub_folder else None
@@ -48,6 +52,8 @@ def run(request: requests.Export) -> str:
         data,
         described.threat,
     )
+    if wanted.calibrate and (run_dir / "report" / "report.md").exists():
+        report.write_report(run_dir, described)
     lines = _lines(folder, wanted)
     if hub:
         audit = run_dir / "evaluation" / stage if metadata["evaluation"] else None
@@ -57,8 +63,8 @@ def run(request: requests.Export) -> str:
 
 
 def _lines(folder: pathlib.Path, wanted: Wanted) -> list[str]:
-    formats = export.known_formats(folder)
-    lines = []
+    known_all = export.known(folder)
+    formats, lines = known_all["formats"], []
     for name, known in formats.items():
         what = (
             "logits equal" if FORMATS[name].exact else f"{known['agreement']:.1%} of labels equal"
@@ -67,7 +73,19 @@ def _lines(folder: pathlib.Path, wanted: Wanted) -> list[str]:
         if robust := known.get("robust"):
             what += f", worst case {robust['float']:.1%} -> {robust['file']:.1%}"
         lines.append(f"{name}: {path} ({known['bytes']:,} bytes; run by a fresh process, {what})")
+    if calibration := known_all.get("calibration"):
+        lines.append(_calibrated(calibration))
     lines.append(f"What to know of it: {folder / 'README.md'}")
     if SAVED_MODEL in formats:
         lines.append(saved_model.describe(folder))
     return lines
+
+
+def _calibrated(known: Mapping[str, Any]) -> str:
+    clean, attacked = (known[kind] for kind in ("clean", "attacked"))
+    moved = [f"{x['before']['ece']:.1%} -> {x['after']['ece']:.1%}" for x in (clean, attacked)]
+    return (
+        f"calibrated: temperature {known['temperature']:.4g}; ECE {moved[0]}, attacked {moved[1]}, "
+        f"on {known['images']:,} {known['split']} images; a confidence of {known['threshold']:.3f} "
+        f"is reached by {clean['covered']:.1%} of them"
+    )

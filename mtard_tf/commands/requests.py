@@ -176,6 +176,8 @@ class Export:
         minimum=0.0,
         maximum=1.0,
     )
+    calibrate: bool = _flag("Fit the temperature of its probabilities.", False)
+    coverage: float = _flag("Share of images that its threshold of confidence keeps.", 0.9)
     hub_folder: str | None = _flag("Also a folder to be pushed to Hugging Face's hub.", path=True)
 
 

@@ -181,9 +181,13 @@ def _is_onnx(node: Any) -> bool:
     return node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type)
 
 
-def known(label_names: list[str], metadata: Mapping[str, Any]) -> dict[str, str]:
-    """What an ONNX file says of itself: labels as JSON, version, and the threat if it is known."""
+def known(
+    label_names: list[str], metadata: Mapping[str, Any], temperature: float | None
+) -> dict[str, str]:
+    """What an ONNX file says of itself: labels as JSON, version, what is known of the rest."""
     said = {"labels": json.dumps(label_names), "version": __version__}
+    if temperature is not None:
+        said["temperature"] = str(temperature)
     if "threat" in metadata:
         said |= {name: str(value) for name, value in metadata["threat"].items()}
     return said

@@ -13,13 +13,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mtard_tf import files
+from mtard_tf import files, monitor
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.exporting import converting, int8, model_card, proof, saved_model
+from mtard_tf.exporting.calibration import Calibration, calibrate
 from mtard_tf.exporting.formats import FORMATS, INT8, SAVED_MODEL, Wanted
 from mtard_tf.threat import ThreatModel
 
 _BATCH = 100
+_METADATA = "assets.extra/metadata.json"
 
 
 def export(
@@ -43,8 +45,9 @@ def export(
       metadata: from `model_card.metadata`; kept as `assets.extra/metadata.json`, and the
         source of `README.md`. What the files are is added to it as `formats`.
       wanted: the formats; default a SavedModel alone.
-      data: for `litert_int8`: training images give its ranges.
-      threat: for `litert_int8`, of the attacks that it is calibrated and measured with.
+      data: for `litert_int8`: training images give its ranges; and for the calibration of
+        probabilities.
+      threat: of the attacks of both.
 
     Returns:
       The folder of the new version.
@@ -57,15 +60,20 @@ def export(
     wanted = wanted or Wanted()
     with files.temporary(folder / "version") as partial:
         partial.mkdir()
-        metadata_of = converting.known(list(label_names), metadata or {})
-        writer = _Writer(student, label_names, probe_images, wanted, metadata_of, data, threat)
-        formats = writer.write(partial)
-        extra = partial / "assets.extra"
-        extra.mkdir()
-        files.write_json(extra / "metadata.json", {**(metadata or {}), "formats": formats})
+        calibration = None
+        if wanted.calibrate:
+            assert data is not None and threat is not None  # the caller's part
+            calibration = calibrate(student, data, threat, wanted.coverage)
+        settings = (wanted, metadata or {}, data, threat, calibration)
+        formats = _Writer(student, label_names, probe_images, *settings).write(partial)
+        (partial / "assets.extra").mkdir()
+        known = {**(metadata or {}), "formats": formats}
+        if calibration is not None:
+            known["calibration"] = calibration.known
+            files.write_json(partial / monitor.FILE, calibration.reference.content())
+        files.write_json(partial / _METADATA, known)
         if metadata is not None:
-            card = model_card.text({**metadata, "formats": formats})
-            files.write_text(partial / "README.md", card)
+            files.write_text(partial / "README.md", model_card.text(known))
         files.to_disk(partial)
         return _numbered(partial, folder)
 
@@ -78,9 +86,10 @@ class _Writer:
     label_names: Sequence[str]
     images: np.ndarray
     wanted: Wanted
-    known: Mapping[str, str]
+    metadata: Mapping[str, Any]
     data: ImageData | None
     threat: ThreatModel | None
+    calibration: Calibration | None
 
     def write(self, folder: pathlib.Path) -> dict[str, dict[str, Any]]:
         """What is to be known of each format, in the order of `FORMATS`."""
@@ -108,7 +117,7 @@ class _Writer:
         shape = (height, width, channels)
         file = folder / FORMATS[name].file
         if name == SAVED_MODEL:
-            saved_model.write(self.student, self.label_names, shape, folder)
+            saved_model.write(self.student, self.label_names, shape, folder, self.calibration)
             return prove()
         if not source.exists():
             converting.source(self.student, shape, source)
@@ -116,13 +125,15 @@ class _Writer:
             assert self.data is not None and self.threat is not None  # the caller's part
             args = (self.wanted, self.data, self.threat, prove)
             return int8.write(self.student, source, file, *args)
-        converting.convert(name, source, file, self.known)
+        temperature = self.calibration.temperature if self.calibration else None
+        known = converting.known(list(self.label_names), self.metadata, temperature)
+        converting.convert(name, source, file, known)
         return prove()
 
 
-def known_formats(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """What an export knows of its files, by format."""
-    return files.read_json(folder / "assets.extra" / "metadata.json")["formats"]
+def known(folder: pathlib.Path) -> dict[str, Any]:
+    """What an export knows of itself: its files in `formats`; `calibration`, if it has one."""
+    return files.read_json(folder / _METADATA)
 
 
 def _logits(student: keras.Model, images: np.ndarray) -> np.ndarray:

@@ -76,6 +76,8 @@ class Wanted:
       max_robust_drop: how much of its worst case `litert_int8` may lose, as a share of the images;
         what loses more is tried in other ways, then refused. None measures nothing.
       robust_examples: validation images on which that is measured.
+      calibrate: whether to fit a temperature to the logits, see `exporting.calibration`.
+      coverage: share of the images that are to reach the threshold of confidence.
 
     Raises:
       ExportError: an unknown name or calibration, a number out of range, or a runtime that is
@@ -88,6 +90,8 @@ class Wanted:
     min_agreement: float = 0.98
     max_robust_drop: float | None = None
     robust_examples: int = 200
+    calibrate: bool = False
+    coverage: float = 0.9
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -111,13 +115,17 @@ class Wanted:
             raise ExportError(f"robust_examples is {self.robust_examples}; give 1 or more.")
         if self.max_robust_drop is not None and INT8 not in self.names:
             raise ExportError(f"max_robust_drop is of {INT8}; ask for that format as well.")
+        if not 0 < self.coverage <= 1:
+            raise ExportError(
+                f"coverage is {self.coverage}; give a share of the images above 0, at most 1."
+            )
         for name in self.names:
             _check_runtimes(name)
 
     @property
     def needs_data(self) -> bool:
         """Whether more is needed than the 32 images that every stage keeps."""
-        return any(name != SAVED_MODEL for name in self.names)
+        return self.calibrate or any(name != SAVED_MODEL for name in self.names)
 
 
 def _check_runtimes(name: str) -> None:

@@ -14,7 +14,7 @@ from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.exporting import front_matter
 from mtard_tf.exporting.formats import FORMATS
 from mtard_tf.models import model_files
-from mtard_tf.reporting import notation, run_files
+from mtard_tf.reporting import calibrations, notation, run_files
 from mtard_tf.reporting.tables import Table
 
 _TEMPLATES = jinja2.Environment(
@@ -62,18 +62,20 @@ def text(metadata: Mapping) -> str:
       metadata: see `metadata`, with the `formats` of `export`.
     """
     stage, report = metadata["stage"], metadata["evaluation"]
+    found = metadata.get("calibration")
     norm, epsilon = metadata["threat"]["norm"], metadata["threat"]["epsilon"]
     levels = round(epsilon * 255, 3)
     exact = abs(levels - epsilon * 255) < 1e-6
     on_levels = norm != "linf" or (exact and levels.is_integer())
     return _TEMPLATES.get_template("model_card.md.jinja").render(
-        **metadata,
+        **{**metadata, "calibration": found},
         front_matter=front_matter.text(metadata),
         teachers="\n".join(_teachers(stage).markdown()),
         files="\n".join(_files(metadata["formats"]).markdown()),
         compared=min(known["images"] for known in metadata["formats"].values()),
         figures="\n".join(_figures(report).markdown()) if report else "",
         eight_bit=notation.eight_bit(report) if report else "",
+        calibrated="\n".join(calibrations.table(found)) if found else "",
         radius=f"{epsilon:.5g}" + (f" = {levels:.6g}/255" if exact else ""),
         whole_levels=None if on_levels else math.floor(epsilon * 255),
     )

@@ -3,6 +3,9 @@
 Two signatures return `logits`, `probabilities` (float32 `[batch, classes]`), `label`
 (int64 `[batch]`) and `label_name` (string `[batch]`):
 
+With a `calibration`, `probabilities` are softmax(logits / T), and there are `confidence` (float32
+`[batch]`, the largest of them) and `accepted` (bool `[batch]`: it reaches the threshold).
+
 * `serving_default`: `images`, uint8 `[batch, height, width, channels]`, 0 to 255;
 * `encoded_images`: `encoded`, string `[batch]`, PNG or JPEG bytes of up to 4,096 pixels a side,
   resized (bilinear) if their size differs from the model's; absent unless the images have 1
@@ -27,6 +30,7 @@ import tensorflow as tf
 
 from mtard_tf import files
 from mtard_tf.exporting import encoded_images
+from mtard_tf.exporting.calibration import Calibration
 from mtard_tf.exporting.formats import ExportError
 
 
@@ -35,6 +39,7 @@ def write(
     label_names: Sequence[str],
     shape: tuple[int, int, int],
     folder: pathlib.Path,
+    calibration: Calibration | None = None,
 ) -> None:
     """Writes the SavedModel.
 
@@ -43,12 +48,13 @@ def write(
       label_names: one per class.
       shape: height, width and channels of the images that the signatures take.
       folder: to be made.
+      calibration: of the probabilities; None leaves them as they are.
 
     Raises:
       ExportError: the student cannot be written as one.
     """
     try:
-        _write(student, label_names, shape, folder)
+        _write(student, label_names, shape, folder, calibration)
     except Exception as error:
         raise ExportError(
             f"{student.name} cannot be written as a SavedModel "
@@ -61,6 +67,7 @@ def _write(
     label_names: Sequence[str],
     shape: tuple[int, int, int],
     folder: pathlib.Path,
+    calibration: Calibration | None,
 ) -> None:
     names = tf.constant(list(label_names))
 
@@ -82,7 +89,7 @@ def _write(
         label = tf.argmax(logits, axis=-1)
         return {
             "logits": logits,
-            "probabilities": tf.nn.softmax(logits),
+            **_probabilities(logits, calibration),
             "label": label,
             "label_name": tf.gather(names, label),
         }
@@ -100,6 +107,15 @@ def _write(
     floats = tf.TensorSpec((None, *shape), tf.float32, name="images")
     archive.add_endpoint("logits", logits_of, input_signature=[floats])
     archive.write_out(str(folder), verbose=False)
+
+
+def _probabilities(logits: tf.Tensor, calibration: Calibration | None) -> dict[str, tf.Tensor]:
+    if calibration is None:
+        return {"probabilities": tf.nn.softmax(logits)}
+    probabilities = tf.nn.softmax(logits / calibration.temperature)
+    confidence = tf.reduce_max(probabilities, axis=-1)
+    accepted = confidence >= calibration.threshold
+    return {"probabilities": probabilities, "confidence": confidence, "accepted": accepted}
 
 
 def describe(folder: pathlib.Path) -> str:

@@ -6,16 +6,14 @@ import pathlib
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from mtard_tf.attacks import levels
 from mtard_tf.attacks.attack import Attack
 from mtard_tf.attacks.margin import CWInf
 from mtard_tf.attacks.pgd import PGD
-from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.data.batches import to_float
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.exporting import proof
+from mtard_tf.exporting.attacked_images import BATCH, attacked_images
 from mtard_tf.exporting.formats import INT8
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.runtimes.litert import LiteRT
@@ -23,7 +21,6 @@ from mtard_tf.threat import ThreatModel
 
 # Neither stops at the boundary, so that their images are not brought back by a rounding.
 ATTACKS: dict[str, Attack] = {"pgd": PGD(num_steps=50), "cw_inf": CWInf(num_steps=50)}
-_BATCH = 100
 
 
 class WorstCase:
@@ -77,21 +74,7 @@ class WorstCase:
         return np.all([np.argmax(z, axis=1) == self.labels for z in logits.values()], axis=0)
 
     def _parts(self, images: np.ndarray) -> list[np.ndarray]:
-        return [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
+        return [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
 
     def _attacked(self, model_fn: Any, attack: Attack) -> np.ndarray:
-        @tf.function
-        def run(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-            perturbed = attack(
-                model_fn, images, labels, threat=self.threat, seeds=image_seeds(0, ids)
-            )
-            return levels.inside(perturbed, images, self.threat)
-
-        parts = [
-            run(to_float(x), labels, ids)
-            for x, labels, ids in zip(
-                *map(self._parts, (self.images["clean"], self.labels, np.arange(len(self.labels)))),
-                strict=True,
-            )
-        ]
-        return np.concatenate([np.asarray(part) for part in parts]).astype(np.uint8)
+        return attacked_images(model_fn, attack, self.images["clean"], self.labels, self.threat)

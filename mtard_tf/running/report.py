@@ -13,7 +13,7 @@ from mtard_tf.auditing.audit import Audit
 from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.models import model_files
 from mtard_tf.models.model_files import file_digest
-from mtard_tf.reporting import plots, run_files, tensorboard_files
+from mtard_tf.reporting import calibrations, plots, run_files, tensorboard_files
 from mtard_tf.reporting.run_page import refresh
 from mtard_tf.reporting.tables import Table
 from mtard_tf.running.experiment_run import check_stage
@@ -142,6 +142,7 @@ def write_report(run_dir: pathlib.Path, experiment: Experiment) -> pathlib.Path:
     for name in reports:
         if (folder / f"{name}_images.png").exists():
             lines += ["", f"## {name} under attack", "", f"![images]({name}_images.png)"]
+    lines += [line for name in names for line in calibrations.section(run_dir, name)]
     path = folder / "report.md"
     files.write_text(path, "\n".join(lines) + "\n")
     note_stages(run_dir, experiment)
