@@ -22,6 +22,7 @@ import shutil
 import sys
 import tempfile
 
+import bad_deployed
 import bad_graphs
 import bad_models
 import bad_runs
@@ -37,6 +38,7 @@ INPUTS = (
     *bad_graphs.INPUTS,
     *bad_sets.INPUTS,
     *bad_runs.INPUTS,
+    *bad_deployed.INPUTS,
 )
 
 

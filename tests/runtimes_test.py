@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import sys
 
+import flatbuffers
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.lite.python import schema_py_generated as schema
 
 import mtard_tf as mt
 from mtard_tf.attacks import pushed
@@ -132,6 +135,39 @@ def test_a_truncated_file_is_one_line(files, tmp_path, name: str, share: float) 
     with pytest.raises(ModelFileError) as caught:
         loading.load(path, SHAPE)
     assert "is the file complete?" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def _of_tomorrow(name: str, content: bytes) -> bytes:
+    """A file in a version that no runtime has yet."""
+    if name == "onnx":
+        import onnx
+
+        model = onnx.load_from_string(content)
+        model.ir_version = 99
+        return model.SerializeToString()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    for code in model.operatorCodes:
+        code.version = 99
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+@pytest.mark.parametrize(
+    ("name", "needs", "reason"),
+    [
+        ("litert", "ai-edge-litert", "(Didn't find op for builtin opcode 'RESHAPE' version '99'."),
+        ("onnx", "onnxruntime", "Unsupported model IR version: 99"),
+    ],
+)
+def test_a_file_of_a_later_version_names_the_runtime(files, tmp_path, name, needs, reason) -> None:
+    path = tmp_path / files[1][name].name
+    path.write_bytes(_of_tomorrow(name, files[1][name].read_bytes()))
+    with pytest.raises(ModelFileError) as caught:
+        loading.load(path, SHAPE)
+    said, version = str(caught.value), importlib.metadata.version(needs)
+    assert said.startswith(f"{path} needs a newer {needs} than {version} (") and reason in said
+    assert said.endswith(f"; pip install --upgrade {needs}.") and "\n" not in said
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import importlib.metadata
+import pathlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -79,6 +81,14 @@ class Artefact(abc.ABC):
             self.failure = error
             raise
         return np.log(np.maximum(logits, _LEAST)) if self.from_probabilities else logits
+
+
+def too_new(path: pathlib.Path, distribution: str, reason: str) -> ModelFileError:
+    """The error for a file of a later version than its runtime knows."""
+    return ModelFileError(
+        f"{path} needs a newer {distribution} than {importlib.metadata.version(distribution)} "
+        f"({reason}); pip install --upgrade {distribution}."
+    )
 
 
 def to_levels(images: np.ndarray) -> np.ndarray:

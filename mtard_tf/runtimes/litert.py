@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from mtard_tf.models.model_files import EvaluationError, ModelFileError
 from mtard_tf.runtimes import flatbuffer, straight_through
-from mtard_tf.runtimes.artefact import Artefact
+from mtard_tf.runtimes.artefact import Artefact, too_new
 
 _SIZES = (64, 8)  # of batches: each has an interpreter of its own, as resizing one costs more
 _INPUTS = {"uint8": np.uint8, "int8": np.int8, "float32": np.float32}
@@ -98,6 +98,8 @@ def _interpreters(content: bytes, path: pathlib.Path) -> Callable[[], Any]:
     try:
         make()
     except (RuntimeError, ValueError) as error:
+        if "for builtin opcode" in str(error):
+            raise too_new(path, "ai-edge-litert", _line(error)) from error
         raise flatbuffer.broken(path, _line(error)) from error
     return make
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
 
 from mtard_tf.models.model_files import EvaluationError, ModelFileError
-from mtard_tf.runtimes.artefact import Artefact, to_levels
+from mtard_tf.runtimes.artefact import Artefact, to_levels, too_new
 
 _FLOAT, _LEVELS = "tensor(float)", "tensor(uint8)"
 _LEAST_BYTES = 16
@@ -105,6 +106,8 @@ def _session(content: bytes, path: pathlib.Path) -> Any:
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base of their own
+        if re.search("IR version|opset", str(error)):
+            raise too_new(path, "onnxruntime", _line(error)) from error
         raise _broken(path, _line(error)) from error
 
 
@@ -130,4 +133,6 @@ def _said(values: Any) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    # Without the place in onnxruntime's own source, and the signature of the function there.
+    text = re.sub(r"\S+\.(cc|h):\d+ [\w:~]+\(.*\) ", "", " ".join(str(error).split()))
+    return text[:200] or type(error).__name__
