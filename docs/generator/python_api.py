@@ -12,6 +12,7 @@ PARTS = {
         "mtard_tf.testing.distiller_contract.DistillerContract",
         "mtard_tf.testing.tiny.tiny_data",
     ),
+    "Drift of what is served": ("mtard_tf.monitor.compare", "mtard_tf.monitor.Reference"),
     "What a run file makes": (
         "mtard_tf.experiment.experiment.Experiment",
         "mtard_tf.experiment.stage.Stage",
