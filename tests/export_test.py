@@ -203,6 +203,19 @@ def test_weights_are_stored_once(exported) -> None:
     assert weights < stored < weights + 2000  # and the graph of objects
 
 
+def test_openvino_reads_the_folder_and_refuses_other_shapes(exported) -> None:
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is of no extra: 60 MB for one test")
+    model, folder = exported
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}  # or it computes in bfloat16 on some CPUs
+    compiled = openvino.Core().compile_model(str(folder), "CPU", settings)
+    expected = np.asarray(model(IMAGES / np.float32(255)))
+    np.testing.assert_allclose(compiled({"images": IMAGES})["logits"], expected, atol=1e-5)
+    assert compiled({"images": IMAGES[:0]})["logits"].shape == (0, 3)
+    for wrong in (IMAGES[None], IMAGES[:, :11], IMAGES[..., :1]):
+        with pytest.raises(RuntimeError):
+            compiled({"images": wrong})
+
+
 def test_a_path_that_tensorflow_would_read_as_a_pattern(exported) -> None:
     """`run[1]` matches `run1` alone; a note says what a server would meet."""
     model, folder = exported
