@@ -15,6 +15,7 @@ import scipy.special
 import tensorflow as tf
 
 from mtard_tf import api, files, monitor
+from mtard_tf.commands import export as commands_export
 from mtard_tf.exporting import calibration as of_export
 from mtard_tf.exporting import converting, proof, saved_model
 from mtard_tf.exporting.formats import ExportError, Wanted
@@ -200,6 +201,15 @@ def _run(folder: pathlib.Path, calibration: dict | None, identity: str = "x") ->
             known["calibration"] = calibration
         files.write_json(folder / "export/net" / version / "assets.extra/metadata.json", known)
     return folder
+
+
+def test_the_command_says_what_it_did(exported) -> None:
+    said = commands_export._calibrated(exported[1])
+    assert re.fullmatch(
+        r"calibrated: temperature 0\.4229; ECE [\d.]+% -> [\d.]+%, attacked [\d.]+% -> [\d.]+%, on "
+        r"\d+ test images; a confidence of 0\.685 is reached by [\d.]+% of them",
+        said,
+    )
 
 
 def test_the_report_of_a_run_has_the_latest_export_s(exported, tmp_path) -> None:

@@ -91,6 +91,27 @@ def test_how_each_file_is_loaded_is_said() -> None:
     assert "tf.saved_model.load" not in card
 
 
+def test_calibrated_probabilities_are_said() -> None:
+    entry = {"accuracy": 0.8, "confidence": 0.6, "ece": 0.2, "brier": 0.3}
+    figures = {"before": entry, "after": entry | {"ece": 0.02}, "covered": 0.88}
+    calibration = {
+        **{"temperature": 0.45612, "fitted_on": 600, "coverage": 0.9, "threshold": 0.5},
+        **{"split": "test", "images": 1000, "attack": "PGD()", "threat": METADATA["threat"]},
+        "clean": figures | {"accuracy_covered": 0.875},
+        "attacked": figures | {"accuracy_covered": None},
+    }
+    card = model_card.text(METADATA | {"calibration": calibration})
+    assert "softmax(logits / 0.4561), which was fitted to 600 validation images" in card
+    assert "On 1,000 test images, attacked by PGD() (linf, epsilon 0.031373; expected" in card
+    assert "| clean | after | 80.0% | 60.0% | 2.0% | 0.300 |" in card
+    assert (
+        "keeps 90.0% of the validation images, and 88.0% of the clean ones above (of which 87.5% "
+        "are right), 88.0% of the attacked ones above. `assets.extra/reference.json`"
+    ) in card
+    assert "calibrated on clean images, not on attacked ones" in card
+    assert "The probabilities are not calibrated" in model_card.text(METADATA)
+
+
 def test_extra_images_are_said():
     extra = {"images": 1_000_000, "share": 0.7, "labels": None}
     line = (
