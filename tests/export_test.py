@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import pathlib
@@ -203,17 +204,26 @@ def test_weights_are_stored_once(exported) -> None:
     assert weights < stored < weights + 2000  # and the graph of objects
 
 
-def test_openvino_reads_the_folder_and_refuses_other_shapes(exported) -> None:
-    openvino = pytest.importorskip("openvino", reason="OpenVINO is of no extra: 60 MB for one test")
+def test_openvino_reads_the_folder(exported) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is of no extra: 60 MB for one test")
     model, folder = exported
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}  # or it computes in bfloat16 on some CPUs
-    compiled = openvino.Core().compile_model(str(folder), "CPU", settings)
-    expected = np.asarray(model(IMAGES / np.float32(255)))
-    np.testing.assert_allclose(compiled({"images": IMAGES})["logits"], expected, atol=1e-5)
-    assert compiled({"images": IMAGES[:0]})["logits"].shape == (0, 3)
-    for wrong in (IMAGES[None], IMAGES[:, :11], IMAGES[..., :1]):
-        with pytest.raises(RuntimeError):
-            compiled({"images": wrong})
+    known = export.known(folder)["formats"]["saved_model"]["openvino"]
+    assert known["difference"] < 1e-5 and known["milliseconds"] > 0
+
+
+def test_what_openvino_says_is_known_and_refuses_nothing(exported, monkeypatch) -> None:
+    model, folder = exported
+    logits = np.asarray(model(IMAGES / np.float32(255)))
+    found = {"serving_default": logits + np.float32(0.5), "milliseconds": np.array(0.25)}
+    monkeypatch.setattr(proof, "_asked", lambda *_: found)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
+    known = proof.by_openvino(folder, IMAGES, logits)
+    assert known == {"difference": pytest.approx(0.5), "milliseconds": 0.25}
+    monkeypatch.setattr(proof, "_asked", lambda *_: "RuntimeError: no such operation")
+    known = proof.by_openvino(folder, IMAGES, logits)
+    assert known == {"failure": "RuntimeError: no such operation"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert proof.by_openvino(folder, IMAGES, logits) is None
 
 
 def test_a_path_that_tensorflow_would_read_as_a_pattern(exported) -> None:

@@ -112,6 +112,16 @@ def test_calibrated_probabilities_are_said() -> None:
     assert "The probabilities are not calibrated" in model_card.text(METADATA)
 
 
+def test_what_openvino_makes_of_the_folder_is_said() -> None:
+    for found, said in (
+        ({"difference": 1.5e-6, "milliseconds": 0.0612}, "a logit 1.5e-06, 0.0612 ms.\n"),
+        ({"failure": "RuntimeError: no"}, "OpenVINO does not run the folder (RuntimeError: no).\n"),
+    ):
+        known = METADATA["formats"]["saved_model"] | {"openvino": found}
+        assert said in model_card.text(METADATA | {"formats": {"saved_model": known}})
+    assert "OpenVINO" not in model_card.text(METADATA)
+
+
 def test_extra_images_are_said():
     extra = {"images": 1_000_000, "share": 0.7, "labels": None}
     line = (

@@ -23,7 +23,8 @@ _TIMED, _SECONDS = 200, 2.0
 
 def main(form: str, path: str, images: np.ndarray) -> dict[str, Any]:
     """Logits of uint8 images by signature, and `milliseconds`."""
-    models = {"saved_model": _saved_model, "onnx": _onnx}.get(form, _litert)(path, form)
+    readers = {"saved_model": _saved_model, "openvino": _openvino, "onnx": _onnx}
+    models = readers.get(form, _litert)(path, form)
     answers: dict[str, Any] = {}
     for name, model in models.items():
         parts = [model(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
@@ -89,6 +90,15 @@ def _encoded(tf: Any, images: np.ndarray) -> Any:
         return tf.constant([["a request of another rank"]])
     encoded = [tf.io.encode_png(image) for image in images]
     return tf.stack(encoded) if encoded else tf.zeros([0], tf.string)
+
+
+def _openvino(path: str, form: str) -> dict[str, Model]:
+    import openvino
+
+    # Without the hint it computes in bfloat16 on some CPUs.
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    return {"serving_default": lambda x: compiled({"images": x})["logits"]}
 
 
 def _onnx(path: str, form: str) -> dict[str, Model]:

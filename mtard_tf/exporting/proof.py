@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import pathlib
 import re
 import subprocess
@@ -34,7 +35,8 @@ def prove(
 
     Returns:
       `bytes`, `sha256` by file, `agreement`, `images`, `difference`: the largest of a logit, and
-      `milliseconds`: of one image on one thread, the median.
+      `milliseconds`: of one image on one thread, the median. Of a SavedModel also `openvino`, see
+      `by_openvino`, where that is installed.
 
     Raises:
       ExportError: it does not load, answers a request that it should refuse, or differs too much.
@@ -63,13 +65,39 @@ def prove(
             f"images, and {min_agreement:.1%} is asked for: {way}, or a lower --min_agreement; "
             "nothing is left."
         )
+    found = by_openvino(path, images, expected) if name == SAVED_MODEL else None
     return {
         **_contents(path),
         "agreement": agreement,
         "images": len(images),
         "difference": max(differences),
         "milliseconds": round(milliseconds, 4),
+        **({} if found is None else {"openvino": found}),
     }
+
+
+def by_openvino(
+    path: pathlib.Path, images: np.ndarray, expected: np.ndarray
+) -> dict[str, Any] | None:
+    """What OpenVINO makes of a SavedModel, in float32; None where it is not installed.
+
+    It is another's runtime, and so refuses no export.
+
+    Args:
+      path: the folder.
+      images: uint8 `[n, height, width, channels]`.
+      expected: the student's logits on them, `[n, classes]`.
+
+    Returns:
+      `difference` and `milliseconds` as in `prove`, or why it does not work: `failure`.
+    """
+    if importlib.util.find_spec("openvino") is None:
+        return None
+    said = _asked("openvino", path, images)
+    if isinstance(said, str):
+        return {"failure": said}
+    difference = float(np.abs(said["serving_default"] - expected).max())
+    return {"difference": difference, "milliseconds": round(float(said["milliseconds"]), 4)}
 
 
 def logits(name: str, path: pathlib.Path, images: np.ndarray) -> np.ndarray:
@@ -78,6 +106,16 @@ def logits(name: str, path: pathlib.Path, images: np.ndarray) -> np.ndarray:
 
 
 def _answers(name: str, path: pathlib.Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    said = _asked(name, path, images)
+    if isinstance(said, str):
+        raise ExportError(
+            f"The exported {name} does not work in a fresh process: {said}; nothing is left."
+        )
+    return said
+
+
+def _asked(name: str, path: pathlib.Path, images: np.ndarray) -> dict[str, np.ndarray] | str:
+    """What `probe` writes; its error if it fails."""
     with tempfile.TemporaryDirectory() as scratch:
         given, answer = pathlib.Path(scratch, "images.npy"), pathlib.Path(scratch, "logits.npz")
         np.save(given, images)
@@ -90,10 +128,7 @@ def _answers(name: str, path: pathlib.Path, images: np.ndarray) -> dict[str, np.
                 [*command, str(given), str(answer)], cwd=scratch, capture_output=True, text=True
             )
         if done.returncode:
-            raise ExportError(
-                f"The exported {name} does not work in a fresh process: {_reason(done)}; "
-                "nothing is left."
-            )
+            return _reason(done)
         with np.load(answer) as found:
             return dict(found)
 
