@@ -1,24 +1,30 @@
 """Memory and speed of training on a set that stays on disk.
 
-    python benchmarks/stream.py [--gibibytes=2] [--steps=300] [--dir=DIR]
+    python benchmarks/stream.py [--gibibytes=2] [--steps=300] [--repeats=5] [--dir=DIR]
 
 Writes a synthetic set of 64 x 64 x 3 images (1,000 different ones, again and again) that takes
-`--gibibytes` when decoded, then measures, each in a process of its own:
+`--gibibytes` when decoded, then prints a table of measurements, each in a process of its own, all
+`--repeats` times in turn:
 
-* the pipeline alone: read, decoded, augmented (crop_flip) and as floats, batches of 128;
-* what a small_cnn student consumes: natural training, and TRADES, on a batch in memory; both with
-  the time of CPU per image, which other processes disturb less;
+* the pipeline alone: read, decoded, augmented (crop_flip) and as floats, batches of 128; from a set
+  as this project writes it, and from one whose PNG files zlib has packed, as TFDS writes them;
+* what a small_cnn student consumes: natural training, and TRADES, on a batch in memory;
 * the peak of the resident memory (VmHWM) of a natural training of that many steps and a
   validation, from opening the set on; and of a process that has only imported what trains.
 
-Linux only.
+How many times as fast the pipeline is comes from the time of CPU for an image: other processes
+disturb it less than images per second. Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import os
 import pathlib
+import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -55,7 +61,10 @@ import sys, pathlib
 import numpy as np
 import tensorflow as tf
 from mtard_tf.data import writing
-folder, count, size, different = pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:])
+folder, count, size, different = pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:5])
+name, encode = "synthetic", lambda image: writing.png_of(image, writing.ARRAY_RECORD)
+if sys.argv[5] == "packed":
+    name, encode = "packed", lambda image: tf.io.encode_png(image).numpy()
 random = np.random.RandomState(0)
 coarse = random.randint(0, 200, (different, size // 8, size // 8, 3))
 images = coarse.repeat(8, 1).repeat(8, 2) + random.randint(0, 40, (different, size, size, 3))
@@ -63,16 +72,14 @@ images = images.astype(np.uint8)
 labels = random.randint(0, 10, different)
 
 def record(image, label):
-    png = tf.io.encode_png(image).numpy()
     features = {
-        "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[png])),
+        "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[encode(image)])),
         "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
     }
     example = tf.train.Example(features=tf.train.Features(feature=features))
     return example.SerializeToString()
 
 records = [record(*one) for one in zip(images, labels)]
-name = "synthetic"
 with writing.new_version(folder / name / "1.0.0", name) as partial:
     written = {}
     for role, n in (("train", count), ("test", 5_000)):
@@ -93,7 +100,7 @@ PIPELINE = (
     COMMON
     + """
 began = time.perf_counter()
-data = tfds("synthetic", folder, stream=True, augmentation="crop_flip")
+data = tfds(sys.argv[3], folder, stream=True, augmentation="crop_flip")
 opened = time.perf_counter() - began
 batches = iter(training_batches(data, batch_size=128, epochs=1, seed=0))
 for _ in range(20):
@@ -167,38 +174,73 @@ def measured(code: str, *arguments: object) -> dict:
     return json.loads(child(code, *arguments).splitlines()[-1])
 
 
+NATURAL = "`small_cnn`, natural training"
+ROWS = (  # what it is called, what measures it, its number of steps (None: --steps), its argument
+    ("the pipeline alone", PIPELINE, None, "synthetic"),
+    ("the pipeline, PNG packed by zlib", PIPELINE, None, "packed"),
+    (NATURAL, STUDENT, 20, "natural"),
+    ("`small_cnn`, TRADES", STUDENT, 5, "trades"),
+)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gibibytes", type=float, default=2.0)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--dir", help="keep the set here; default a temporary folder")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--dir", help="keep the sets here; default a temporary folder")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(args.dir or scratch)
-        if not (folder / "synthetic").exists():
-            count = int(args.gibibytes * 2**30 / SIZE**2 / 3) + 1
-            child(WRITE, folder, count, SIZE, DIFFERENT)
-        pipeline = measured(PIPELINE, folder, args.steps)
-        count, opened = pipeline["examples"], pipeline["opened"]
-        decoded = count * SIZE**2 * 3 / 2**30
-        print(f"training: {count:,} images, {decoded:.2f} GiB decoded; opened in {opened:.1f} s")
-        print(
-            f"pipeline alone: {pipeline['rate']:,.0f} images/s, {pipeline['cpu']:.0f} us of CPU "
-            f"each, peak {pipeline['peak']:.2f} GiB"
+        count = int(args.gibibytes * 2**30 / SIZE**2 / 3) + 1
+        for name, images in (("synthetic", count), ("packed", min(count, 50_000))):
+            if not (folder / name).exists():
+                child(WRITE, folder, images, SIZE, DIFFERENT, name)
+        found: dict[str, list[dict]] = {name: [] for name, *_ in ROWS}
+        training, imports = [], []
+        for _ in range(args.repeats):
+            for name, code, steps, argument in ROWS:
+                found[name].append(measured(code, folder, steps or args.steps, argument))
+            training.append(measured(TRAINING, folder, args.steps))
+            imports.append(measured(IMPORTS, folder, 0))
+        print(machine())
+        table(found)
+        opened = found[ROWS[0][0]][0]
+        decoded = opened["examples"] * SIZE**2 * 3 / 2**30
+        print(f"training: {opened['examples']:,} images, {decoded:.2f} GiB decoded", end="; ")
+        print(f"opened in {spread(found[ROWS[0][0]], 'opened', '.1f')} s")
+        print(f"training of {args.steps} steps of {BATCH}: peak of memory", end=" ")
+        print(f"{spread(training, 'peak', '.2f')} GiB; imports alone", end=" ")
+        print(f"{spread(imports, 'peak', '.2f')} GiB")
+
+
+def table(found: dict[str, list[dict]]) -> None:
+    print("| | images/s | us of CPU for an image | natural training takes, times |")
+    print("|---|---|---|---|")
+    student = [one["cpu"] for one in found[NATURAL]]
+    for name, runs in found.items():
+        for one, natural in zip(runs, student, strict=True):
+            one["times"] = natural / one["cpu"]
+        told = (
+            spread(runs, *form) for form in (("rate", ",.0f"), ("cpu", ",.0f"), ("times", ".1f"))
         )
-        for kind, steps in (("natural", 20), ("trades", 5)):
-            student = measured(STUDENT, folder, steps, kind)
-            by_time = pipeline["rate"] / student["rate"]
-            by_cpu = student["cpu"] / pipeline["cpu"]
-            print(
-                f"small_cnn, {kind}: {student['rate']:,.0f} images/s, {student['cpu']:.0f} us of "
-                f"CPU each; the pipeline is {by_time:.1f} times as fast, by CPU {by_cpu:.1f} times"
-            )
-        done = measured(TRAINING, folder, args.steps)
-        print(
-            f"training of {done['steps']} steps of {BATCH}: peak {done['peak']:.2f} GiB; imports "
-            f"alone {measured(IMPORTS, folder, 0)['peak']:.2f} GiB"
-        )
+        print(f"| {name} | {' | '.join(told)} |")
+
+
+def spread(runs: list[dict], key: str, form: str) -> str:
+    """The median, and the least and the greatest."""
+    values = [run[key] for run in runs]
+    middle, least, most = statistics.median(values), min(values), max(values)
+    return f"{middle:{form}} ({least:{form}} to {most:{form}})"
+
+
+def machine() -> str:
+    model = re.search(r"model name\s*:\s*(.*)", pathlib.Path("/proc/cpuinfo").read_text())
+    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+    when = datetime.date.today().isoformat()
+    return (
+        f"{when}, {os.cpu_count()} cores, {model[1] if model else 'processor unknown'}, load {load}"
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets
 from preempted import PreemptedAt
+from tensorflow_datasets.core.utils.shard_utils import FileInstruction
 
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.commands import data as data_command
@@ -24,7 +25,7 @@ from mtard_tf.data import tfds_sets, writing
 from mtard_tf.data.batches import evaluation_batches, to_float, training_batches, training_tensors
 from mtard_tf.data.extra import Extra, check_extra
 from mtard_tf.data.image_data import DataError, ImageData
-from mtard_tf.data.streaming import conversion
+from mtard_tf.data.streaming import array_records, conversion
 from mtard_tf.data.streaming.served import served
 from mtard_tf.data.streaming.stored_images import StoredImages
 from mtard_tf.experiment.stage import Stage
@@ -159,6 +160,22 @@ def test_fingerprints_tell_content_and_selection_apart(folder, tmp_path) -> None
         {"data": identity.of_data(data)}, {"data": identity.of_data(_read(tmp_path, True))}
     )
     assert "the test split" in changed
+
+
+def test_records_of_several_files_of_which_some_are_left_out(tmp_path) -> None:
+    instructions = []
+    for number, (skip, take) in enumerate(((0, 4), (1, 2), (3, -1))):
+        path = str(tmp_path / f"x.array_record-{number}")
+        with writing.record_writer(path, writing.ARRAY_RECORD) as writer:
+            for place in range(5):
+                writer.write(bytes([10 * number + place]))
+        instructions.append(FileInstruction(path, skip, take, 5))
+    records = array_records.Records(instructions)
+    assert len(records) == 8
+    wanted = np.array([7, 0, 4, 5, 6, 0, 3])
+    content = [0, 1, 2, 3, 11, 12, 23, 24]
+    assert records.read(wanted) == [bytes([content[place]]) for place in wanted]
+    assert records.read(wanted[:0]) == []
 
 
 def test_training_images_in_another_split_are_refused(folder) -> None:
@@ -380,6 +397,12 @@ class TestConversion:
             np.testing.assert_array_equal(ours.images, theirs.images)
             np.testing.assert_array_equal(ours.labels, theirs.labels)
         assert before.test.images[16, 0, 0, 0] == 19  # the second file's first record
+        written = tmp_path / "out" / "many" / "2.0.0" / "many-train.array_record-00000-of-00001"
+        record = array_records.Records([FileInstruction(str(written), 0, 1, 62)]).read(
+            np.array([0])
+        )
+        png = tf.train.Example.FromString(record[0]).features.feature["image"].bytes_list.value[0]
+        assert png == writing.png_of(before.train.images[0], writing.ARRAY_RECORD)
 
     def test_whole_or_not_at_all(self, folder, tmp_path) -> None:
         def interrupted(places, role):

@@ -111,7 +111,7 @@ def write_records(
     path = os.fspath(directory / f"{name}-{role}.{file_format}-00000-of-00001")
     with record_writer(path, file_format) as writer:
         for image, label in examples:
-            png = tf.io.encode_png(image, compression=9).numpy()
+            png = png_of(image, file_format)
             features = {
                 "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[png])),
                 "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
@@ -121,6 +121,17 @@ def write_records(
             writer.write(record)
             count, num_bytes = count + 1, num_bytes + len(record)
     return Written(count, num_bytes)
+
+
+def png_of(image: np.ndarray, file_format: str) -> bytes:
+    """An image as a PNG, `[height, width, channels]` uint8.
+
+    ArrayRecord compresses records by Zstandard: a PNG that zlib has not packed is as small there,
+    and is decoded in a third of the time.
+    """
+    import tensorflow as tf
+
+    return tf.io.encode_png(image, compression=0 if file_format == ARRAY_RECORD else 9).numpy()
 
 
 def record_writer(path: str, file_format: str) -> Any:

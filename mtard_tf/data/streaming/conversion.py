@@ -6,8 +6,10 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from mtard_tf.data import catalogue, writing
 from mtard_tf.data.image_data import DataError
@@ -16,6 +18,7 @@ from mtard_tf.data.tfds_splits import damaged
 # Of TFDS' reader: so many files are read in turn, so many records of each at a time. The records
 # keep that order, so that the batches of a converted set are those of the set that was converted.
 _FILES, _RECORDS = 16, 16
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def convert(
@@ -27,7 +30,7 @@ def convert(
 ) -> str:
     """Writes a prepared set in TFRecord anew in ArrayRecord, whole or not at all.
 
-    Records, features and labels stay as they are.
+    Examples, features and their order stay as they are; see `writing.png_of` for the images.
 
     Args:
       name: of the set; see `tfds`.
@@ -56,12 +59,15 @@ def convert(
         )
     target = pathlib.Path(os.path.expanduser(out), name.partition(":")[0], source.name)
     with writing.new_version(target, name) as partial:
+        sizes = {}
         for role, split in info.splits.items():
             path = partial / f"{info.name}-{role}.{writing.ARRAY_RECORD}-00000-of-00001"
             with writing.record_writer(os.fspath(path), writing.ARRAY_RECORD) as writer:
+                sizes[role] = 0
                 for record in _records(info, split, progress(range(split.num_examples), role)):
                     writer.write(record)
-        _write_metadata(source, partial)
+                    sizes[role] += len(record)
+        _write_metadata(source, partial, sizes)
     return f"{name} is in {target}; use it with data_dir = {os.path.expanduser(out)!r}."
 
 
@@ -76,12 +82,27 @@ def _records(info: Any, split: Any, places: Iterable[int]) -> Iterator[bytes]:
     )
     try:
         for _, record in zip(places, found.as_numpy_iterator(), strict=True):
-            yield record
+            yield _stored(record, info.features)
     except (tf.errors.OpError, ValueError) as error:  # the latter: another number of records
         raise damaged(info.data_dir, error) from error
 
 
-def _write_metadata(source: pathlib.Path, target: pathlib.Path) -> None:
+def _stored(record: bytes, features: Any) -> bytes:
+    """The record, with its PNG images of 8 bits as ArrayRecord is to have them."""
+    import tensorflow as tf
+    import tensorflow_datasets
+
+    example = tf.train.Example.FromString(record)
+    for name, feature in features.items():
+        if isinstance(feature, tensorflow_datasets.features.Image) and feature.np_dtype == np.uint8:
+            values = example.features.feature[name].bytes_list.value
+            if values[0].startswith(_PNG):
+                image = feature.decode_example(values[0])
+                values[0] = writing.png_of(image, writing.ARRAY_RECORD)
+    return example.SerializeToString(deterministic=True)
+
+
+def _write_metadata(source: pathlib.Path, target: pathlib.Path, sizes: Mapping[str, int]) -> None:
     for path in source.iterdir():
         if path.suffix in (".json", ".txt"):  # the latter are names of labels
             shutil.copyfile(path, target / path.name)
@@ -90,5 +111,6 @@ def _write_metadata(source: pathlib.Path, target: pathlib.Path) -> None:
     described["fileFormat"] = writing.ARRAY_RECORD
     for split in described["splits"]:
         split["shardLengths"] = [str(sum(map(int, split["shardLengths"])))]
+        split["numBytes"] = str(sizes[split["name"]])
         split["filepathTemplate"] = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
     info.write_text(json.dumps(described, indent=2), encoding="utf-8")
