@@ -223,6 +223,29 @@ def test_the_report_of_a_run_has_the_latest_export_s(exported, tmp_path) -> None
         calibrations.section(_run(tmp_path / "d", {"temperature": "hot"}), "net")
 
 
+def test_the_page_of_a_run_has_the_latest_export_s(exported, tmp_path) -> None:
+    known = exported[1]
+    found = calibrations.view(_run(tmp_path / "a", known), "net")
+    assert (found["version"], found["temperature"]) == ("10", "0.4229")
+    shown = [[row[name] for name in ("accuracy", "confidence", "ece")] for row in found["rows"]]
+    values = [
+        [known[kind][when][name] for name in ("accuracy", "confidence", "ece")]
+        for kind in ("clean", "attacked")
+        for when in ("before", "after")
+    ]
+    np.testing.assert_allclose(
+        np.char.rstrip(shown, "%").astype(float), 100 * np.array(values), 0, 0.051
+    )
+    kept = [float(row["covered"].rstrip("%")) / 100 for row in found["kept"]]
+    assert kept == pytest.approx([known[k]["covered"] for k in ("clean", "attacked")], abs=6e-4)
+    errors = [known["attacked"][when]["ece"] for when in ("before", "after")]
+    assert found["misled"] == (errors[1] > errors[0])
+    assert calibrations.view(_run(tmp_path / "b", None), "net") is None
+    damaged = _run(tmp_path / "c", known | {"clean": {}})
+    with pytest.raises(run_files.RunFileError, match=r"10.assets\.extra.metadata\.json is damaged"):
+        calibrations.view(damaged, "net")
+
+
 @pytest.mark.parametrize("coverage", [0.0, 1.5])
 def test_a_coverage_that_is_none_is_one_line(coverage) -> None:
     message = f"coverage is {coverage}; give a share of the images above 0, at most 1."

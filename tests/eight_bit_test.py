@@ -128,7 +128,7 @@ def test_the_entry_of_a_report() -> None:
     said = notation.eight_bit({"eight_bit": found})
     assert said == (
         "8 bits: the attacks' images on whole levels within 25/255, as the uint8 signature takes "
-        "them; 2 images come back and 1 image falls only then."
+        "them; 2 that fell are right again and 1 falls only then."
     )
     round_ball = eight_bit.entry({"clean": clean}, {"clean": clean}, ThreatModel("l2", 0.5), 0)
     assert round_ball["levels"] is None
@@ -165,7 +165,7 @@ def test_an_audit_has_the_row_and_the_other_figures_are_the_attacks_own(
     assert report["eight_bit"]["robust_accuracy"] == pytest.approx(0.6)
     assert (report["eight_bit"]["come_back"], report["eight_bit"]["fall_only_here"]) == (1, 0)
     text = (tmp_path / "report.md").read_text("utf-8")
-    assert "| **worst case, 8 bits** | 60.00% " in text and "1 image comes back" in text
+    assert "| **worst case, 8 bits** | 60.00% " in text and "1 that fell is right again" in text
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "worst case, 8 bits" in page and "within 25/255" in page
     met = judge(requirements.parse("eight_bit>=0.6"), report)

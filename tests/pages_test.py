@@ -135,9 +135,51 @@ def test_names_are_escaped_and_the_policy_forbids_the_network(made) -> None:
     assert json.loads(inside[1])["model"] == fabricated.HOSTILE
 
 
+CALIBRATION = {
+    **{"temperature": 0.4561, "fitted_on": 600, "coverage": 0.9, "threshold": 0.497},
+    **{"split": "test", "images": 1000, "attack": "PGD()"},
+    "threat": {"norm": "linf", "epsilon": 0.1},
+    **{
+        kind: {
+            "before": {"accuracy": 0.811, "confidence": 0.611, "ece": 0.2, "brier": 0.324},
+            "after": {"accuracy": 0.811, "confidence": 0.806, "ece": 0.021, "brier": 0.26},
+            **{"covered": 0.876, "accuracy_covered": 0.865},
+        }
+        for kind in ("clean", "attacked")
+    },
+}
+
+
+def test_a_calibrated_export_is_on_the_page_of_its_run(made, tmp_path) -> None:
+    run_dir = shutil.copytree(made / "run", tmp_path / "run")
+    before = pages.run(run_dir)
+    stage = json.loads((run_dir / "student" / "stage.json").read_text())
+    known = {"stage": stage, "calibration": CALIBRATION}
+    files.write_json(run_dir / "export/student/1/assets.extra/metadata.json", known)
+    text = pages.run(run_dir)
+    section = text[text.index('id="probabilities"') : text.index('id="provenance"')]
+    for words in ("0.4561", "600 validation", "1,000 test", "61.1%", "2.1%", "0.324", "0.497"):
+        assert words in section
+    assert "makes the probabilities worse" not in section
+    inside = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    assert json.loads(inside[1])["calibrations"] == {"student": CALIBRATION}
+    assert 'id="probabilities"' not in before
+
+
+def test_a_name_breaks_at_its_joints(made) -> None:
+    text = pages.run(made / "run")
+    assert '<td class="name" title="clean_teacher">clean_<wbr>teacher<' in text
+    assert "&lt;script&gt;alert" in pages.audit(made / "hostile")  # and is escaped all the same
+
+
 def test_a_masked_audit_says_upper_bound_and_what_to_do(made) -> None:
     text = pages.audit(made / "hostile")
-    assert ">masked</span>" in text and "an upper bound" in text and "≤ " in text
+    assert ">masked</span>" in text and "an upper bound" in text
+    report = json.loads((made / "hostile" / "report.json").read_text())
+    worst = report["worst_case"]
+    for key, times in (("robust_accuracy", 2), ("w_robust", 1), ("nrr", 1)):
+        assert text.count(f"≤ {notation.percent(worst[key])}") >= times, key
+    assert f"≤ {notation.percent(report['clean'])}" not in text
     assert "epsilon warm-up" in text
 
 

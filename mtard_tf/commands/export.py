@@ -10,6 +10,7 @@ from mtard_tf.commands import requests
 from mtard_tf.config import gin_files
 from mtard_tf.exporting import export, hub_folder, model_card, saved_model
 from mtard_tf.exporting.formats import FORMATS, PROBES, SAVED_MODEL, Wanted
+from mtard_tf.reporting import run_page
 from mtard_tf.running import experiment_run, report, run_directory
 
 
@@ -54,6 +55,8 @@ def run(request: requests.Export) -> str:
     )
     if wanted.calibrate and (run_dir / "report" / "report.md").exists():
         report.write_report(run_dir, described)
+    else:
+        run_page.refresh(run_dir)
     lines = _lines(folder, wanted)
     if hub:
         audit = run_dir / "evaluation" / stage if metadata["evaluation"] else None

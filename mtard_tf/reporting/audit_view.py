@@ -26,16 +26,16 @@ def view(report: Mapping, arrays: Arrays, timing: Mapping | None = None) -> dict
       timing: content of its `timing.json`; without it no time, device and date are shown.
     """
     severity = advice.severity(report)
-    worst = report["worst_case"]
+    most = "≤ " if severity == "masked" else ""
     return {
         "report": report,
         "name": report["model"],
         "severity": severity,
         "badge": advice.WORDS[severity],
         "bound": severity == "masked",
-        "worst": _accuracy("worst case", worst, "robust_accuracy"),
+        "worst": _accuracy("worst case", report["worst_case"], "robust_accuracy", most),
         "facts": _facts(report, timing or {}),
-        "accuracies": _accuracies(report),
+        "accuracies": _accuracies(report, most),
         "eight_bit": notation.eight_bit(report),
         "waterfall": _waterfall(report, arrays, (timing or {}).get("attacks", {})),
         "timed": timing is not None,
@@ -65,32 +65,33 @@ def _facts(report: Mapping, timing: Mapping) -> list[tuple[str, str]]:
         "fingerprint of the audit": report.get("fingerprint", ""),
         "fingerprint of the student's file": report.get("student", ""),
         "file": report.get("file", ""),
-        "audited on": timing.get("date", "").replace("T", " ").replace("+00:00", " UTC"),
-        "by": ", ".join(timing[key] for key in ("made_by", "device") if key in timing),
+        "audited on": notation.date(timing.get("date", "")),
+        "audited by": ", ".join(timing[key] for key in ("made_by", "device") if key in timing),
     }
     return [(name, words) for name, words in known.items() if words]
 
 
-def _accuracy(name: str, entry: Mapping, key: str) -> dict[str, Any]:
+def _accuracy(name: str, entry: Mapping, key: str, most: str = "") -> dict[str, Any]:
     bounds = entry[f"{key}_interval"]
     return {
         "name": name,
         "value": entry[key],
-        "words": notation.percent(entry[key]),
+        "words": f"{most}{notation.percent(entry[key])}",
         "interval": notation.interval(bounds),
         "bar": svg.bar(entry[key], bounds),
     }
 
 
-def _accuracies(report: Mapping) -> list[dict[str, Any]]:
+def _accuracies(report: Mapping, most: str) -> list[dict[str, Any]]:
+    """Clean, each attack and the worst cases; `most` stands before what is an upper bound."""
     rows = [{**_accuracy("clean", report, "clean"), "kind": "clean"}]
     worst = notation.worst_cases(report)
     for name, entry in {**report["attacks"], **worst}.items():
-        row = _accuracy(name, entry, "robust_accuracy")
+        row = _accuracy(name, entry, "robust_accuracy", most)
         row["kind"] = "worst" if name in worst else "attack"
         for key in ("w_robust", "nrr"):
             row[key] = entry[key]
-            row[f"{key}_words"] = notation.percent(entry[key])
+            row[f"{key}_words"] = f"{most}{notation.percent(entry[key])}"
             row[f"{key}_interval"] = notation.interval(entry[f"{key}_interval"])
         rows.append(row)
     return rows
@@ -161,7 +162,7 @@ def _classes(report: Mapping) -> dict[str, Any]:
         }
         for name, entry in rows
     ]
-    return {"columns": columns, "rows": table, "shown": SHOWN_CLASSES}
+    return {"columns": [*columns[:-1], "worst case"], "rows": table, "shown": SHOWN_CLASSES}
 
 
 def heat(value: float) -> int:

@@ -71,6 +71,8 @@ def lines(
     x_label: str,
     *,
     shares: bool = False,
+    from_zero: bool = False,
+    x_range: tuple[float, float] | None = None,
     x_ticks: Mapping[float, str] | None = None,
     marked: tuple[float, str] | None = None,
     bounds: Sequence[tuple[float, float, float]] = (),
@@ -82,29 +84,37 @@ def lines(
       title: says what y is.
       x_label: of the axis.
       shares: y runs from 0 to 100 %; otherwise it fits the values.
+      from_zero: y begins at 0.
+      x_range: from where to where x runs; by default over the values.
       x_ticks: value -> words; by default round numbers.
       marked: a value of x with a line through the figure, and its words.
       bounds: x, low and high of intervals.
     """
     xs = [x for one in series for x, _ in one.values]
     ys = [y for one in series for _, y in one.values]
-    x_range = (min(xs), max(xs)) if max(xs) > min(xs) else (xs[0] - 0.5, xs[0] + 0.5)
-    y_ticks = [0, 0.2, 0.4, 0.6, 0.8, 1.0] if shares else ticks(min(ys), max(ys))
-    axes = Axes(x_range, (y_ticks[0], y_ticks[-1]))
-    named = x_ticks or {x: f"{x:g}" for x in ticks(*x_range) if min(xs) <= x <= max(xs)}
+    first, last = x_range or (min(xs), max(xs))
+    ends = (first, last) if last > first else (first - 0.5, first + 0.5)
+    y_ticks = (
+        [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+        if shares
+        else ticks(min(0, *ys) if from_zero else min(ys), max(ys))
+    )
+    axes = Axes(ends, (y_ticks[0], y_ticks[-1]))
+    named = x_ticks or {x: f"{x:g}" for x in ticks(*ends) if first <= x <= last}
     parts = axes.drawn(named, {y: f"{y:.0%}" if shares else f"{y:g}" for y in y_ticks})
     parts.append(svg.text(WIDTH - _RIGHT, HEIGHT - 4, x_label, "label", "end"))
     if marked is not None:
         x, top = axes.at(marked[0], axes.y[1])
         parts.append(svg.line(x, top, x, HEIGHT - _BOTTOM, "marked"))
-        left = x + len(marked[1]) * svg.LETTER > WIDTH - _RIGHT
-        place = (x - 5, top + 10) if left else (x + 5, top + 10)
-        parts.append(svg.text(*place, marked[1], "label", "end" if left else "start"))
+        half = len(marked[1]) * svg.LETTER / 2
+        middle = min(max(x, half), WIDTH - half)
+        parts.append(svg.text(middle, top - 7, marked[1], "label", "middle"))
     for x, low, high in bounds:
         parts.append(svg.line(*axes.at(x, low), *axes.at(x, high), "whisker"))
-    for depth, one in reversed(list(enumerate(series))):  # the first on top, its marks smaller
+    # The first line, which has no dashes, lies below the others and its marks, smaller, above.
+    parts += [svg.path([axes.at(*value) for value in one.values], one.place) for one in series]
+    for depth, one in reversed(list(enumerate(series))):
         at = [axes.at(x, y) for x, y in one.values]
-        parts.append(svg.path(at, one.place))
         step = -(-len(at) // 12)
         parts += [
             svg.mark(*point, one.place, 2.8 + 0.7 * min(depth, 3)) for point in at[::-1][::step]

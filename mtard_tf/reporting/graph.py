@@ -69,14 +69,14 @@ def _arrow(start: tuple[float, float], end: tuple[float, float], role: str) -> l
     x1, y1 = start[0] + _WIDTH, start[1] + _HEIGHT / 2
     x2, y2 = end[0] - 6, end[1] + _HEIGHT / 2
     words = notation.shortened(role, 13)
-    where = x1 + 0.38 * (x2 - x1), y1 + 0.38 * (y2 - y1) - 5
+    where = x1 + 0.38 * (x2 - x1), y1 + 0.38 * (y2 - y1) + 4
     tip = " ".join(
         f"{svg.number(x)},{svg.number(y)}" for x, y in ((x2, y2 - 4), (x2 + 6, y2), (x2, y2 + 4))
     )
     return [
         svg.line(x1, y1, x2, y2, "axis"),
         f'<polygon points="{tip}" class="tip"/>',
-        svg.text(*where, words, "label", "middle"),
+        svg.text(*where, words, "over", "middle"),
     ]
 
 

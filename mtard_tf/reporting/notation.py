@@ -76,8 +76,8 @@ def eight_bit(report: Mapping) -> str:
     entry, changes = report["eight_bit"], []
     reach = "in the same ball" if entry["levels"] is None else f"within {entry['levels']}/255"
     for key, one, several in (
-        ("come_back", "image comes back", "images come back"),
-        ("fall_only_here", "image falls only then", "images fall only then"),
+        ("come_back", "that fell is right again", "that fell are right again"),
+        ("fall_only_here", "falls only then", "fall only then"),
     ):
         changes.append(f"{entry[key]:,} {one if entry[key] == 1 else several}")
     return (
@@ -89,6 +89,11 @@ def eight_bit(report: Mapping) -> str:
 def shortened(text: str, length: int) -> str:
     """Text of at most `length` characters; what is cut off is an ellipsis."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def date(written: str) -> str:
+    """A date as files have it, ISO 8601, as people read it."""
+    return written.replace("T", " ").replace("+00:00", " UTC")
 
 
 def seconds(value: float) -> str:

@@ -11,13 +11,14 @@ import functools
 import hashlib
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from mtard_tf import __version__, files
 from mtard_tf.reporting import (
@@ -94,7 +95,11 @@ def run(run_dir: pathlib.Path) -> str:
             audits[name] = _viewed(folder, report)
     with run_files.reading(run_dir / run_view.STAGES):
         found = run_view.view(run_dir, audits)
-    inside = {"stages": found["noted"], "audits": {k: v["report"] for k, v in audits.items()}}
+    inside = {
+        "stages": found["noted"],
+        "audits": {name: shown["report"] for name, shown in audits.items()},
+        "calibrations": {s["name"]: s["calibration"]["known"] for s in found["calibrated"]},
+    }
     return _page("run.html", {"run": found, "audits": audits}, inside)
 
 
@@ -163,9 +168,15 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     shorten = functools.partial(notation.shortened, length=60)
-    environment.filters |= {"percent": notation.percent, "short": shorten, "heat": audit_view.heat}
+    environment.filters |= {"percent": notation.percent, "heat": audit_view.heat}
+    environment.filters |= {"short": shorten, "parts": lambda text: _in_parts(shorten(text))}
     environment.globals |= {"swatch": svg.swatch}
     return environment
+
+
+def _in_parts(name: str) -> Markup:
+    """A name that breaks rather after an underscore or a dot than within a word."""
+    return Markup(re.sub("([_.])", r"\1<wbr>", str(escape(name))))
 
 
 @functools.cache

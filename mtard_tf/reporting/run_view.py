@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mtard_tf.reporting import charts, graph, notation, run_files, svg
+from mtard_tf.reporting import calibrations, charts, graph, notation, run_files, svg
 
 # What the trainer notes of the run as a whole, and of a stage that ended before its end.
 STAGES, PROBLEM = "stages.json", "problem.json"
@@ -22,6 +22,7 @@ _PANELS = {
     "epsilon": "Epsilon of the training attack",
     "learning_rate": "Learning rate",
 }
+_SECONDS = "Seconds by epoch"
 _PLANNED = ("name", "teachers", "initial", "epochs", "distiller")
 
 
@@ -43,6 +44,7 @@ def view(run_dir: pathlib.Path, audits: Mapping[str, Mapping]) -> dict[str, Any]
     for stage in stages:
         stage["teaches"] = stage["name"] in taught
         stage["audit"] = audits.get(stage["name"])
+        stage["calibration"] = calibrations.view(run_dir, stage["name"])
     shown = [stage for stage in stages if stage["audit"]]
     headline = next((s for s in reversed(shown) if not s["teaches"]), shown[-1] if shown else None)
     notes = {stage["name"]: _note(stage, audits) for stage in stages}
@@ -56,6 +58,7 @@ def view(run_dir: pathlib.Path, audits: Mapping[str, Mapping]) -> dict[str, Any]
         "config": _config(run_dir / "config.gin"),
         "environment": _environment(run_dir / "environment.json"),
         "threat": notation.threat(noted["threat"]),
+        "calibrated": [stage for stage in stages if stage["calibration"]],
         "problems": [stage for stage in stages if stage["problem"]],
     }
 
@@ -132,6 +135,7 @@ def _figures(
     rest = [n for n in names if n not in listed and not n.startswith("validation_")]
     panels.append(("Other terms", rest, ""))
     marked = (chosen["epoch"], "chosen") if chosen else None
+    ends = (epochs[0]["epoch"], epochs[-1]["epoch"]) if epochs else None
     found = []
     for title, shown, prefix in panels:
         series = [
@@ -145,12 +149,18 @@ def _figures(
         found.append((title, series, prefix == "validation_"))
     seconds = [(row["epoch"], row["seconds"]) for row in timing if "epoch" in row]
     if seconds:
-        found.append(("Seconds by epoch", [charts.Series("seconds", seconds, 0)], False))
+        found.append((_SECONDS, [charts.Series("seconds", seconds, 0)], False))
     return [
         (
             title,
             [(one.name, svg.swatch(one.place)) for one in series],
-            charts.lines(series, title, "epoch", shares=shares, marked=marked),
+            charts.lines(
+                *(series, title, "epoch"),
+                shares=shares,
+                from_zero=title == _SECONDS,
+                x_range=ends,
+                marked=marked,
+            ),
         )
         for title, series, shares in found
         if series
@@ -187,7 +197,9 @@ def _environment(path: pathlib.Path) -> list[tuple[str, str]]:
     if not path.exists():
         return []
     found = run_files.mapping(path, {})
-    shown = {k: v for k, v in found.items() if k not in ("folder", "process")}
+    shown = {k: v for k, v in found.items() if k not in ("format", "folder", "process")}
+    if "date" in shown:
+        shown["date"] = notation.date(str(shown["date"]))
     return [
         (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
         for name, value in shown.items()

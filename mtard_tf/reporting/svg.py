@@ -88,7 +88,7 @@ def bar(value: float, bounds: Sequence[float] | None = None, lost: float = 0.0) 
     Args:
       value: the share.
       bounds: of its interval, drawn as a whisker.
-      lost: what was there before, beyond `value`: drawn hatched.
+      lost: what was there before, beyond `value`: drawn behind it, in another colour.
     """
     parts = ['<rect x="0" y="0" width="100" height="12" class="track"/>']
     if lost > 0:
