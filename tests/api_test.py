@@ -131,7 +131,8 @@ def test_an_audit_and_an_export_of_a_model_in_memory(tmp_path, natural, monkeypa
     report = mt.audit(natural, tiny_data(), epsilon="25.5/255", skip=["pgd_sat"], examples=10)
     assert gin.query_parameter("Suite.probe_examples") == 7
     gin.clear_config()
-    assert report["threat"] == {"norm": "linf", "epsilon": 0.1} and report["examples"] == 10
+    assert report["threat"] == {"norm": "linf", "epsilon": pytest.approx(0.1)}
+    assert report["examples"] == 10
     assert 0 <= report.worst_case <= report.clean <= 1
     assert "pgd_sat" not in report["attacks"] and report.verdict in repr(report)
     assert "<td>worst case</td>" in report._repr_html_()

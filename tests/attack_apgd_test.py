@@ -27,8 +27,8 @@ def _images(count, seed=0):
 
 def test_checkpoints_are_the_paper_s() -> None:
     # Windows 22, then 3 shorter each, never below 6: 22 19 16 13 10 7 6 6 ...
-    assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
-    assert checkpoints(10) == [2, 3, 4, 5, 6, 7, 8, 9, 10]
+    np.testing.assert_array_equal(checkpoints(100), [22, 41, 57, 70, 80, 87, 93, 99])
+    np.testing.assert_array_equal(checkpoints(10), np.arange(2, 11))
 
 
 def _oracle(gradient, value, clean, start, threat, steps):
@@ -129,7 +129,7 @@ def test_targets_are_the_likeliest_wrong_classes_and_no_more_than_there_are() ->
     finally:
         patch.undo()
     # Two evaluations (start and step) for each of the three wrong classes of four.
-    assert [int(t[0]) for t in seen] == [2, 2, 3, 3, 1, 1]
+    np.testing.assert_array_equal([t[0] for t in seen], [2, 2, 3, 3, 1, 1])
 
 
 def test_images_leave_the_batch_as_they_fall() -> None:
@@ -149,7 +149,7 @@ def test_images_leave_the_batch_as_they_fall() -> None:
     )  # fmt: skip
     # 32 to see which are wrong already (8), 24 to start, and ever fewer.
     assert batches[:2] == [32, 24]
-    assert batches[2:] == sorted(batches[2:], reverse=True)
+    np.testing.assert_array_less(np.diff(batches), 1)
     assert batches[-1] < 24
     np.testing.assert_array_equal(result[:8], images[:8])
 
@@ -164,7 +164,7 @@ def test_restarts_keep_the_lowest_margin() -> None:
         return losses.margin(model(attack(model, images, labels, **run)), labels).numpy()
 
     one, three = margins(1), margins(3)
-    assert np.all((three <= one + 1e-6) | (one < 0))
+    np.testing.assert_array_less(three, np.where(one < 0, np.inf, one + 1e-6))
 
 
 def test_expectation_over_transformation_averages_gradients() -> None:

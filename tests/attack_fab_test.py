@@ -33,7 +33,7 @@ def _solve(point, normal, offset, norm):
 
 
 def _check_feasible(step, point, normal, offset):
-    assert np.all(point + step >= -1e-6) and np.all(point + step <= 1 + 1e-6)
+    np.testing.assert_allclose(point + step, np.clip(point + step, 0, 1), atol=1e-6)
     np.testing.assert_allclose(normal @ (point + step), offset, atol=2e-5)
 
 
@@ -127,7 +127,7 @@ def test_breaks_a_linear_model_exactly_from_the_true_distance_on(attack, norm) -
             epsilon = tf.constant(distance * factor, tf.float32)
             x = run(image, label, seeds[i : i + 1], epsilon)
             assert (int(model(x).numpy().argmax()) != labels[i]) == broken
-            assert float(ThreatModel(norm, epsilon).violation(x, image)[0]) == 0.0
+            np.testing.assert_array_equal(ThreatModel(norm, epsilon).violation(x, image), [0.0])
 
 
 def test_jacobian_is_one_forward_pass_and_right() -> None:

@@ -39,7 +39,11 @@ def labels(net):
 
 
 def _standing(net, attacked, labels, attack, threat):
-    run = tf.function(lambda x, y, s: attack(attacked, x, y, threat=threat, seeds=s))
+    def run(x, y, s):
+        return attack(attacked, x, y, threat=threat, seeds=s)
+
+    if isinstance(attack, CWL2):  # of many steps; the others take less than their tracing
+        run = tf.function(run, autograph=False)
     predicted = np.asarray(net(run(IMAGES, labels, SEEDS))).argmax(axis=1)
     return int((predicted == np.asarray(labels)).sum())
 
@@ -74,7 +78,7 @@ def test_no_gradient_of_a_sure_net_is_0_in_half_precision(net, labels):
     assert (plain == 0).sum() > 30  # what an attack had to go by
     true = np.abs(_cross_entropy_gradient(net, labels)).max(axis=(1, 2, 3))
     ours = np.abs(_cross_entropy_gradient(half, labels)).max(axis=(1, 2, 3))
-    assert (ours[true > 0] > 0).all()
+    np.testing.assert_array_less(0, ours[true > 0])
     likely = true > 1e-30
     np.testing.assert_allclose(np.log(ours[likely]), np.log(true[likely]), atol=0.5)
 

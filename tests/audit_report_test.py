@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 
 import keras
 import numpy as np
@@ -76,7 +78,7 @@ def test_report_holds_every_figure_with_its_interval(honest) -> None:
     assert report["model"] == "honest"
     assert report["examples"] == 40
     assert report["parameters"] == 4 * 4 + 4
-    assert report["threat"] == {"norm": "linf", "epsilon": 0.1}
+    assert report["threat"] == {"norm": "linf", "epsilon": pytest.approx(0.1)}
     assert list(report["attacks"]) == ["fgsm", "pgd"]
     entry = report["attacks"]["pgd"]
     assert entry["w_robust"] == pytest.approx((report["clean"] + entry["robust_accuracy"]) / 2)
@@ -103,10 +105,11 @@ def test_images_that_fell_and_that_survived_are_kept_for_the_page(honest) -> Non
     report, out = honest
     kept = np.load(out / "examples.npz")
     right = kept["images/attacked_class"] == kept["images/labels"]
-    assert 0 < len(right) <= 12 and (np.diff(right.astype(int)) >= 0).all()
+    assert 0 < len(right) <= 12
+    np.testing.assert_array_equal(right, np.sort(right))  # those that fell come first
     np.testing.assert_array_equal(kept["images/clean_class"], kept["images/labels"])
     change = kept["images/attacked"].astype(int) - kept["images/clean"]
-    assert np.abs(change).max() <= round(255 * report["threat"]["epsilon"]) + 1
+    np.testing.assert_array_less(np.abs(change), round(255 * report["threat"]["epsilon"]) + 2)
     labels = quadrants().test.labels[: report["examples"]]
     np.testing.assert_array_equal(kept["predictions/labels"], labels)
     clean = kept["predictions/clean"] == labels
@@ -133,7 +136,7 @@ def test_curve_has_its_worst_case_and_never_rises(honest) -> None:
     assert [point["epsilon"] for point in curve] == pytest.approx([0, 0.05, 0.1, 0.2])
     assert curve[0]["robust_accuracy"] == pytest.approx(report["clean"])
     worst = [point["worst_case"] for point in curve]
-    assert worst == sorted(worst, reverse=True)
+    np.testing.assert_array_equal(worst, sorted(worst, reverse=True))
     assert (out / "epsilon_curve.png").stat().st_size > 1_000
 
 
@@ -178,7 +181,7 @@ def test_a_model_that_is_flat_on_black_is_found(tmp_path) -> None:
     report = Audit(data, suite, THREAT)(model, "flat", tmp_path)
     assert _severities(report)["start_matters"] == "note"
     [found] = [f for f in report["findings"] if f["name"] == "start_matters"]
-    assert found["values"] == {"beside": 1.0, "ball": 0.0, "difference": 1.0}
+    assert found["values"] == pytest.approx({"beside": 1, "ball": 0, "difference": 1})
     assert found["evidence"] == (
         "The iterated attack leaves 100.0% begun beside the image and 0.0% begun anywhere in the "
         "ball."
@@ -282,7 +285,7 @@ def test_nearly_one_class_is_measured_by_the_largest_class(others, largest, seve
     clean = np.where(np.arange(100) < 100 - others, 0, 1)
     found = diagnostics._constant(_predictions(clean, labels=labels))
     assert found.severity == severity
-    assert found.values["largest_class"] == largest / 100
+    assert found.values["largest_class"] == pytest.approx(largest / 100)
 
 
 def test_one_class_under_attack_is_a_note() -> None:
@@ -388,7 +391,7 @@ def test_the_suite_s_own_attacks_count_as_evidence() -> None:
     }
     found = diagnostics.findings(_evidence(), outcomes, {"pgd": PGD(), "square": Square()})
     assert (found[0].name, found[0].severity) == ("black_box_stronger", "masked")
-    assert found[0].values == {"square": 0.6, "pgd": 0.8}
+    assert found[0].values == pytest.approx({"square": 0.6, "pgd": 0.8})
 
 
 def test_epsilon_0_is_clean_accuracy(tmp_path) -> None:
@@ -396,7 +399,7 @@ def test_epsilon_0_is_clean_accuracy(tmp_path) -> None:
     assert report["verdict"] == (
         "Epsilon is 0: nothing was attacked, robust accuracy is clean accuracy."
     )
-    assert report["worst_case"]["robust_accuracy"] == report["clean"]
+    assert report["worst_case"]["robust_accuracy"] == pytest.approx(report["clean"])
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
@@ -456,32 +459,23 @@ def _refusal(tmp_path, model, data=None, suite=SUITE) -> str:
     return message
 
 
-def test_probabilities_are_refused(tmp_path) -> None:
-    message = _refusal(tmp_path, linear(activation="softmax"))
-    assert "returns probabilities" in message and "remove the softmax" in message
-
-
-def test_another_input_shape_is_refused(tmp_path) -> None:
+def _nine() -> keras.Model:
     inputs = keras.Input((9, 9, 1))
-    model = keras.Model(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(inputs)), name="nine")
-    assert _refusal(tmp_path, model).startswith(
-        "nine takes images of (9, 9, 1) and the data set has (8, 8, 1); use the data set"
-    )
+    return keras.Model(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(inputs)), name="nine")
 
 
-def test_another_number_of_classes_is_refused(tmp_path) -> None:
-    assert "has 5 classes and the data set 4" in _refusal(tmp_path, linear(classes=5))
-
-
-def test_labels_out_of_range_are_refused(tmp_path) -> None:
-    assert _refusal(tmp_path, linear(classes=3)).startswith(
-        "The labels run from 0 to 3 and quadrant_means has 3 classes, 0 to 2"
-    )
-
-
-def test_nan_logits_are_refused(tmp_path) -> None:
-    model = linear(float("nan"))
-    assert "returned logits that are not finite on 8 of 8 images" in _refusal(tmp_path, model)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: linear(activation="softmax"), "returns probabilities.*remove the softmax"),
+        (_nine, r"^nine takes images of \(9, 9, 1\) and the data set has \(8, 8, 1\); use the dat"),
+        (lambda: linear(classes=5), "has 5 classes and the data set 4"),
+        (lambda: linear(classes=3), "^The labels run from 0 to 3 and quadrant_means has 3 classes"),
+        (lambda: linear(math.nan), "returned logits that are not finite on 8 of 8 images"),
+    ],
+)
+def test_models_that_cannot_be_audited_are_refused(tmp_path, make, message) -> None:
+    assert re.search(message, _refusal(tmp_path, make()))
 
 
 @pytest.mark.parametrize(("classes", "taken"), [(3, "apgd_dlr"), (2, "apgd_margin")])
@@ -545,7 +539,7 @@ def test_a_net_without_gradients_is_a_finding_and_is_attacked_without_them(tmp_p
     assert "No gradient of the logits reaches the images" in report["verdict"]
     left = {name: entry["robust_accuracy"] for name, entry in report["attacks"].items()}
     assert list(left) == ["fgsm", "square_added", "spsa_added"]
-    assert left["fgsm"] == report["clean"] == 1.0
+    assert [left["fgsm"], report["clean"]] == pytest.approx([1, 1])
     assert min(left["square_added"], left["spsa_added"]) < 0.8
     assert (
         "no gradient reaches the images: square_added, spsa_added were added"
@@ -618,4 +612,4 @@ def test_attacks_may_run_out_of_images_on_convolutions() -> None:
     split = Split(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, np.int32))
     # Most proposals leave one of two black images as it is, and so nothing to ask the model.
     evaluator = Evaluator(model, ThreatModel("linf", 1e-4))
-    assert evaluator.attacked(Square(num_queries=50), split).all()
+    np.testing.assert_array_equal(evaluator.attacked(Square(num_queries=50), split), True)

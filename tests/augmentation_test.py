@@ -91,7 +91,7 @@ def test_crop_shift_draws() -> None:
         for part in (1, 2):
             of_four = moves[moves[:, 0] == 4, part]
             np.testing.assert_allclose(np.bincount(of_four) / len(of_four), 0.2, atol=0.03)
-    assert np.abs(np.corrcoef(rows[rows[:, 0] == 4, 1:].T)[0, 1]) < 0.05
+    np.testing.assert_allclose(np.corrcoef(rows[rows[:, 0] == 4, 1:].T), np.eye(2), atol=0.05)
 
 
 def test_crop_shift_flips_then_keeps_the_piece_whole() -> None:
@@ -112,14 +112,15 @@ def test_crop_shift_flips_then_keeps_the_piece_whole() -> None:
 def test_crop_shift_keeps_a_pixel_of_images_smaller_than_the_cut() -> None:
     white = tf.fill([500, 4, 6, 1], tf.constant(1, tf.uint8))
     kept = tf.reduce_sum(tf.cast(augmentation.crop_shift(white, IDS[:500], 0), tf.int32), [1, 2, 3])
-    assert kept.numpy().min() >= 1
+    np.testing.assert_array_less(0, kept)
 
 
 def test_erased_boxes_are_those_of_random_erasing() -> None:
     """Area 2 to 33 %, ratio 0.3 to 3.3, inside the image, smaller than it in both directions."""
     top, left, high, wide = augmentation.erased_boxes(draws.uniform(IDS, 5, 40), (32, 32)).numpy().T
     assert high.min() >= 1 and wide.min() >= 1 and high.max() < 32 and wide.max() < 32
-    assert top.min() == 0 and (top + high).max() == 32 and (left + wide).max() == 32
+    reach = [top.min(), left.min(), (top + high).max(), (left + wide).max()]
+    np.testing.assert_array_equal(reach, [0, 0, 32, 32])
     share = high * wide / 1024
     assert 0.012 < share.min() < 0.02 < 0.30 < share.max() < 0.36
     assert share.mean() == pytest.approx(0.17, abs=0.005)
@@ -136,7 +137,7 @@ def test_weak_erases_half_of_the_images_and_strong_all() -> None:
         for name in ("weak", "strong")
     )
     differ = (weak != strong).any(axis=(1, 2, 3))
-    assert 0.44 < differ.mean() < 0.56
+    assert differ.mean() == pytest.approx(0.5, abs=0.06)
     assert (strong[differ] == 0).sum() > (weak[differ] == 0).sum()
 
 

@@ -212,4 +212,4 @@ def test_one_pgd_serves_both_norms_inside_the_ball(batch):
             attack = PGD(num_steps=3, start=start)
             perturbed = attack(linear(0), images, labels, threat=threat, seeds=image_seeds(1, ids))
             np.testing.assert_allclose(threat.violation(perturbed, images), 0, atol=1e-6)
-            assert float(tf.reduce_max(tf.abs(perturbed - images))) > 0.05
+            np.testing.assert_array_less(0.05, np.abs(perturbed - images).max(axis=(1, 2, 3)))

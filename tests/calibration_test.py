@@ -96,7 +96,7 @@ def test_the_brier_score_and_the_threshold_by_hand() -> None:
     assert calibration.brier_score(probabilities, np.array([0, 1])) == pytest.approx(0.85)
     of_ten = _two_classes([0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0])
     found = [calibration.confidence_threshold(of_ten, share) for share in (1.0, 0.9, 0.81, 0.1)]
-    assert found == [0.55, 0.6, 0.6, 1.0]
+    np.testing.assert_array_equal(found, [0.55, 0.6, 0.6, 1.0])
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_served_probabilities_have_the_temperature(net, data, exported) -> None:
     np.testing.assert_allclose(served["confidence"], expected.max(axis=1), atol=1e-5)
     # Half of them reach it; the one that is the threshold itself may be rounded away.
     accepted = int(np.sum(served["accepted"]))
-    assert abs(accepted - (len(images) + 1) // 2) <= 1
+    assert accepted == pytest.approx((len(images) + 1) // 2, abs=1)
     assert known["threshold"] == pytest.approx(
         np.sort(expected.max(axis=1))[len(images) // 2], 1e-5
     )

@@ -58,14 +58,14 @@ def test_a_stage_sees_its_own_scope(tiny_run_file):
     experiment = gin_files.experiment()
     clean, robust, student = experiment.stages
     assert student.epsilon_schedule == Warmup(epochs=4)
-    assert robust.threat(experiment.threat).epsilon == 0.05
-    assert student.threat(experiment.threat).epsilon == 0.1
+    radii = [stage.threat(experiment.threat).epsilon for stage in (robust, student)]
+    assert radii == pytest.approx([0.05, 0.1], abs=1e-12)
     teachers = {
         role: stage.build(_Shapes(), {}, experiment.threat, 0).student
         for role, stage in (("clean", clean), ("robust", robust))
     }
     distiller = student.build(_Shapes(), teachers, experiment.threat, 0)
-    assert distiller.temperature_rate == 0.25
+    assert distiller.temperature_rate == pytest.approx(0.25)
     assert distiller.student.count_params() < teachers["clean"].count_params()
     gin_files.parse([str(tiny_run_file)])
     assert gin_files.experiment().stages[2].epsilon_schedule != Warmup(epochs=4)

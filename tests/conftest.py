@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import pathlib
 import shutil
@@ -24,10 +25,22 @@ hypothesis.settings.load_profile("tests")
 
 
 def pytest_collection_finish() -> None:
-    """Attacks run in one part, as on one core, which halves what is traced; tests of two say so."""
+    """What makes all tests cheaper.
+
+    Attacks run in one part, as on one core, which halves what is traced; tests of two say so.
+    """
     sharding = sys.modules.get("mtard_tf.attacks.sharding")
     if sharding is not None:
         sharding.default_shards = lambda: 1
+    gc.freeze()  # TensorFlow's modules: half a million objects
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _garbage():
+    """What a file leaves is looked at once, not by each collection (one a stage) of later files."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

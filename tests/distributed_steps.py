@@ -1,10 +1,11 @@
 """Steps of `bmtard` under a strategy, for `distribution_test.py`: run once by each worker.
 
     python distributed_steps.py OUT VARIANTS STRATEGY DEVICES [WORKERS INDEX] [--without_shim=NAME]
+        [--one_device=OUT]
 
 Writes, for each of the variants (joined by commas), what every step left (balance state, on each
 local replica), the last weights and an evaluation to OUT. `--without_shim` leaves one of
-`keras_shims` out.
+`keras_shims` out. `--one_device` does the same once more on one device, in the same process.
 """
 
 from __future__ import annotations
@@ -60,11 +61,14 @@ def main() -> None:
         ShimmedModel.fit_logs = lambda self, logs: logs
     workers, index = (cluster[0].split(","), int(cluster[1])) if cluster else ((), None)
     strategy = strategies.create(name, devices=int(devices), workers=workers, index=index)
-    result = {}
-    for variant in variants.split(","):
-        found = steps(strategy, variant)
-        result |= {f"{variant}/{key}": value for key, value in found.items()}
-    np.savez(out, **result)
+    runs = {out: strategy}
+    runs |= {o.split("=")[1]: strategies.create() for o in options if o.startswith("--one_device")}
+    for path, strategy in runs.items():
+        result = {}
+        for variant in variants.split(","):
+            found = steps(strategy, variant)
+            result |= {f"{variant}/{key}": value for key, value in found.items()}
+        np.savez(path, **result)
 
 
 def steps(strategy, variant: str) -> dict[str, np.ndarray]:

@@ -178,7 +178,7 @@ def test_errors_are_tried_again_and_limits_hold(monkeypatch) -> None:
     answers = iter([(503, {}, {}), (429, {}, {}), (200, {"ok": 1}, {})])
     with serving(lambda *_: next(answers)) as (url, server):
         assert Client(url, Limits(retries=2)).ask("") == {"ok": 1}
-        assert pauses == [0.5, 1.0] and len(server.asked) == 3
+        assert pauses == pytest.approx([0.5, 1.0]) and len(server.asked) == 3
         server.reply = lambda *_: (200, {}, {})
         few = Client(url, Limits(max_requests=2))
         few.ask(""), few.ask("")

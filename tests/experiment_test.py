@@ -134,10 +134,12 @@ def test_report_and_export(finished, monkeypatch):
 def test_an_export_that_differs_leaves_nothing_behind(finished, monkeypatch):
     run_dir, described = finished
     data, model = described.dataset(), run_directory.load_student(run_dir, "student")
-    monkeypatch.setattr(proof, "TOLERANCE", -1.0)
+    images = data.test.images[:3]
+    wrong = {"logits": np.asarray(model(images / np.float32(255))) + 0.25, "milliseconds": 1.0}
+    monkeypatch.setattr(proof, "_asked", lambda *_: wrong)  # in place of the process
     folder = run_dir / "export" / "student"
-    with pytest.raises(ExportError, match="differs from the student by"):
-        export.export(model, data.label_names, folder, data.test.images[:3])
+    with pytest.raises(ExportError, match=r"exported logits .* differs from the student by 0\.25 "):
+        export.export(model, data.label_names, folder, images)
     assert list(folder.iterdir()) == []
 
 
@@ -227,7 +229,6 @@ def test_every_command_says_its_version(binary):
         (["train", "--config=quickstart.gin", "--run_dir="], "mtard-train: flag --run_dir=: it is empty; give a path, or look whether a variable is set"),
         (["compare", "--run_dri=x", "--run_dir=x"], "mtard-compare: Unknown command line flag 'run_dri'. Did you mean: run_dir"),
         (["plan", "--throughput=fast"], "mtard-plan: flag --throughput=fast: "),
-        (["eval", "--run_dir=/nowhere"], "/nowhere holds no run (no config.gin); run"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_on_the_terminal(arguments, message):
@@ -259,3 +260,7 @@ def test_a_mistake_that_a_command_finds_is_an_error_of_one_line(run_dir, config,
     with pytest.raises((ValueError, OSError), match=re.escape(message)) as caught:
         train.run(requests.Train(run_dir=str(folder), config=[config]))
     assert len(str(caught.value).splitlines()) == 1 and not folder.exists()
+    with pytest.raises(ValueError) as caught:
+        eval.run(requests.Eval(run_dir=str(folder)))
+    line = f"{folder} holds no run (no config.gin); run mtard-train first."
+    assert str(caught.value) == line

@@ -80,8 +80,8 @@ def test_int8_takes_pixels_as_they_are_and_is_near(exported, folder) -> None:
     step, zero = returned["quantization"]
     logits = lite.get_signature_runner("logits")(images=IMAGES)["logits"]
     expected = _logits(exported)
-    difference = np.abs((logits.astype(np.float32) - zero) * step - expected)
-    assert difference.max() < 0.1 * np.abs(expected).max()
+    found = (logits.astype(np.float32) - zero) * step
+    np.testing.assert_allclose(found, expected, atol=0.1 * np.abs(expected).max())
     operations = {x["dtype"] for x in lite.get_tensor_details()}
     assert np.float32 not in operations and np.float16 not in operations
 
@@ -139,12 +139,13 @@ def test_calibration_images_are_of_the_training_split_at_equal_distances() -> No
     np.testing.assert_array_equal(clean, DATA.train.images[places] / np.float32(255))
     mixed = calibration_images(DATA, 10, "mixed", net, THREAT)
     np.testing.assert_array_equal(mixed[:10], clean)
-    assert len(mixed) == 20 and 0 <= mixed.min() and mixed.max() <= 1
+    assert len(mixed) == 20
+    np.testing.assert_array_equal(mixed, np.clip(mixed, 0, 1))
     distance = np.abs(mixed[10:] - clean).max(axis=(1, 2, 3))
     np.testing.assert_allclose(distance, 8 / 255, atol=1e-6)
     assert len(calibration_images(DATA, 10**6, "clean", net, THREAT)) == len(DATA.train)
     spanning = converting.spanning(clean)
-    assert spanning[0].min() == 0 and spanning[0].max() == 1
+    np.testing.assert_array_equal([spanning[0].min(), spanning[0].max()], [0, 1])
     np.testing.assert_array_equal(spanning[1:], clean[1:])
 
 
@@ -280,8 +281,9 @@ def test_the_worst_case_is_counted_on_images_of_whole_levels(exported, folder) -
     assert moved == [8, 8]
     right = [_logits(exported, x).argmax(axis=1) == worst.labels for x in worst.images.values()]
     robust = worst.of_file(folder / "model_int8.tflite")
-    assert robust["float"] == np.mean(np.all(right, axis=0)) and robust["images"] == 5
-    assert abs(robust["file"] - robust["float"]) <= 0.4
+    assert robust["float"] == pytest.approx(np.mean(np.all(right, axis=0)))
+    assert robust["images"] == 5
+    assert robust["file"] == pytest.approx(robust["float"], abs=0.4)
     own = ["pgd on the file", "cw_inf on the file"]
     assert robust["attacks"] == ["pgd", "cw_inf", *own]
 

@@ -184,7 +184,7 @@ def test_saad_weights(gamma) -> None:
         for weight, name in zip(pair, ("weight", "weight_norm"), strict=True):
             expected = DATA[f"saad_{name}_g{gamma}"][order]
             np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-5)
-            assert weight.numpy().min() == 0.0
+            assert weight.numpy().min() == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -200,10 +200,8 @@ def test_saad_of_one_image_a_batch_is_zero() -> None:
     teachers = {f"robust_{view}": logits[:1] for view, logits in TEACHER.items()}
     student = {view: logits[:1] for view, logits in STUDENT.items()}
     terms = _make("saad").terms(LABELS[:1], student, teachers)
-    assert {name: value.numpy().tolist() for name, value in terms.items()} == {
-        "kl_adversarial": [0.0],
-        "gradient_matching": [0.0],
-    }
+    assert set(terms) == {"kl_adversarial", "gradient_matching"}
+    np.testing.assert_array_equal(list(terms.values()), [[0.0], [0.0]])
 
 
 def test_dgad() -> None:
@@ -302,7 +300,8 @@ def test_ikl_class_weights_are_means_of_an_epoch() -> None:
         distiller.steps_done.assign(step)
         distiller.weigh(distiller.terms(tf.constant([3]), alone, {}), {})
     moved = np.abs(distiller.class_weights.numpy() - found).max(axis=1)
-    assert moved[3] > 0.01 and np.delete(moved, 3).max() == 0
+    assert moved[3] > 0.01
+    np.testing.assert_array_equal(np.delete(moved, 3), 0)
 
 
 @pytest.mark.parametrize("when", ["first", "later"])

@@ -35,7 +35,7 @@ def test_inside_are_the_draws_of_the_seed_and_outside_the_caller_s() -> None:
     before = [random.random(), np.random.rand()]
     with seeded(3):
         assert _draws() == wanted
-    assert [*before, random.random(), np.random.rand()] == caller
+    np.testing.assert_array_equal([*before, random.random(), np.random.rand()], caller)
     after = float(tf.random.uniform([]))
     tf.random.set_seed(8)
     assert float(tf.random.uniform([])) == after  # the caller's seed, not 3
@@ -52,7 +52,7 @@ def test_seeds_nest_and_are_put_back_after_an_error() -> None:
         raise KeyError
     assert random.random() == wanted
     random.seed(4)
-    assert [random.random(), random.random()] == [first, second]
+    np.testing.assert_array_equal([random.random(), random.random()], [first, second])
 
 
 def test_a_process_without_a_seed_stays_without() -> None:
@@ -82,7 +82,7 @@ def test_peak_memory_in_mib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     assert recorder.peak_memory_mb() == 512
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert recorder.peak_memory_mb() == 0.5
+    assert recorder.peak_memory_mb() == pytest.approx(0.5)
     monkeypatch.setitem(sys.modules, "resource", None)
     assert recorder.peak_memory_mb() is None
 

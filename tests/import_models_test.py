@@ -426,21 +426,18 @@ def test_a_model_without_normalisation(resnet20, tmp_path):
         _import(resnet20, tmp_path, model="models.bare", normalization="raw")
 
 
-def _command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "mtard_tf.bin.import_", *arguments],
-        cwd=pathlib.Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_the_command(resnet20, tmp_path):
     out = tmp_path / "teacher.keras"
-    flags = (f"--source={resnet20}", "--model=models.resnet20", f"--out={out}")
-    done = _command(*flags, "--gin=models.resnet20.shortcut = 'A'", "--normalization=imagenet")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"Model: {out}" and not done.stderr
+    said: list[str] = []
+    wanted = Import(
+        source=str(resnet20),
+        model="models.resnet20",
+        out=str(out),
+        gin=["models.resnet20.shortcut = 'A'"],
+        normalization="imagenet",
+    )
+    import_.run(wanted, said.append)
+    assert said[-1] == f"Model: {out}"
     model = keras.models.load_model(out, compile=False)
     np.testing.assert_allclose(
         model(zoo_weights.images(32)), zoo_weights.logits("resnet20_a", 32), atol=1e-4

@@ -20,10 +20,6 @@ def before_keras(monkeypatch, tmp_path):
     return lambda **settings: (tmp_path / "keras.json").write_text(json.dumps(settings))
 
 
-def test_no_file_and_no_variable_is_the_default(before_keras):
-    keras_environment.check()
-
-
 @pytest.mark.parametrize(
     ("setting", "value", "needed"),
     [
@@ -54,9 +50,10 @@ def test_the_variable_overrules_the_file(before_keras, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]"])
-def test_a_file_that_keras_passes_over(before_keras, tmp_path, content):
-    (tmp_path / "keras.json").write_text(content)
+@pytest.mark.parametrize("content", [None, "", "{", "[1]"])
+def test_no_file_or_one_that_keras_passes_over(before_keras, tmp_path, content):
+    if content is not None:
+        (tmp_path / "keras.json").write_text(content)
     keras_environment.check()
 
 

@@ -266,21 +266,13 @@ def test_binaries_are_thin(module: str) -> None:
     assert lines < MAX_BINARY_LINES, f"{module} has {lines} lines"
 
 
-def test_no_file_is_named_for_nothing() -> None:
+def test_files_are_where_and_named_as_agreed() -> None:
     vague = [p for p in SOURCES.values() if p.name in {"utils.py", "helpers.py", "common.py"}]
     assert not vague, f"name {vague} after what they do"
-
-
-def test_gin_holds_only_gin_files() -> None:
     files = [path for path in (ROOT / "gin").rglob("*") if path.is_file()]
     assert [path for path in files if path.suffix != ".gin"] == []
-
-
-def test_plugins_and_tests_are_not_packages() -> None:
+    # A test would be imported under a second name.
     assert not (ROOT / "plugins" / "__init__.py").exists()
     assert not list((ROOT / "tests").rglob("__init__.py"))
-
-
-def test_test_files_have_unique_names() -> None:
     names = [path.name for path in (ROOT / "tests").rglob("*_test.py")]
     assert len(names) == len(set(names))

@@ -131,7 +131,7 @@ def test_the_report_has_moments_definitions_and_success_rates(tmp_path, cheap) -
     suite = _suite(Sizes(6), sensitivity.SoftmaxJacobian())
     found = _audit(suite).at_temperature(2.0)(_model(), "model", tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == found
-    assert found["temperature"] == 2.0
+    assert found["temperature"] == pytest.approx(2.0)
     means = (_data().test.images[:6] / 255.0).mean(axis=(1, 2, 3))
     entry = found["measures"]["m0"]  # NaN for label 1, so of every other image
     assert entry["definition"] == "mean of the image"

@@ -61,7 +61,8 @@ def test_the_sum_of_logits_cancels_between_classes_and_the_jacobian_does_not() -
         logits = _linear(images)
         return logits - tf.reduce_mean(logits, axis=1, keepdims=True)
 
-    assert np.all(_measured(sensitivity.SumOfLogitsGradient(), centred)["value"] < 1e-6)
+    sums = _measured(sensitivity.SumOfLogitsGradient(), centred)["value"]
+    np.testing.assert_allclose(sums, 0, atol=1e-6)
     expected = np.linalg.norm(KERNEL.numpy() - KERNEL.numpy().mean(1, keepdims=True))
     norms = _measured(sensitivity.LogitJacobian(), centred)["value"]
     np.testing.assert_allclose(norms, [expected] * 3, rtol=1e-6)
@@ -163,7 +164,7 @@ def test_cw_distortion_is_the_distance_to_the_targets_of_a_linear_model() -> Non
     found = _measured(measure, lambda x: 100.0 * _linear(x))
     np.testing.assert_array_equal(found["success_rate"], [1.0] * 3)
     np.testing.assert_allclose(found["value"], nearest, rtol=0.05)
-    assert np.all(found["value"] > 0.999 * nearest)
+    np.testing.assert_array_less(0.999 * nearest, found["value"])
 
 
 def _target_distances():
@@ -192,7 +193,7 @@ def test_a_target_that_is_predicted_already_has_distance_0() -> None:
     # One of three targets is the prediction; the two others are not reached, and not counted.
     np.testing.assert_allclose(found["success_rate"], [1 / 3] * 3)
     np.testing.assert_array_equal(found["value"], [0.0] * 3)
-    assert np.isnan(_measured(measure)["value"]).all()
+    np.testing.assert_array_equal(_measured(measure)["value"], np.nan)
 
 
 def test_jsma_counts_changed_pixels_and_the_limit_where_it_fails() -> None:

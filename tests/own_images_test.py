@@ -109,7 +109,7 @@ def test_an_import_of_mixed_photos_says_what_is_in_it(mixed, tmp_path) -> None:
     assert data.label_names == CLASSES and data.augmentation == "crop_flip"
     assert data.image_shape == (16, 16, 3)
     # The first images are a sample of the classes, not the first class.
-    assert sorted(set(data.test.labels[:12])) == [0, 1, 2]
+    np.testing.assert_array_equal(np.unique(data.test.labels[:12]), [0, 1, 2])
     again = ImageData.from_folder(mixed, **SETTINGS)
     assert again.label_names == data.label_names and again.augmentation == data.augmentation
     for role in ("train", "validation", "test"):

@@ -42,11 +42,9 @@ def made(tmp_path_factory) -> pathlib.Path:
         (128 / 255, "l2", "128/255"),
     ],
 )
-def test_epsilon_as_people_write_it(epsilon, norm, words) -> None:
+def test_numbers_as_people_write_them(epsilon, norm, words) -> None:
     assert notation.radius(epsilon, norm) == words
-
-
-def test_percentages_have_one_decimal_and_nothing_is_made_of_nan() -> None:
+    # One decimal, and nothing is made of NaN.
     assert [notation.percent(v) for v in (0.41349, 1.0, float("nan"), None)] == [
         *("41.3%", "100.0%", "n/a", "n/a")
     ]

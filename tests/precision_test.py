@@ -129,7 +129,9 @@ def test_a_student_that_cannot_be_rebuilt_is_not_attacked_in_another_precision()
     student(_images())
     with pytest.raises(ValueError) as caught:
         _attack(student, "mixed_bfloat16", "inference").prove(_images())
-    assert str(caught.value).startswith("Mine: the student own gives other logits when rebuilt in ")
+    assert str(caught.value).startswith(
+        f"Mine: the student {student.name} gives other logits when rebuilt in "
+    )
     assert str(caught.value).endswith("leave Stage.attack_precision out.")
 
 

@@ -78,8 +78,13 @@ def test_losses_by_hand():
 
 def test_exact_entropy_of_a_very_sure_teacher_stays_positive():
     logits = tf.constant([[25.0] + [0.0] * 9])
+    # 9 e^-25 (25 + 1) + e^-50 and so on: 3.25e-9.
+    exact = 9 * np.exp(-25.0) * 26
+    np.testing.assert_allclose(entropy(logits), [exact], atol=1e-8)
     assert float(entropy(logits)[0]) >= 0
-    assert float(entropy(logits, log_offset=1e-5)[0]) < 0  # the official form, on request
+    # The official form, on request: -(1 + 9 e^-25) log(1 + 1e-5) and a little.
+    official = entropy(logits, log_offset=1e-5)
+    np.testing.assert_allclose(official, [-1e-5], atol=1e-6)
 
 
 def test_equal_logits_have_no_divergence():

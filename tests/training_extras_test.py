@@ -168,11 +168,11 @@ def test_a_perturbed_step_moves_balance_and_statistics_once(data, precision):
     # The first perturbed step: temperatures move by one rate, from teachers that are not perturbed.
     on, off = later.logs[STEPS], plain.logs[STEPS]
     for role in ("clean", "robust"):
-        assert on[f"temperature_{role}"] == off[f"temperature_{role}"]
+        np.testing.assert_array_equal(on[f"temperature_{role}"], off[f"temperature_{role}"])
         assert on[f"kl_{role}"] != off[f"kl_{role}"]
     assert moved.step == 2 * STEPS
     assert not np.array_equal(later.weights[STEPS][0], plain.weights[STEPS][0])
-    assert all(np.isfinite(row["loss"]) for row in later.logs)
+    np.testing.assert_array_less([row["loss"] for row in later.logs], np.inf)
 
 
 def test_weights_are_put_back_where_nothing_is_applied(data):
@@ -407,8 +407,8 @@ def test_scheduled_step_size_and_epsilon(data):
         [scaled(net, images, labels, threat=THREAT, seeds=seeds)],
         [half(net, images, labels, threat=THREAT, seeds=seeds)],
     )
-    assert whole.relative_step_size == 0.25
-    assert float(with_step_scaled(FGSM(), 0.5).relative_step_size) == 0.5
+    steps = [whole.relative_step_size, with_step_scaled(FGSM(), 0.5).relative_step_size]
+    np.testing.assert_array_equal(steps, [0.25, 0.5])
     # In a distiller: epoch 1 of a warm-up over 2 is half of the step, at the same epsilon.
     scheduled = Trades(
         net, attack=whole, context=TrainingContext(THREAT, step_size_schedule=Warmup(2))
@@ -426,7 +426,8 @@ def test_scheduled_step_size_and_epsilon(data):
         fixed = Trades(net, attack=whole, context=context)
         moved = growing.perturb(images, labels, seeds, {})
         _equal([moved], [fixed.perturb(images, labels, seeds, {})])
-        assert 0.4 * epsilon < float(tf.reduce_max(tf.abs(moved - images))) < 0.6 * epsilon
+        largest = np.abs(moved - images).max()
+        assert largest == pytest.approx(0.5 * epsilon, rel=0.2)
 
 
 @pytest.mark.parametrize(

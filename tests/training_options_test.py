@@ -118,7 +118,7 @@ def test_a_skipped_step_changes_nothing_but_the_count(data, kind):
     trace = _Trace()
     distiller = _build(data, distiller=kind, on_non_finite="skip")
     _fit(distiller, data, Guard("student", STEPS, 7), trace)
-    assert [row["skipped"] for row in trace.logs] == [0, 0, 1, 0, 0, 0]
+    np.testing.assert_array_equal([row["skipped"] for row in trace.logs], [0, 0, 1, 0, 0, 0])
     before, after = trace.values[1], trace.values[2]
     moved = [
         variable.path
@@ -126,7 +126,8 @@ def test_a_skipped_step_changes_nothing_but_the_count(data, kind):
         if not np.array_equal(old, new)
     ]
     assert [path.rsplit("/")[-1] for path in moved] == ["steps_done"]
-    assert all(np.isfinite(value).all() for value in trace.values[-1])
+    for value in trace.values[-1]:
+        np.testing.assert_array_less(np.abs(value), np.inf)
 
 
 @pytest.fixture(scope="module")

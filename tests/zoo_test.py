@@ -201,13 +201,10 @@ def test_a_saved_file_loads_without_this_package(name: str, tmp_path: pathlib.Pa
             {"depth": 10, "width": 1, "normalization": ((0.5,) * 3, (0.0,) * 3)},
             "standard deviations",
         ),
+        ({"shortcut_of": "output"}, "shortcut_of is 'output'; use 'activation' or 'input'"),
     ],
 )
 def test_bad_settings(settings, message) -> None:
+    name = "preact_resnet18" if "shortcut_of" in settings else "wide_resnet"
     with pytest.raises(ValueError, match=message):
-        registry.target("models", "wide_resnet")((32, 32, 3), 10, **settings)
-
-
-def test_bad_shortcut_of_a_pre_activation_net() -> None:
-    with pytest.raises(ValueError, match="shortcut_of is 'output'; use 'activation' or 'input'"):
-        registry.target("models", "preact_resnet18")((32, 32, 3), 10, shortcut_of="output")
+        registry.target("models", name)((32, 32, 3), 10, **settings)

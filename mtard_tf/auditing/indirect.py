@@ -30,14 +30,14 @@ from mtard_tf.models.layers import MIXTURE_LAYER
 from mtard_tf.models.model_files import ModelFileError, fingerprint
 from mtard_tf.runtimes.artefact import Artefact
 
-_LIKE = 0.99  # share of images with the same label from which on a copy stands for the model
+_LIKE = 0.99  # share of images with the same label from which on a copy speaks for the model
 _PROBE = Square(num_queries=200, rescale_schedule=True)  # where there is no gradient at all
 COPY, SURROGATE = "straight_through", "transfer"
 
 
 @dataclasses.dataclass(frozen=True)
-class Stand:
-    """A net with gradients in the place of one without.
+class Substitute:
+    """A net with gradients that is attacked in place of the model, which has none.
 
     Attributes:
       kind: `COPY` or `SURROGATE`.
@@ -72,16 +72,16 @@ class Indirect:
 
     Attributes:
       kind: of the model, in words.
-      stands: copy and surrogate, those that there are.
+      substitutes: copy and surrogate, those that there are.
       missing: why there is no copy; empty where there is one.
     """
 
     kind: str
-    stands: tuple[Stand, ...]
+    substitutes: tuple[Substitute, ...]
     missing: str
 
     def suite(self, suite: Suite, classes: int) -> tuple[Suite, list[str]]:
-        """What a suite becomes for so many classes, and a sentence on each change."""
+        """The suite for a model of that many classes, and a sentence on each change."""
         moved = {name.removeprefix(f"{SURROGATE}_"): a for name, a in suite.transfer.items()}
         every = dataclasses.replace(
             suite, attacks={**moved, **suite.attacks}, transfer={}, ensembles={}
@@ -90,10 +90,12 @@ class Indirect:
         own = {name: a for name, a in fitted.attacks.items() if kind_of(a) == "black_box"}
         along = {name: a for name, a in fitted.attacks.items() if name not in own}
         attacks: dict[str, Callable] = dict(own)
-        for stand in self.stands:
-            attacks |= {f"{stand.kind}_{n}": self._crafted(stand, a) for n, a in along.items()}
-        if along and self.stands:
-            kinds = " and ".join(stand.kind for stand in self.stands)
+        for substitute in self.substitutes:
+            attacks |= {
+                f"{substitute.kind}_{n}": self._crafted(substitute, a) for n, a in along.items()
+            }
+        if along and self.substitutes:
+            kinds = " and ".join(substitute.kind for substitute in self.substitutes)
             notes.append(f"{', '.join(along)} are crafted in other places ({kinds})")
         elif along:
             notes.append(f"{', '.join(along)} need a gradient and are left out")
@@ -107,7 +109,7 @@ class Indirect:
 
     def through(self, attack: Callable) -> Callable:
         """An attack of the checks, by the best way that there is."""
-        return self._crafted(self.stands[0], attack) if self.stands else _PROBE
+        return self._crafted(self.substitutes[0], attack) if self.substitutes else _PROBE
 
     def finding(self, correct: Mapping[str, np.ndarray]) -> Finding:
         """How far the worst case can be believed, and which attack decided.
@@ -118,8 +120,8 @@ class Indirect:
         tried = {name: found for name, found in correct.items() if name != "clean"}
         decided = min(tried, key=lambda name: tried[name].mean())
         left = float(tried[decided].mean())
-        words = [_WORDS[stand.kind].format(s=stand) for stand in self.stands]
-        good = [s for s in self.stands if s.kind == COPY and s.agreement >= _LIKE]
+        words = [_WORDS[substitute.kind].format(s=substitute) for substitute in self.substitutes]
+        good = [s for s in self.substitutes if s.kind == COPY and s.agreement >= _LIKE]
         text = f"The model is {self.kind}: it has no gradients. "
         if words:
             text += (
@@ -131,8 +133,8 @@ class Indirect:
             text += "; the worst case is an upper bound"
             text += f" ({self.missing})" if self.missing else ""
         text += f". {decided} decided: alone it leaves {left:.1%}."
-        values = {stand.kind: stand.agreement for stand in self.stands}
-        severity = NOTE if self.stands else MASKED
+        values = {substitute.kind: substitute.agreement for substitute in self.substitutes}
+        severity = NOTE if self.substitutes else MASKED
         return Finding("indirect_gradients", severity, text, values | {"decided": left})
 
     def entry(self, correct: Mapping[str, np.ndarray]) -> dict:
@@ -140,15 +142,17 @@ class Indirect:
         tried = {name: found for name, found in correct.items() if name != "clean"}
         return {
             "kind": self.kind,
-            "gradients": {s.kind: {"agreement": s.agreement, "of": s.digest} for s in self.stands},
+            "gradients": {
+                s.kind: {"agreement": s.agreement, "of": s.digest} for s in self.substitutes
+            },
             "missing": self.missing,
             "decided_by": min(tried, key=lambda name: tried[name].mean()),
         }
 
     @staticmethod
-    def _crafted(stand: Stand, attack: Callable) -> Transfer:
-        cls = ThroughCopy if stand.kind == COPY else Transfer
-        return cls(stand, pushed.beyond(attack))
+    def _crafted(substitute: Substitute, attack: Callable) -> Transfer:
+        cls = ThroughCopy if substitute.kind == COPY else Transfer
+        return cls(substitute, pushed.beyond(attack))
 
 
 @contextlib.contextmanager
@@ -189,11 +193,11 @@ def of(
         missing = str(error)
     if surrogate is not None:
         found.append((SURROGATE, FoldedInference(surrogate)(), fingerprint(surrogate)))
-    stands = tuple(
-        Stand(kind, model_fn, digest, _agreement(model_fn, images, predictions()), len(images))
+    substitutes = tuple(
+        Substitute(kind, model_fn, digest, _agreement(model_fn, images, predictions()), len(images))
         for kind, model_fn, digest in found
     )
-    return Indirect(model.kind, stands, missing)
+    return Indirect(model.kind, substitutes, missing)
 
 
 def _agreement(model_fn: Callable, images: Any, predictions: np.ndarray) -> float:

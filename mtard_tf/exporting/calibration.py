@@ -22,7 +22,7 @@ from mtard_tf.models.folding import FoldedInference
 from mtard_tf.threat import ThreatModel
 
 ATTACK = PGD(num_steps=20)
-IMAGES = 1000  # at most so many of a split are attacked, and measured
+IMAGES = 1000  # at most this many images of a split are attacked and measured
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ ATTACKS: dict[str, Attack] = {"pgd": PGD(num_steps=50), "cw_inf": CWInf(num_step
 
 
 class WorstCase:
-    """Counts images that stand as they are and under attacks.
+    """Counts images that are classified correctly, clean and under attacks.
 
     The attacks' images are of whole levels, at most floor(255 epsilon) from the clean ones. The
     student is asked for those on itself, and a file for those on the student and on its own
@@ -34,7 +34,7 @@ class WorstCase:
       student: from float32 images in [0, 1] to logits.
       data: its first labelled validation images are attacked.
       threat: of the attacks.
-      examples: at most so many images.
+      examples: at most this many images.
     """
 
     def __init__(self, student: Any, data: ImageData, threat: ThreatModel, examples: int) -> None:
@@ -44,7 +44,7 @@ class WorstCase:
         model_fn = FoldedInference(student)()
         for name, attack in ATTACKS.items():
             self.images[name] = self._attacked(model_fn, attack)
-        self.right = self._standing(
+        self.right = self._correct(
             {
                 name: np.concatenate(
                     [np.asarray(model_fn(to_float(x))) for x in self._parts(images)]
@@ -54,13 +54,13 @@ class WorstCase:
         )
 
     def of_file(self, file: pathlib.Path) -> dict[str, Any]:
-        """Shares that stand in the worst case, `float` and `file`, of how many `images`."""
+        """Shares that are right in the worst case, `float` and `file`, and how many `images`."""
         images = dict(self.images)
         # Its own gradients: rounding hides an image's from attacks on the float student.
         copy = LiteRT(file).straight_through()
         for name, attack in ATTACKS.items():
             images[f"{name} on the file"] = self._attacked(copy, attack)
-        standing = self._standing({name: proof.logits(INT8, file, x) for name, x in images.items()})
+        standing = self._correct({name: proof.logits(INT8, file, x) for name, x in images.items()})
         return {
             "float": float(self.right.mean()),
             "file": float(standing.mean()),
@@ -70,7 +70,7 @@ class WorstCase:
             "attacks": list(images)[1:],
         }
 
-    def _standing(self, logits: dict[str, np.ndarray]) -> np.ndarray:
+    def _correct(self, logits: dict[str, np.ndarray]) -> np.ndarray:
         return np.all([np.argmax(z, axis=1) == self.labels for z in logits.values()], axis=0)
 
     def _parts(self, images: np.ndarray) -> list[np.ndarray]:

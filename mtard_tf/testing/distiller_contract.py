@@ -134,7 +134,7 @@ class DistillerContract:
         terms = trained.logs[0].keys() - {"loss", "non_finite"}
         assert terms, "only the loss is logged: terms() must name what it is made of"
         for logs in trained.logs:
-            assert all(np.isfinite(value) for value in logs.values()), logs
+            np.testing.assert_array_less(np.abs([*logs.values()]), np.inf, str(logs))
             assert logs["non_finite"] == 0
 
     def test_trained_nets_move_and_teachers_stay_to_the_bit(self, distiller_name: str) -> None:
@@ -164,8 +164,11 @@ class DistillerContract:
 
     def test_a_hundred_classes_in_mixed_precision(self, distiller_name: str) -> None:
         distiller, _ = self.build(distiller_name, 100, "Stage.precision = 'mixed_bfloat16'")
+        inner = distiller.inner_attack
+        if inner is not None and getattr(inner.attack, "num_steps", 0) > 2:
+            inner.attack = dataclasses.replace(inner.attack, num_steps=2)  # type: ignore[type-var]
         logs = numbers(distiller.train_step(batch_of(100)))  # not compiled: that takes longer
-        assert all(np.isfinite(value) for value in logs.values()), logs
+        np.testing.assert_array_less(np.abs([*logs.values()]), np.inf, str(logs))
         for model in distiller.trained_models:
             assert model.layers[-1].compute_dtype == "bfloat16"
             assert {v.dtype for v in model.trainable_variables} == {"float32"}

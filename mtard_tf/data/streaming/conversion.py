@@ -15,7 +15,7 @@ from mtard_tf.data import catalogue, writing
 from mtard_tf.data.image_data import DataError
 from mtard_tf.data.tfds_splits import damaged
 
-# Of TFDS' reader: so many files are read in turn, so many records of each at a time. The records
+# TFDS' reader takes records from this many files in turn, this many of each at a time. The records
 # keep that order, so that the batches of a converted set are those of the set that was converted.
 _FILES, _RECORDS = 16, 16
 _PNG = b"\x89PNG\r\n\x1a\n"
