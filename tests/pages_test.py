@@ -332,6 +332,26 @@ def test_labels_do_not_overlap() -> None:
             assert labels.apart(one, (x - 4, y - 4, x + 4, y + 4))
 
 
+def test_labels_leave_bars_free_where_there_is_room() -> None:
+    point, bars = (200.0, 100.0), [(150.0, 98.0, 250.0, 102.0), (198.0, 60.0, 202.0, 140.0)]
+    [plain] = labels.place([point], ["name"], ["1"], (0, 0, 440, 260))
+    [label] = labels.place([point], ["name"], ["1"], (0, 0, 440, 260), bars)
+    assert not labels.apart(labels.box(plain), bars[0])
+    assert label.words == "name" and all(labels.apart(labels.box(label), bar) for bar in bars)
+    # And where there is none, the number stands on the bar.
+    [label] = labels.place([point], ["name"], ["1"], (0, 0, 440, 260), [(0, 0, 440, 260)])
+    assert label.words == "1"
+
+
+@pytest.mark.parametrize(
+    ("attacks", "words"),
+    [(("fgsm",), "--suite=autoattack"), (("fgsm", "autoattack"), "another norm (--norm)")],
+)
+def test_what_is_next_where_nothing_speaks_against_it(tmp_path, attacks, words) -> None:
+    fabricated.audit(tmp_path, attacks=attacks)
+    assert words in pages.audit(tmp_path)
+
+
 def test_ticks_enclose() -> None:
     assert charts.ticks(0.0, 1.0) == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert charts.ticks(3.1, 3.9) == pytest.approx([3.0, 3.2, 3.4, 3.6, 3.8, 4.0])

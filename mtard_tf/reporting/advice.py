@@ -32,6 +32,9 @@ _NEXT = {
     "and at rounding, saturation or randomness in the net.",
     "randomised_outputs": "Fix the randomness (training=False in every layer), or attack the "
     "expectation: attacks.autoattack with version='rand'.",
+    "indirect_gradients": "Audit the float model, too, whose gradients are exact, and this "
+    "file with more images and with it as --surrogate=FILE; report the lower figure.",
+    "mixture": "Report the lower of both; audit with --suite=autoattack and more images.",
     "non_monotone_curve": "Give the probe more steps (Suite.probe): a larger ball holds the "
     "smaller one, so the attack stops short of its optimum.",
 }
@@ -44,6 +47,14 @@ def next_step(finding: Mapping) -> str:
     if finding["severity"] == "none":
         return _BELIEVABLE
     return _NEXT.get(finding["name"], _CHECK_AGAIN)
+
+
+def next_of_all(report: Mapping) -> str:
+    """What to do where no check speaks against the figures."""
+    stronger = "autoattack" in report["attacks"] or "artefact" in report
+    if stronger:
+        return "the worst classes, below; then more images, and another norm (--norm)."
+    return "the worst classes, below; then a stronger suite (--suite=autoattack) and more images."
 
 
 def severity(report: Mapping) -> str:

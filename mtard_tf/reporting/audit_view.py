@@ -42,6 +42,7 @@ def view(report: Mapping, arrays: Arrays, timing: Mapping | None = None) -> dict
         "findings": [
             {**finding, "next": advice.next_step(finding)} for finding in report["findings"]
         ],
+        "next": advice.next_of_all(report),
         "curve": _curve(report),
         "classes": _classes(report),
         "confusion": _confusion(report, arrays),

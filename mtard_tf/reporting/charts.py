@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -144,22 +144,31 @@ def trade_off(points: Sequence[Mapping[str, Any]], y_label: str, close_up: bool 
     box = (_LEFT, _TOP - 4, WIDTH - 2, HEIGHT - _BOTTOM)
     numbers = [str(point["place"] + 1) for point in points]
     named = [point["label"] for point in points] if len(points) <= _NAMED else numbers
-    for label in labels.place(at, named, numbers, box):
-        if label.leader:
-            (x1, y1), (x2, y2) = label.leader
-            parts.append(svg.line(x1, y1, x2, y2, "leader"))
-        parts.append(svg.text(label.x, label.y, label.words, "label", label.anchor))
+    bars = [bar for point in points for bar in _bars(axes, point)]
+    placed = labels.place(at, named, numbers, box, [_around(*bar) for bar in bars])
+    parts += [
+        svg.line(*label.leader[0], *label.leader[1], "leader") for label in placed if label.leader
+    ]
+    parts += [svg.line(*bar, "whisker") for bar in bars]
     for point, (x, y) in zip(points, at, strict=True):
-        clean, robust = point["clean"], point["robust"]
-        if wide := point.get("clean_deviation"):
-            ends = axes.at(clean - wide, robust), axes.at(clean + wide, robust)
-            parts.append(svg.line(*ends[0], *ends[1], "whisker"))
-        if high := point.get("robust_deviation"):
-            ends = axes.at(clean, robust - high), axes.at(clean, robust + high)
-            parts.append(svg.line(*ends[0], *ends[1], "whisker"))
         words = f"{point['label']}: clean {point['clean']:.1%}, robust {point['robust']:.1%}"
         parts.append(svg.mark(x, y, point["place"], title=words))
+    parts += [svg.text(label.x, label.y, label.words, "over", label.anchor) for label in placed]
     return svg.figure(WIDTH, HEIGHT, parts, f"Clean accuracy against {y_label}")
+
+
+def _bars(axes: Axes, point: Mapping[str, Any]) -> Iterator[tuple[float, float, float, float]]:
+    """The ends of a point's bars of deviation, x and y of each."""
+    clean, robust = point["clean"], point["robust"]
+    if wide := point.get("clean_deviation"):
+        yield (*axes.at(clean - wide, robust), *axes.at(clean + wide, robust))
+    if high := point.get("robust_deviation"):
+        yield (*axes.at(clean, robust - high), *axes.at(clean, robust + high))
+
+
+def _around(x1: float, y1: float, x2: float, y2: float) -> labels.Box:
+    """What a bar covers."""
+    return (min(x1, x2) - 2, min(y1, y2) - 2, max(x1, x2) + 2, max(y1, y2) + 2)
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:

@@ -38,6 +38,7 @@ def place(
     names: Sequence[str],
     numbers: Sequence[str],
     inside: Box,
+    bars: Sequence[Box] = (),
 ) -> list[Label]:
     """A label for each point: its name, or its number where that finds no free place, or none.
 
@@ -48,12 +49,18 @@ def place(
       names: of the same.
       numbers: of the same.
       inside: what no label leaves.
+      bars: of errors, which a label covers only where no other place is left.
     """
     taken: list[Box] = [(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in points]
     found: dict[int, Label] = {}
     for index in sorted(range(len(points)), key=lambda i: (-_crowd(points, i), i)):
-        for words in (notation.shortened(names[index], _LONGEST), numbers[index]):
-            label = _free(points[index], words, taken, inside)
+        name, number, free = (
+            notation.shortened(names[index], _LONGEST),
+            numbers[index],
+            [*taken, *bars],
+        )
+        for words, avoided in ((name, free), (number, free), (number, taken)):
+            label = _free(points[index], words, avoided, inside)
             if label is not None:
                 found[index] = label
                 taken.append(box(label))
