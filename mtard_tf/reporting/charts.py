@@ -133,8 +133,8 @@ def trade_off(points: Sequence[Mapping[str, Any]], y_label: str, close_up: bool 
     """
     x_ticks = y_ticks = [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     if close_up:
-        x_ticks = ticks(*_ends(points, "clean"))
-        y_ticks = ticks(*_ends(points, "robust"))
+        x_ticks = ticks(*ends(points, "clean"))
+        y_ticks = ticks(*ends(points, "robust"))
     axes = Axes((x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1]))
     digits = 1 if close_up and min(x_ticks[1] - x_ticks[0], y_ticks[1] - y_ticks[0]) < 0.01 else 0
     parts = axes.drawn(*({v: f"{v:.{digits}%}" for v in t} for t in (x_ticks, y_ticks)))
@@ -184,7 +184,8 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(place * step, digits) for place in range(first, max(last, first + 1) + 1)]
 
 
-def _ends(points: Sequence[Mapping[str, Any]], key: str) -> tuple[float, float]:
+def ends(points: Sequence[Mapping[str, Any]], key: str) -> tuple[float, float]:
+    """From where to where `key` of the points runs, with its deviations."""
     spread = [(point[key], point.get(f"{key}_deviation") or 0.0) for point in points]
     return min(v - d for v, d in spread), max(v + d for v, d in spread)
 

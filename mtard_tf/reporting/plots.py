@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from mtard_tf import files
-from mtard_tf.reporting import notation, palette
+from mtard_tf.reporting import charts, notation, palette
 
 
 def trade_off(points: Sequence[Mapping[str, Any]], attack: str, path: pathlib.Path) -> None:
@@ -39,15 +40,17 @@ def trade_off(points: Sequence[Mapping[str, Any]], attack: str, path: pathlib.Pa
         lowest = min(point["clean"] for point in shown)
         limits = (max(0.0, lowest - 0.1), 1.0, -0.02, 1.0)
         if shown is near:
-            highest = max(point["clean"] for point in shown)
-            bottom = min(point["robust"] for point in shown)
-            limits = (lowest - 0.02, min(1.0, highest + 0.02), bottom - 0.02, best + 0.02)
+            (left, right), (bottom, top) = (charts.ends(shown, key) for key in ("clean", "robust"))
+            limits = (left - 0.02, min(1.0, right + 0.02), bottom - 0.02, top + 0.02)
+            axis.set_title("Close-up")
         _equal_w_robust(axis, limits)
         for point in shown:
             bars = {"xerr": point.get("clean_deviation"), "yerr": point.get("robust_deviation")}
             look = {"label": point["label"], **looks[point["label"]], **bars}
             axis.errorbar(point["clean"], point["robust"], **look, capsize=2, zorder=2)
         axis.set_xlabel("clean accuracy")
+        axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes[0, 0].set_ylabel("worst case" if attack == "worst_case" else f"accuracy under {attack}")
     axes[0, 0].set_title("Grey lines: equal W-Robust")
     named = axes[0, 0].get_legend_handles_labels()
@@ -79,6 +82,7 @@ def by_temperature(
                 yerr=[entry["deviation"] or 0.0 for entry in found],
                 color=palette.colour(place),
                 marker=palette.mark(place),
+                linestyle=_dashed(place),
                 capsize=2,
                 label=f"{depth} assistant{'s' * (depth != 1)}",
             )
@@ -86,7 +90,7 @@ def by_temperature(
         axis.set_xticks(temperatures, [f"{value:g}" for value in temperatures])
         axis.minorticks_off()
         axis.set(xlabel="temperature", ylabel=label)
-    axes[0, 0].legend(fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     _save(figure, path)
 
 
@@ -116,11 +120,15 @@ def epsilon_curve(
             color=palette.colour(1 - place),
             marker=palette.mark(1 - place),
             markersize=9 - 4 * place,
+            linestyle=_dashed(place),
             label=shown,
         )
-    axes.axvline(threat["epsilon"], color="0.85", zorder=0)
+    axes.axvline(
+        threat["epsilon"], color="0.6", linestyle=":", zorder=0, label="epsilon of the audit"
+    )
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set(
-        ylim=(-0.02, 1.0),
+        ylim=(-0.02, 1.02),
         xlabel=label,
         ylabel=f"accuracy of {examples:,} images",
     )
@@ -144,9 +152,10 @@ def balance(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> bool:
         for place, name in enumerate(found):
             steps = [row["step"] for row in rows if name in row]
             values = [row[name] for row in rows if name in row]
-            axis.plot(steps, values, color=palette.colour(place), label=name[len(prefix) :])
+            look = {"color": palette.colour(place), "linestyle": _dashed(place)}
+            axis.plot(steps, values, **look, label=name[len(prefix) :])
         axis.set_ylabel(panels.get(prefix, "loss"))
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.03))  # beside, on no line
     np.atleast_1d(axes)[-1].set_xlabel("step")
     _save(figure, path)
     return True
@@ -201,7 +210,7 @@ def _equal_w_robust(axis: Any, limits: Sequence[float]) -> None:
         axis.plot([0, 1], [2 * level, 2 * level - 1], color="0.85", linewidth=0.8, zorder=0)
         # Where it enters: at the left edge or, if it comes from above, at the top.
         start = max(left, 2 * level - top)
-        if start < right:
+        if start < right - 0.05 * (right - left):  # there is room for its label
             axis.annotate(
                 f"{level:.0%}",
                 (start, 2 * level - start),
@@ -211,6 +220,12 @@ def _equal_w_robust(axis: Any, limits: Sequence[float]) -> None:
                 color="0.6",
                 annotation_clip=True,
             )
+
+
+def _dashed(place: int) -> Any:
+    """The dashes of the n-th line, which are those of the pages."""
+    lengths = [float(one) for one in palette.dash(place).split()]
+    return (0, tuple(lengths)) if lengths else "-"
 
 
 def _figure(width: float, height: float) -> Figure:
