@@ -42,7 +42,8 @@ def _fit(distiller, data, **settings):
 def test_an_epoch_is_that_of_fit():
     distiller = _distiller(epsilon_schedule=Warmup(2))
     _fit(distiller, _batches(*_arrays()), epochs=1)
-    assert distiller.steps_per_epoch == 4 and float(distiller.epoch) == 1.0
+    assert distiller.steps_per_epoch == 4
+    assert float(distiller.epoch) == pytest.approx(1)
     assert float(distiller.context.threat_at(distiller.epoch).epsilon) == pytest.approx(0.05)
     _fit(distiller, _batches(*_arrays()).repeat(), epochs=1, steps_per_epoch=2)
     assert distiller.steps_per_epoch == 2
@@ -101,7 +102,8 @@ def test_images_and_labels_are_enough():
     distiller = MTARD(_net(), teachers, context=TrainingContext(ThreatModel(epsilon=0.1)))
     distiller.compile(optimizer="sgd", jit_compile=False)
     history = distiller.fit(IMAGES, LABELS, batch_size=2, epochs=1, verbose=0).history
-    assert np.isfinite(history["loss"]).all() and distiller.step == 4
+    assert distiller.step == 4
+    np.testing.assert_array_less(np.abs(history["loss"]), np.inf)
 
 
 def test_keras_saves_restores_and_validates(tmp_path):

@@ -140,9 +140,9 @@ def test_the_hub_reads_the_head_of_a_card() -> None:
     assert data.model_name == "student: resnet18"
     found = {result.metric_name: result.metric_value for result in data.eval_results}
     assert found == {
-        "clean accuracy": 0.8,
-        "robust accuracy, pgd (linf, epsilon 8/255)": 0.4,
-        "robust accuracy, worst case (linf, epsilon 8/255)": 0.4,
+        "clean accuracy": pytest.approx(0.8),
+        "robust accuracy, pgd (linf, epsilon 8/255)": pytest.approx(0.4),
+        "robust accuracy, worst case (linf, epsilon 8/255)": pytest.approx(0.4),
     }
     args = data.eval_results[1].metric_args
     assert args == {

@@ -81,7 +81,7 @@ def test_a_collapse_ends_the_stage_with_the_student_before(tmp_path) -> None:
     ]
     for name in ("last", "best"):
         kept = keras.models.load_model(tmp_path / f"{name}.keras", compile=False)
-        assert kept.get_weights()[0] == [[2.0]]
+        np.testing.assert_array_equal(kept.get_weights()[0], [[2.0]])
     assert validation.last["epoch"] == 2 and validation.last["overfitted_in"] == 3
     # A stage that was preempted there does not go on.
     resumed = _validation(COLLAPSE, None, said)

@@ -187,13 +187,13 @@ def test_every_dependency_that_is_imported_is_declared(folder, lists, others) ->
     declared = set().union(*map(_declared, lists))
     distributions = importlib.metadata.packages_distributions()
     paths = sorted((ROOT / folder).rglob("*.py"))
+    others = others | {"mtard_tf", *(path.stem for path in paths)}  # these and its own modules
     for path in paths:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module or ""]
-            tops = {name.split(".")[0] for name in names} - sys.stdlib_module_names - others
-            for top in tops - {"mtard_tf", *(path.stem for path in paths)}:
+            for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names - others:
                 providers = {_normalized(name) for name in distributions.get(top, [top])}
                 assert providers & declared, f"{path} imports {top}"
 
