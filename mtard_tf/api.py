@@ -143,8 +143,8 @@ def audit(
       temperature: at which the model was trained.
       batch_size: images at a time.
       seed: of the attacks.
-      out: folder for `report.json`, `report.md`, figures and each image's outcome; an audit that
-        was cut off goes on there. None keeps nothing.
+      out: folder for `report.html`, `report.md`, `report.json`, figures and each image's outcome;
+        an audit that was cut off goes on there. None keeps nothing.
 
     Returns:
       The report as a dict, with `verdict`, `worst_case`, `clean` and a table for notebooks.

@@ -62,13 +62,17 @@ def _unfinished(run_dir):
 
 
 def test_each_epoch_writes_the_page_outside_the_measured_time(
-    tiny_run_file, tmp_path, monkeypatch
+    tiny_run_file, tmp_path, monkeypatch, capsys
 ) -> None:
-    """A clock that only the page moves: no epoch is to have taken any time."""
+    """A clock that only the page moves: no epoch is to have taken any time.
+
+    It is there, and announced, before the first epoch.
+    """
     clock, seen = [0.0], []
 
     def refresh(run_dir) -> None:
-        seen.append(len((run_dir / "clean_teacher" / "timing.jsonl").read_text().splitlines()))
+        timing = run_dir / "clean_teacher" / "timing.jsonl"
+        seen.append(len(timing.read_text().splitlines()) if timing.exists() else 0)
         clock[0] += 100
 
     monkeypatch.setattr(stage_run.run_page, "refresh", refresh)
@@ -76,7 +80,9 @@ def test_each_epoch_writes_the_page_outside_the_measured_time(
     gin_files.parse([str(tiny_run_file)], ["Experiment.stages = ('clean_teacher',)"])
     experiment_run.run(gin_files.experiment(), tmp_path / "run", gin_files.text())
     path = tmp_path / "run" / "clean_teacher" / "timing.jsonl"
-    assert seen[:2] == [1, 2]
+    assert seen[:3] == [0, 1, 2]
+    page = tmp_path / "run" / "report" / "index.html"
+    assert f"Page, renewed after each epoch: {page}\n" in capsys.readouterr().err
     seconds = [json.loads(row)["seconds"] for row in path.read_text().splitlines()]
     assert seconds == pytest.approx([0, 0])
 

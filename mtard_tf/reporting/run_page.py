@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import sys
 from collections.abc import Iterator
 
 from mtard_tf import files
@@ -18,6 +19,12 @@ def refresh(run_dir: pathlib.Path) -> None:
     """Writes the page of a run that has a `stages.json`; one that cannot be stops nothing."""
     if (run_dir / STAGES).exists():
         pages.refresh(run_dir)
+
+
+def announce(run_dir: pathlib.Path) -> None:
+    """Writes the page of a run that begins, and says on stderr where it lies."""
+    refresh(run_dir)
+    print(f"Page, renewed after each epoch: {run_dir / PAGE}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

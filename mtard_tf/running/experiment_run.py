@@ -21,7 +21,7 @@ from mtard_tf.experiment.stage_checks import check_data
 from mtard_tf.models.global_state import fresh_names, seeded
 from mtard_tf.processes.locking import locked
 from mtard_tf.processes.preemption import Preempted, Preemption
-from mtard_tf.reporting.run_page import noting
+from mtard_tf.reporting.run_page import announce, noting
 from mtard_tf.running import extra_images, identity
 from mtard_tf.running.context import RunContext
 from mtard_tf.running.dry_run import dry_run
@@ -102,6 +102,8 @@ def _claimed(
             stack.enter_context(locked(run_dir, shared=bool(only)))
             for name in dict.fromkeys(only):  # a lock is held once
                 stack.enter_context(locked(run_dir, f"{name}.lock"))
+            if not only:  # of several processes, the one that began them has said so
+                announce(run_dir)
         strategies.wait_for_all(strategy)
         if not strategies.is_chief(strategy):
             claim(run_dir, *named)  # by now it is there: this compares

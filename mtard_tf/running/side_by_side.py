@@ -58,6 +58,7 @@ def run(
     stages, _, _, known = prepare(experiment, run_dir, strategy, only, restart)
     claim(run_dir, config)
     note_stages(run_dir, experiment)
+    run_page.announce(run_dir)
     run_jobs(run_dir, training_jobs(stages, run_dir, known, options, restart), count)
     return [run_files.stage(run_dir / stage.name / "stage.json") for stage in stages]
 
