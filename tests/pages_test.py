@@ -269,7 +269,7 @@ def test_where_no_student_can_be_believed(tmp_path) -> None:
         row["severity"] = "none" if row["teacher"] else "masked"
     files.write_json(path, compared)
     words = "the best row that can be believed is"
-    assert f"{words} method_0." in pages.comparison(tmp_path)
+    assert f"{words} method_<wbr>0." in pages.comparison(tmp_path)
     compared["rows"][0]["severity"] = "void"
     files.write_json(path, compared)
     text = pages.comparison(tmp_path)
@@ -330,6 +330,16 @@ def test_labels_do_not_overlap() -> None:
             assert labels.apart(one, other)
         for x, y in points:
             assert labels.apart(one, (x - 4, y - 4, x + 4, y + 4))
+
+
+def test_of_classes_that_none_survives_the_weakest_comes_first(tmp_path) -> None:
+    report = fabricated.audit(tmp_path, attacks=("a", "b"))
+    for place, entry in enumerate(report["per_class"].values()):
+        entry |= {"worst_case": 0.0, "a": (0.3, 0.1, 0.2, 0.1, 0.0)[place], "b": 0.1 * place}
+    table = audit_view.view(report, {})["classes"]
+    assert [row["name"] for row in table["rows"]] == [
+        *("Coat", "Trouser", "Dress", "Pullover", "T-shirt/top")
+    ]
 
 
 def test_labels_leave_bars_free_where_there_is_room() -> None:

@@ -154,7 +154,9 @@ def _curve(report: Mapping) -> Markup | None:
 
 def _classes(report: Mapping) -> dict[str, Any]:
     columns = ["clean", *report["attacks"], "worst_case"]
-    rows = sorted(report["per_class"].items(), key=lambda item: item[1]["worst_case"])
+    # Of those that no image survives first the ones that are weakest under the single attacks.
+    order = ["worst_case", *report["attacks"], "clean"]
+    rows = sorted(report["per_class"].items(), key=lambda item: [item[1][key] for key in order])
     table = [
         {
             "name": name,
