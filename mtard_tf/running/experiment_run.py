@@ -75,6 +75,8 @@ def run(
     named = (identity.of_experiment(experiment), EXPERIMENT) if config is None else (config, CONFIG)
     with _claimed(run_dir, experiment, named, only, strategy), Preemption().listening() as heard:
         check_begun(stages, run_dir, identities, restart)
+        if strategies.is_chief(strategy) and not only:  # of several processes, their parent says so
+            announce(run_dir)
         context = RunContext(data, experiment.threat, strategy, heard, callbacks, extras)
         results = []
         for stage in stages:
@@ -102,8 +104,6 @@ def _claimed(
             stack.enter_context(locked(run_dir, shared=bool(only)))
             for name in dict.fromkeys(only):  # a lock is held once
                 stack.enter_context(locked(run_dir, f"{name}.lock"))
-            if not only:  # of several processes, the one that began them has said so
-                announce(run_dir)
         strategies.wait_for_all(strategy)
         if not strategies.is_chief(strategy):
             claim(run_dir, *named)  # by now it is there: this compares

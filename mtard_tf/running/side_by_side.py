@@ -58,7 +58,6 @@ def run(
     stages, _, _, known = prepare(experiment, run_dir, strategy, only, restart)
     claim(run_dir, config)
     note_stages(run_dir, experiment)
-    run_page.announce(run_dir)
     run_jobs(run_dir, training_jobs(stages, run_dir, known, options, restart), count)
     return [run_files.stage(run_dir / stage.name / "stage.json") for stage in stages]
 
@@ -72,6 +71,8 @@ def run_jobs(run_dir: pathlib.Path, todo: Sequence[jobs.Job], count: int) -> Non
     """
     trained = {job.name for job in todo if _TRAIN in job.command}  # the rest are audits
     with locked(run_dir, shared=True), locked(run_dir, "jobs.lock"):
+        if trained:
+            run_page.announce(run_dir)
         try:
             jobs.run(todo, count, run_dir / "logs")
         except jobs.JobError as error:
