@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -32,6 +32,8 @@ class FitModel(ShimmedModel):
     extra_classes: int = 0
     # Whether attack or terms use the labels; if not, -1 stands for an image without one.
     needs_labels: bool = True
+    # Whether `validated` looks at the accuracy under attack, which the stage must then measure.
+    follows_validation: bool = False
     teachers: Teachers
 
     def __init__(self, student: keras.Model, context: TrainingContext) -> None:
@@ -74,6 +76,12 @@ class FitModel(ShimmedModel):
     def cached_parts(self) -> int:
         """How many parts a batch may have beyond (images, labels, ids): teachers' answers."""
         return len(self.teachers.cached)
+
+    def validated(self, measured: Mapping[str, float]) -> None:
+        """Called between two epochs with what a validation measured, `validation_clean`, ...
+
+        It is the same on all workers; what a family keeps of it must be a variable of its own.
+        """
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Keras' `fit`, on (images, labels[, ids]) in the threat model's box.

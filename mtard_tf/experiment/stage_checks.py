@@ -195,6 +195,12 @@ def check_context(distiller: Any) -> None:
         )
 
 
+def check_follows(stage: Any, distiller: Any) -> None:
+    """Refuses, with ValueError, to leave out the accuracy that the distiller follows."""
+    if getattr(distiller, "follows_validation", False) and stage.validation_attack is None:
+        _refuse(stage, "validation_attack", "set one: the distiller follows accuracy under it.")
+
+
 def _too_late(stage: Any) -> str:
     return f"the stage ends after {stage.epochs} epochs, before it begins: start earlier."
 

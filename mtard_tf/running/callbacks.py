@@ -111,11 +111,9 @@ class Validation(keras.callbacks.Callback):
             robust = float(
                 self._evaluator.attacked(self._attack, self._split, self._examples).mean()
             )
-            self.last |= {
-                "validation_robust": robust,
-                "validation_w_robust": w_robust(clean, robust),
-            }
-            self.last["validation_score"] = self.last["validation_w_robust"]
+            score = w_robust(clean, robust)
+            self.last |= {"validation_robust": robust, "validation_w_robust": score}
+            self.last["validation_score"] = score
         if self._watch:
             single = self._evaluator.attacked(guard.SINGLE_STEP, self._split, self._examples)
             self.last[guard.SINGLE_STEP_KEY] = float(single.mean())
@@ -124,6 +122,7 @@ class Validation(keras.callbacks.Callback):
         if self._watch and self._overfits(before):
             self.last = before | {"overfitted_in": epoch + 1}
             return  # neither the last student nor the best is this one
+        self.model.validated(self.last)
         self._judge(clean)
         better = self.last["validation_score"] > self.best.get("validation_score", -1.0)
         if better:

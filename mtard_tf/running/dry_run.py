@@ -107,6 +107,7 @@ def _built(
             f"Stage {stage.name!r} cannot be built: {reason} (--debug shows where)."
         ) from error
     stage_checks.check_context(distiller)
+    stage_checks.check_follows(stage, distiller)
     images = tf.random.stateless_uniform((2, *data.image_shape), [0, 0])
     for beside in getattr(distiller, "trained_models", ())[1:]:
         try:

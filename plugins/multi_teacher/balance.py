@@ -8,6 +8,13 @@ import keras
 import tensorflow as tf
 
 from mtard_tf.distribute.replicas import global_means, replicated_state
+from mtard_tf.losses import kl_divergence
+
+STARTS_AS_TEACHER = (
+    "the student starts from its teacher {!r}, whose L(0) is then a rounding error that normalises "
+    "nothing; the loss balance takes the losses of a student that calls all classes equally likely "
+    "for L(0)."
+)
 
 
 def balanced_temperatures(
@@ -79,6 +86,26 @@ def balanced_weights(
     return weights + rate * (target - weights)
 
 
+def divergences(
+    teachers: Sequence[tf.Tensor],
+    student: Sequence[tf.Tensor],
+    temperatures: tf.Tensor,
+    log_offset: float,
+) -> list[tf.Tensor]:
+    """KL(softmax(T_k / tau_k) || softmax(S_k)) / 10 of each teacher, `[batch]`; see `MTARD`.
+
+    Args:
+      teachers: logits of each teacher, `[batch, classes]`.
+      student: logits of the student on what that teacher saw, `[batch, classes]`.
+      temperatures: `[teachers]`, of the teachers' logits alone.
+      log_offset: see `kl_divergence`.
+    """
+    return [
+        kl_divergence(t, s, teacher_temperature=temperatures[i], log_offset=log_offset) / 10.0
+        for i, (t, s) in enumerate(zip(teachers, student, strict=True))
+    ]
+
+
 def first_losses(
     losses: tf.Tensor, losses_of_uniform: tf.Tensor, rounding: float = 1e-3
 ) -> tf.Tensor:
@@ -147,6 +174,23 @@ def start_weights(given: Mapping[str, float] | None, roles: Sequence[str]) -> li
             "summing to 1."
         )
     return [start[role] for role in roles]
+
+
+def start_temperatures(
+    given: Mapping[str, float] | None, roles: Sequence[str], minimum: float, maximum: float
+) -> list[float]:
+    """The temperatures of the first step in the order of the roles, 1 where none is given.
+
+    Raises:
+      ValueError: another role, or a temperature outside [minimum, maximum].
+    """
+    start = dict(given or {})
+    if set(start) - set(roles) or not all(minimum <= t <= maximum for t in start.values()):
+        raise ValueError(
+            f"initial_temperatures is {start}; give numbers from {minimum:g} to {maximum:g} (the "
+            f"bounds) for {', '.join(roles)}."
+        )
+    return [float(start.get(role, 1.0)) for role in roles]
 
 
 def seen_views(teacher_views: Mapping[str, str], views: Sequence[str]) -> tuple[str, ...]:

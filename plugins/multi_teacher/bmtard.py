@@ -48,6 +48,8 @@ class BMTARD(MTARD):
         maximum_temperature: float = 10.0,
         entropy_log_offset: float = 0.0,
         weight_rate: float = 0.025,
+        balance_target: str = "pace",
+        weight_step: float = 0.1,
         initial_weights: Mapping[str, float] | None = None,
         exponent: float = 1.0,
         log_offset: float = 1e-5,
@@ -60,6 +62,8 @@ class BMTARD(MTARD):
             teachers,
             context=context,
             weight_rate=weight_rate,
+            balance_target=balance_target,
+            weight_step=weight_step,
             initial_weights=initial_weights,
             exponent=exponent,
             log_offset=log_offset,
@@ -71,16 +75,10 @@ class BMTARD(MTARD):
         self.minimum_temperature = minimum_temperature
         self.maximum_temperature = maximum_temperature
         self.entropy_log_offset = entropy_log_offset
-        start = dict(initial_temperatures or {})
-        inside = all(minimum_temperature <= t <= maximum_temperature for t in start.values())
-        if set(start) - set(self.roles) or not inside:
-            raise ValueError(
-                f"initial_temperatures is {start}; give numbers from {minimum_temperature:g} to "
-                f"{maximum_temperature:g} (the bounds) for {', '.join(self.roles)}."
-            )
-        self.temperatures = balance.state(
-            self, "temperatures", [float(start.get(role, 1.0)) for role in self.roles]
+        start = balance.start_temperatures(
+            initial_temperatures, self.roles, minimum_temperature, maximum_temperature
         )
+        self.temperatures = balance.state(self, "temperatures", start)
 
     def teacher_temperatures(self) -> tf.Tensor:
         return tf.convert_to_tensor(self.temperatures.value)
