@@ -37,7 +37,8 @@ def parse() -> argparse.Namespace:
 ARGS = parse() if __name__ == "__main__" else None
 if ARGS is not None:
     # Read by TensorFlow when it starts.
-    os.environ["TF_NUM_INTRAOP_THREADS"] = str(ARGS.threads)
+    if ARGS.sections != "autoattack":  # which divides the cores itself, as mtard-eval does
+        os.environ["TF_NUM_INTRAOP_THREADS"] = str(ARGS.threads)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras  # noqa: E402
@@ -49,7 +50,7 @@ from cleverhans.tf2.attacks.projected_gradient_descent import (  # noqa: E402
 from reference_net import WEIGHTS, fashion_images, fashion_net  # noqa: E402
 from tables import table  # noqa: E402
 
-from mtard_tf.attacks import apgd, autoattack, fab, pgd, square  # noqa: E402
+from mtard_tf.attacks import apgd, autoattack, fab, pgd, sharding, square  # noqa: E402
 from mtard_tf.attacks.seeds import image_seeds  # noqa: E402
 from mtard_tf.auditing.compiled import CompiledModel  # noqa: E402
 from mtard_tf.models.folding import FoldedInference  # noqa: E402
@@ -59,6 +60,7 @@ from mtard_tf.threat import ThreatModel  # noqa: E402
 
 
 def time_autoattack(args: argparse.Namespace) -> None:
+    sharding.divide_cores()
     images, labels = fashion_images(args.images)
     model = fashion_net()
     attack = autoattack.AutoAttack(num_steps=args.steps, num_queries=args.queries)

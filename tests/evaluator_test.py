@@ -14,6 +14,7 @@ from mtard_tf.auditing.compiled import CompiledModel
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.data.image_data import Split
 from mtard_tf.distribute import spreading
+from mtard_tf.losses import margin
 from mtard_tf.models.model_files import EvaluationError
 from mtard_tf.threat import ThreatModel
 
@@ -72,7 +73,7 @@ def test_threads_share_what_is_compiled() -> None:
     np.testing.assert_array_equal(results, np.zeros((4, 1)))
 
 
-@pytest.mark.parametrize("count", [63, 64, 70])
+@pytest.mark.parametrize("count", [31, 32, 70])
 def test_a_batch_is_attacked_in_parts_that_give_what_the_whole_gives(count, monkeypatch) -> None:
     pixels = np.random.default_rng(0).uniform(0.2, 0.8, (count, 2))
     found, sizes = {}, {}
@@ -90,8 +91,31 @@ def test_a_batch_is_attacked_in_parts_that_give_what_the_whole_gives(count, monk
         found[cores], _ = compiled.attacked(attack, *_batch(*pixels))
         sizes[cores] = sorted(seen)
     np.testing.assert_allclose(found[1], found[2], atol=1e-6)
-    # Filled up to multiples of 16; a part of fewer than 32 is not worth a thread.
-    assert sizes == {1: [-(-count // 16) * 16], 2: {63: [64], 64: [32, 32], 70: [48, 48]}[count]}
+    # Filled up to multiples of 16; a part of fewer is not worth a thread.
+    assert sizes == {1: [-(-count // 16) * 16], 2: {31: [32], 32: [16, 16], 70: [48, 48]}[count]}
+
+
+def test_parts_are_dealt_by_margin_and_filled_up_with_the_smallest(monkeypatch) -> None:
+    monkeypatch.setattr("mtard_tf.auditing.compiled.default_shards", lambda: 2)
+    pixels = np.random.default_rng(1).uniform(0.2, 0.8, (40, 2))
+    compiled, seen = CompiledModel(_net(), THREAT), []
+    images, labels, ids = _batch(*pixels)
+
+    def attack(model_fn, images, labels, *, threat, seeds):
+        size = tf.numpy_function(lambda x: seen.append(x) or x, [images], tf.float32)
+        with tf.control_dependencies([size]):
+            return tf.identity(images)
+
+    perturbed, _ = compiled.attacked(attack, images, labels, ids)
+    np.testing.assert_array_equal(perturbed, images)  # in the order in which they came
+    margins = margin(tf.constant(compiled.logits(images)), labels).numpy()
+    ranks = [np.argsort(-margins, kind="stable")[first::2] for first in range(2)]
+    for part in seen:
+        assert part.shape[0] == 32  # 20 images, and 12 copies of the last
+        rows = ranks[0] if np.array_equal(part[0], images[int(ranks[0][0])]) else ranks[1]
+        np.testing.assert_array_equal(part[:20], tf.gather(images, rows))
+        np.testing.assert_array_equal(part[20:], np.repeat(part[19:20], 12, axis=0))
+    assert len(seen) == 2
 
 
 def test_violations_are_measured_and_failures_name_the_attack() -> None:

@@ -21,8 +21,10 @@ _request = define(requests.Eval)
 
 
 def main(argv: Sequence[str]) -> None:
+    from mtard_tf.attacks import sharding
     from mtard_tf.commands import eval
 
+    sharding.divide_cores()
     gate.show(lambda: eval.run(_request()))
 
 
