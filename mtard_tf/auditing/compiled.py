@@ -119,7 +119,7 @@ class CompiledModel:
             return tuple(tensor[: len(rows)] for tensor in found)
 
         try:
-            parts = self._parts(images, labels)
+            parts = self._parts(attack, images, labels)
             done = _side_by_side(part, parts)
         except (ValueError, tf.errors.OpError) as error:
             raise EvaluationError(f"{attack!r}: {last_line(error)}") from error
@@ -167,15 +167,18 @@ class CompiledModel:
             function = self._compiled[id(owner), variant][1]
         return function(images, labels, ids, *rest)
 
-    def _parts(self, images: tf.Tensor, labels: tf.Tensor) -> list[np.ndarray]:
+    def _parts(self, attack: Callable, images: tf.Tensor, labels: tf.Tensor) -> list[np.ndarray]:
         """Row numbers of the parts of a batch, each with as much to do, one for each core.
 
-        Attacks stop early on images that fall, which are those with a small margin. The smallest
-        comes last, and fills a part up.
+        Where an attack stops early, it does so on images with a small margin. The smallest comes
+        last, and fills a part up.
         """
+        rows = np.arange(len(labels))
+        count = max(1, min(default_shards(), len(rows) // _LEAST))
+        if count == 1 or not getattr(attack, "stops_early", False):
+            return np.array_split(rows, count)
         margins = losses.margin(tf.constant(self.logits(images)), labels).numpy()
         order = np.argsort(-margins, kind="stable")
-        count = max(1, min(default_shards(), len(order) // _LEAST))
         return [order[first::count] for first in range(count)]
 
     def _prepare(self, images: tf.Tensor) -> None:
