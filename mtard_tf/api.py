@@ -4,9 +4,8 @@
     net = mt.models.small_cnn(data.image_shape, data.num_classes)
     clean = mt.train("natural", net, data, epochs=8)
     robust = mt.train("trades", net, data, epsilon="8/255", epochs=8)
-    student = mt.distil(
-        "bmtard", net, data, teachers={"clean": clean, "robust": robust}, epsilon="8/255", epochs=9
-    )
+    teachers = {"clean": clean, "robust": robust}
+    student = mt.distil("bmtard", net, data, teachers=teachers, epsilon="8/255", epochs=9)
     report = mt.audit(student, data, epsilon="8/255")
     mt.export(student, "export/student", data)
 
@@ -15,14 +14,11 @@ A facade: the commands call the same functions. It leaves seeds and gin's config
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
-import numpy as np
 
 from mtard_tf import files
 from mtard_tf.auditing.audit import Audit
@@ -33,12 +29,11 @@ from mtard_tf.data.image_data import ImageData
 from mtard_tf.experiment import from_python
 from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.exporting import export as exporting
-from mtard_tf.exporting.formats import PROBES, Wanted
+from mtard_tf.exporting.formats import Wanted
 from mtard_tf.models import model_files
 from mtard_tf.models.global_state import fresh_names, seeded
-from mtard_tf.models.model_files import fingerprint
 from mtard_tf.running import experiment_run
-from mtard_tf.running.run_directory import CONFIG, EXPERIMENT, RunError
+from mtard_tf.running.stage_sources import kept
 from mtard_tf.runtimes import loading
 from mtard_tf.threat import ThreatModel, radius
 
@@ -86,7 +81,7 @@ def distil(
       run_dir: keeps metrics and checkpoints: repeated, the call goes on where it was cut off, or
         returns what was finished; another experiment is refused. None keeps nothing.
       initial: model or file with the weights to start from.
-      callbacks: Keras' own, beside ours; `fit` is called once for each epoch.
+      callbacks: Keras' own; `fit` is called once for each epoch.
       **settings: fields of a stage (`batch_size`, `optimizer`, `learning_rate`, `averaging`, ...)
         and arguments of the method (`beta`, `temperature_rate`, ...), see docs/python.md.
 
@@ -97,16 +92,13 @@ def distil(
       ValueError: whatever a part refuses, before anything is trained.
     """
     from_python.check_teachers(method, teachers)
-    name = name or (method if isinstance(method, str) else method.__name__.lower())
-    with gin_files.apart(), seeded(seed), fresh_names(), _folder(run_dir) as folder:
-        if (folder / CONFIG).exists():
-            raise RunError(f"{folder} holds a run of a gin file; choose another run_dir.")
-        sources = {role: _source(folder, role, model) for role, model in teachers.items()}
-        start = None if initial is None else _source(folder, "initial", initial)
+    with gin_files.apart(), seeded(seed), fresh_names(), files.kept_or_scratch(run_dir) as folder:
+        sources = {role: kept(folder, role, model) for role, model in teachers.items()}
+        start = None if initial is None else kept(folder, "initial", initial)
         stage = from_python.stage(name, method, net, sources, epochs, settings, start)
         experiment = Experiment(lambda: data, [stage], epsilon, norm, seed)
-        experiment_run.run(experiment, folder, callbacks=callbacks)
-        return model_files.load(folder / name / "student.keras")
+        experiment_run.run(experiment, folder, callbacks=callbacks, page=run_dir is not None)
+        return model_files.load(folder / stage.name / "student.keras")
 
 
 def audit(
@@ -133,13 +125,12 @@ def audit(
       data: label names and the images.
       epsilon: radius, in [0, 1] pixel units, or text as "8/255".
       norm: "linf" or "l2".
-      suite: "quick", "paper", "autoattack", ..., a `.gin` file, or a `Suite`; default "quick", or
-        "artefact" for a model without gradients.
+      suite: "quick", "paper", ..., a `.gin` file, or a `Suite`; default "quick", or "artefact".
       skip: attacks of the suite to leave out.
       split: "test", "validation" or "train".
       examples: at most N images, the first ones; None for all.
-      surrogate: model on which transfer attacks are crafted; None leaves those out, or takes the
-        float model beside a `.tflite` or `.onnx` file.
+      surrogate: model for transfer attacks; None leaves them out, or takes the float model beside
+        a `.tflite` or `.onnx` file.
       temperature: at which the model was trained.
       batch_size: images at a time.
       seed: of the attacks.
@@ -149,17 +140,13 @@ def audit(
     Returns:
       The report as a dict, with `verdict`, `worst_case`, `clean` and a table for notebooks.
     """
-    with gin_files.apart(), _folder(out) as folder:
+    with gin_files.apart(), files.kept_or_scratch(out) as folder:
         threat = ThreatModel(norm, radius(epsilon, "epsilon", norm))
-        suite = suite or ("artefact" if loading.without_gradients(model) else "quick")
-        chosen = (gin_files.suite(suite) if isinstance(suite, str) else suite).without(skip)
+        chosen = gin_files.suite(suite or loading.default_suite(model)).without(skip)
         todo = Audit(data, chosen, threat, split, examples, batch_size, seed)
-        place = model
-        if isinstance(model, str | pathlib.Path):
-            model = loading.load(model, data.image_shape)
-        if surrogate is None or isinstance(surrogate, str | pathlib.Path):
-            surrogate = loading.surrogate(model, place, surrogate)
-        return Report(todo.at_temperature(temperature)(model, model.name, folder, surrogate))
+        net = loading.load(model, data.image_shape)
+        surrogate = loading.surrogate(net, model, surrogate)
+        return Report(todo.at_temperature(temperature)(net, net.name, folder, surrogate))
 
 
 def export(
@@ -183,13 +170,12 @@ def export(
     Args:
       model: from images to logits, or its file.
       folder: parent of the versions.
-      data: label names, and validation images on which the files are held against the model.
-      formats: some of "saved_model", "litert", "litert_float16", "litert_int8", "onnx"; all but the
-        first need `pip install 'mtard_tf[deploy]'`.
+      data: label names, and validation images to hold the files against the model.
+      formats: "saved_model", and with `pip install 'mtard_tf[deploy]'` "litert",
+        "litert_float16", "litert_int8", "onnx".
       calibration: training images for the ranges of "litert_int8": "clean", or "mixed" (attacked).
       calibration_images: how many training images.
-      min_agreement: share of 500 validation images on which a format that rounds must give the
-        model's label.
+      min_agreement: share of 500 images on which a format that rounds must give the same label.
       max_robust_drop: share of images that the worst case of "litert_int8" may lose; None: any.
       robust_examples: validation images for it.
       calibrate: fits the temperature of its probabilities, see docs/serving.md.
@@ -207,43 +193,7 @@ def export(
         *(tuple(formats), calibration, calibration_images, min_agreement),
         *(max_robust_drop, robust_examples, calibrate, coverage),
     )
-    return exporting.export(
-        _model(model),
-        data.label_names,
-        pathlib.Path(folder),
-        np.asarray(data.validation.images[: PROBES if wanted.needs_data else 32]),
-        wanted=wanted,
-        data=data,
-        threat=ThreatModel(norm, radius(epsilon, "epsilon", norm)),
-    )
-
-
-@contextlib.contextmanager
-def _folder(given: Path | None) -> Iterator[pathlib.Path]:
-    if given is not None:
-        yield pathlib.Path(given).expanduser()
-        return
-    with tempfile.TemporaryDirectory(prefix="mtard_tf-") as scratch:
-        yield pathlib.Path(scratch)
-
-
-def _model(given: Any) -> Any:
-    return model_files.load(given) if isinstance(given, str | pathlib.Path) else given
-
-
-def _source(folder: pathlib.Path, role: str, given: Teacher) -> str:
-    """The file of a teacher; a model in memory is kept in the run as one."""
-    if isinstance(given, str | pathlib.Path):
-        return str(pathlib.Path(given).expanduser().absolute())
-    path = (folder / "teachers" / f"{role}.keras").absolute()
-    with files.temporary(path) as partial:
-        given.save(partial)
-        known = path.exists() and fingerprint(model_files.load(path)) == fingerprint(given)
-        if not known and (folder / EXPERIMENT).exists():
-            raise RunError(
-                f"{folder} was begun with another {role} teacher; choose another run_dir."
-            )
-        if not known:
-            files.to_disk(partial)
-            partial.replace(path)
-    return str(path)
+    names, probes = data.label_names, data.validation.images[: wanted.probes]
+    given = model_files.load(model), names, pathlib.Path(folder), probes
+    threat = ThreatModel(norm, radius(epsilon, "epsilon", norm))
+    return exporting.export(*given, wanted=wanted, data=data, threat=threat)

@@ -58,6 +58,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         os.replace(partial, path)
 
 
+@contextlib.contextmanager
+def kept_or_scratch(path: str | os.PathLike[str] | None) -> Iterator[pathlib.Path]:
+    """The folder that is given, which need not exist; for None one that is removed at the end."""
+    if path is not None:
+        yield pathlib.Path(path).expanduser()
+        return
+    with tempfile.TemporaryDirectory(prefix="mtard_tf-") as scratch:
+        yield pathlib.Path(scratch)
+
+
 def to_disk(path: pathlib.Path) -> None:
     """Flushes a file, or all files of a folder, to disk; a rename may be stored before them."""
     for file in path.rglob("*") if path.is_dir() else [path]:

@@ -144,7 +144,9 @@ def test_an_audit_and_an_export_of_a_model_in_memory(tmp_path, natural, monkeypa
     np.testing.assert_allclose(logits, natural(images / np.float32(255)), atol=1e-5)
 
 
-def test_callbacks_are_called_and_may_end_the_training(net) -> None:
+def test_callbacks_are_called_and_may_end_the_training(net, capfd) -> None:
+    """And no page is spoken of, where nothing is kept."""
+
     class Ends(keras.callbacks.Callback):
         epochs: list[int] = []
 
@@ -155,3 +157,4 @@ def test_callbacks_are_called_and_may_end_the_training(net) -> None:
     callback = Ends()
     mt.train("natural", net, tiny_data(), callbacks=[callback], validate_every=2, **_TINY)
     assert callback.epochs == [0]
+    assert "Page" not in capfd.readouterr().err

@@ -155,6 +155,10 @@ def test_modules_and_functions_are_short(module: str) -> None:
             assert length <= MAX_FUNCTION_LINES, f"{module}.{node.name} has {length} lines"
 
 
+def test_the_python_api_is_a_facade() -> None:
+    assert SOURCES["mtard_tf.api"].read_text(encoding="utf-8").count("\n") < 200
+
+
 def _length(node: ast.stmt) -> int:
     return (node.end_lineno or node.lineno) - node.lineno + 1
 

@@ -164,7 +164,7 @@ def _run_stages(request: requests.Eval) -> str:
 
 def _audit(request: requests.Eval, data: ImageData, threat: ThreatModel, seed: int) -> Audit:
     # After the run's own data were made: a suite replaces the configuration that made them.
-    default = "artefact" if loading.without_gradients(request.model) else "quick"
-    suite = gin_files.suite(request.suite or default).without(request.skip)
+    suite = gin_files.suite(request.suite or loading.default_suite(request.model))
+    suite = suite.without(request.skip)
     size, share = request.batch_size, part(request.share)
     return Audit(data, suite, threat, request.split, request.examples, size, seed, share)

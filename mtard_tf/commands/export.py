@@ -9,7 +9,7 @@ from typing import Any
 from mtard_tf.commands import requests
 from mtard_tf.config import gin_files
 from mtard_tf.exporting import export, hub_folder, model_card, saved_model
-from mtard_tf.exporting.formats import FORMATS, PROBES, SAVED_MODEL, Wanted
+from mtard_tf.exporting.formats import FORMATS, SAVED_MODEL, Wanted
 from mtard_tf.reporting import run_page
 from mtard_tf.running import experiment_run, report, run_directory
 
@@ -41,7 +41,7 @@ def run(request: requests.Export) -> str:
     student = run_directory.load_student(run_dir, stage)
     data = described.dataset() if wanted.needs_data else None
     if data is not None:
-        probe_images = data.validation.images[:PROBES]
+        probe_images = data.validation.images[: wanted.probes]
     metadata = model_card.metadata(run_dir, described, stage, noted, student)
     folder = export.export(
         student,

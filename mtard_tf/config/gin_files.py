@@ -86,14 +86,16 @@ def experiment() -> Experiment:
     return described
 
 
-def suite(name: str) -> Suite:
-    """The attack suite of that name in `suites/`, or of a `.gin` file.
+def suite(name: str | Suite) -> Suite:
+    """The attack suite of that name in `suites/`, or of a `.gin` file; or the one that is given.
 
-    Replaces the current configuration, as `parse` does.
+    A name replaces the current configuration, as `parse` does.
 
     Raises:
       ConfigError: no such suite, or an invalid one.
     """
+    if not isinstance(name, str):
+        return name
     if not name.endswith(".gin"):
         known = [path.stem for path in pathlib.Path(config_folder(), "suites").glob("*.gin")]
         if name not in known:

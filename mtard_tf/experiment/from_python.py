@@ -23,7 +23,7 @@ _WARMUP = 0.25
 
 
 def stage(
-    name: str,
+    name: str | None,
     method: str | Callable,
     net: keras.Model,
     teachers: Mapping[str, str],
@@ -37,7 +37,7 @@ def stage(
     that grows over the first quarter of the epochs. All others are `Stage`'s.
 
     Args:
-      name: of the stage.
+      name: of the stage; None for the method's.
       method: name or class of a distiller, "bmtard".
       net: its architecture is trained, with fresh weights.
       teachers: role -> path.
@@ -50,6 +50,7 @@ def stage(
       ValueError: a name that does not exist, or a setting that neither has.
     """
     distiller, known = _method(method)
+    name = name or (method if isinstance(method, str) else method.__name__.lower())
     fields: dict[str, Any] = {"optimizer": "adam", "learning_rate": 2e-3}
     fields["learning_rate_schedule"] = schedules.CONSTANT
     if attacks(distiller):

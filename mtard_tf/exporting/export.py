@@ -40,8 +40,8 @@ def export(
       student: from float32 images in [0, 1] to logits.
       label_names: one per class.
       folder: parent of the versions.
-      probe_images: uint8 `[n, height, width, channels]`; the files take images of their shape, and
-        are held against the student on them.
+      probe_images: uint8 `[n, height, width, channels]`, in memory or on disk; the files take
+        images of their shape, and are held against the student on them.
       metadata: from `model_card.metadata`; kept as `assets.extra/metadata.json`, and the
         source of `README.md`. What the files are is added to it as `formats`.
       wanted: the formats; default a SavedModel alone.
@@ -57,7 +57,7 @@ def export(
         written, or its logits differ by more than 1e-5 (times the largest logit, where that is
         above 1), or, where the format rounds, its labels do.
     """
-    wanted = wanted or Wanted()
+    wanted, probe_images = wanted or Wanted(), np.asarray(probe_images)
     with files.temporary(folder / "version") as partial:
         partial.mkdir()
         calibration = None

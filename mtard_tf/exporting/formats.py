@@ -20,7 +20,8 @@ import re
 from collections.abc import Sequence
 
 SAVED_MODEL, ONNX, INT8 = "saved_model", "onnx", "litert_int8"
-PROBES = 500  # validation images on which files are held against the student
+_FEW = 32  # validation images that every stage keeps
+_PROBES = 500  # validation images on which files are held against the student
 CALIBRATIONS = ("clean", "mixed")
 
 # Distribution -> the oldest version that was tried; as in pyproject.toml's extra.
@@ -126,6 +127,11 @@ class Wanted:
     def needs_data(self) -> bool:
         """Whether more is needed than the 32 images that every stage keeps."""
         return self.calibrate or any(name != SAVED_MODEL for name in self.names)
+
+    @property
+    def probes(self) -> int:
+        """On how many validation images the files are held against the student."""
+        return _PROBES if self.needs_data else _FEW
 
 
 def _check_runtimes(name: str) -> None:

@@ -18,14 +18,18 @@ from mtard_tf.models.layers import OUTLIER_LAYER
 from mtard_tf.models.saved_models import SavedModel
 
 
-def load(path: str | pathlib.Path) -> Any:
+def load(given: Any) -> Any:
     """A model by path: a `.keras` file, a SavedModel folder, or the parent of numbered versions.
+
+    What is no path is a model already, and returned as it is.
 
     Raises:
       ModelFileError: no such file, not a model, or one that does more than compute (`graph_ops`
         for SavedModels; Keras refuses code in `.keras` files). Nothing was run.
     """
-    path = _resolved(pathlib.Path(path))
+    if not isinstance(given, str | pathlib.Path):
+        return given
+    path = _resolved(pathlib.Path(given))
     try:
         if path.is_dir():
             return SavedModel(path)

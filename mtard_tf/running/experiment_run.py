@@ -47,6 +47,7 @@ def run(
     only: Sequence[str] = (),
     restart: Sequence[str] = (),
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    page: bool = True,
 ) -> list[dict]:
     """Runs all stages that are not finished; one that was interrupted resumes.
 
@@ -61,6 +62,7 @@ def run(
       restart: names of stages to begin anew where they were begun with other data, code, settings
         or teachers; what was there is moved to `<name>.before`.
       callbacks: Keras' own, given to each stage's `fit`.
+      page: whether the directory gets a page; one that is removed afterwards needs none.
 
     Returns:
       One `stage.json` per stage.
@@ -73,9 +75,11 @@ def run(
     strategy = strategy or tf.distribute.get_strategy()
     stages, data, extras, identities = prepare(experiment, run_dir, strategy, only, restart)
     named = (identity.of_experiment(experiment), EXPERIMENT) if config is None else (config, CONFIG)
-    with _claimed(run_dir, experiment, named, only, strategy), Preemption().listening() as heard:
+    with _claimed(run_dir, named, only, strategy), Preemption().listening() as heard:
+        if strategies.is_chief(strategy) and page:
+            note_stages(run_dir, experiment)
         check_begun(stages, run_dir, identities, restart)
-        if strategies.is_chief(strategy) and not only:  # of several processes, their parent says so
+        if strategies.is_chief(strategy) and page and not only:  # else their parent says so
             announce(run_dir)
         context = RunContext(data, experiment.threat, strategy, heard, callbacks, extras)
         results = []
@@ -91,7 +95,6 @@ def run(
 @contextlib.contextmanager
 def _claimed(
     run_dir: pathlib.Path,
-    experiment: Experiment,
     named: tuple[str, str],
     only: Sequence[str],
     strategy: tf.distribute.Strategy,
@@ -100,7 +103,6 @@ def _claimed(
     with contextlib.ExitStack() as stack:
         if strategies.is_chief(strategy):
             claim(run_dir, *named)
-            note_stages(run_dir, experiment)
             stack.enter_context(locked(run_dir, shared=bool(only)))
             for name in dict.fromkeys(only):  # a lock is held once
                 stack.enter_context(locked(run_dir, f"{name}.lock"))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 
 from mtard_tf import files
 from mtard_tf.experiment.stage import Stage
-from mtard_tf.models.model_files import file_digest
+from mtard_tf.models import model_files
+from mtard_tf.models.model_files import file_digest, fingerprint
 from mtard_tf.reporting import run_files
 from mtard_tf.running import identity
 from mtard_tf.running.checkpoints import Checkpoints
-from mtard_tf.running.run_directory import RunError, existing, student_path
+from mtard_tf.running.run_directory import CONFIG, EXPERIMENT, RunError, existing, student_path
 
 
 def check_start(stage: Stage, student: keras.Model, start: keras.Model) -> None:
@@ -24,6 +26,35 @@ def check_start(stage: Stage, student: keras.Model, start: keras.Model) -> None:
             f"Stage {stage.name!r} starts from {stage.initial!r}, whose {len(given)} weights are "
             f"not of the shapes of its own {len(shapes)}; give both the same model."
         )
+
+
+def kept(run_dir: pathlib.Path, role: str, given: Any) -> str:
+    """The path of a teacher; a model in memory is kept in the run, as `teachers/<role>.keras`.
+
+    Args:
+      run_dir: of a run that a Python program begins or goes on with.
+      role: of the teacher, or "initial".
+      given: a Keras model, or a path, which need not exist.
+
+    Raises:
+      RunError: the directory holds a run of a gin file, or was begun with another model.
+    """
+    if (run_dir / CONFIG).exists():
+        raise RunError(f"{run_dir} holds a run of a gin file; choose another run_dir.")
+    if isinstance(given, str | pathlib.Path):
+        return str(pathlib.Path(given).expanduser().absolute())
+    path = (run_dir / "teachers" / f"{role}.keras").absolute()
+    with files.temporary(path) as partial:
+        given.save(partial)
+        known = path.exists() and fingerprint(model_files.load(path)) == fingerprint(given)
+        if not known and (run_dir / EXPERIMENT).exists():
+            raise RunError(
+                f"{run_dir} was begun with another {role} teacher; choose another run_dir."
+            )
+        if not known:
+            files.to_disk(partial)
+            partial.replace(path)
+    return str(path)
 
 
 class Changed(RunError):

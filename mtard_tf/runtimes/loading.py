@@ -18,13 +18,11 @@ def is_address(place: str) -> bool:
     return place.startswith(("http://", "https://"))
 
 
-def load(
-    place: str | pathlib.Path, image_shape: tuple[int, ...], limits: Limits | None = None
-) -> Any:
+def load(place: Any, image_shape: tuple[int, ...], limits: Limits | None = None) -> Any:
     """A model: a `.keras` file, a SavedModel, a `.tflite` or `.onnx` file, or a served model.
 
     Args:
-      place: a path, or http://HOST:PORT/v1/models/NAME.
+      place: a path, or http://HOST:PORT/v1/models/NAME; a model is returned as it is.
       image_shape: (height, width, channels) of the images to come.
       limits: of a server; default `Limits()`.
 
@@ -32,6 +30,8 @@ def load(
       ModelFileError: no such file, or not a model.
       EndpointError: the server does not answer, or not as it should.
     """
+    if not isinstance(place, str | pathlib.Path):
+        return place
     if is_address(str(place)):
         from mtard_tf.runtimes.endpoint import Endpoint
 
@@ -50,15 +50,20 @@ def load(
     return ONNXFile(path, image_shape)
 
 
-def without_gradients(place: Any) -> bool:
-    """Whether a place names a model that attacks cannot follow: a file for another runtime."""
-    if not isinstance(place, str | pathlib.Path):
-        return False
-    return is_address(str(place)) or pathlib.Path(place).suffix in _FILES
+def default_suite(place: Any) -> str:
+    """The suite of a model for which none is named; files of other runtimes have no gradients."""
+    is_path = isinstance(place, str | pathlib.Path)
+    other = is_path and (is_address(str(place)) or pathlib.Path(place).suffix in _FILES)
+    return "artefact" if other else "quick"
 
 
-def surrogate(model: Any, place: Any, given: str | pathlib.Path | None) -> Any:
+def surrogate(model: Any, place: Any, given: Any) -> Any:
     """The net on which transfer attacks are crafted: as given, or the float model beside a file.
+
+    Args:
+      model: to attack.
+      place: where it is: a path, an address, or the model itself.
+      given: a model or its path; None for the one beside a file.
 
     Raises:
       ModelFileError: no such file, or not a model.
