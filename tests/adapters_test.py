@@ -11,6 +11,7 @@ import pytest
 from mtard_tf.auditing.wrong_inputs import hint
 from mtard_tf.commands import import_, requests
 from mtard_tf.data import Split
+from mtard_tf.models import model_files
 from mtard_tf.models.adapters import adapted
 from mtard_tf.models.model_files import EvaluationError, check_classes, check_shapes
 
@@ -98,6 +99,18 @@ def test_a_model_at_chance_names_the_flag_that_it_seems_to_lack() -> None:
         "be 90: give that flag if the model was trained so."
     )
     assert hint(adapted(net, input_scale=255), split) == ""
+    images[1:31, :, :, :] += (images[1:31] == 103) * np.uint8(150)
+    net.set_weights([kernel.reshape(60, 3), np.float32([0.5, 0, 0])])
+    assert hint(net, split) == (
+        "net gets 50 of the first 90 images right; with --input_scale=255 it would be 90: give "
+        "that flag if the model was trained so."
+    )
+
+
+def test_a_sigmoid_at_the_end_is_refused() -> None:
+    split = Split(np.zeros((3, 4, 5, 3), np.uint8), np.arange(3, dtype=np.int32))
+    with pytest.raises(EvaluationError, match="net ends in a sigmoid; attacks and distillation n"):
+        model_files.check(_net(activation="sigmoid"), split, ("a", "b", "c"))
 
 
 def test_shapes_that_a_flag_mends_name_it() -> None:

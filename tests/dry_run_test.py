@@ -76,6 +76,7 @@ def _two_outputs():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: _net(activation="sigmoid"), "M: net ends in a sigmoid; attacks and distillation need raw logits: take it away, as --from_probabilities of mtard-eval and mtard-import does."),
         (lambda: _net(activation="softmax"), "M: The model returns probabilities (every row lies in [0, 1] and adds up to 1); attacks and distillation need raw logits: remove the softmax from its last layer, as --from_probabilities of mtard-eval and mtard-import does."),
         (lambda: _net(units=4), "M: net has 4 logits and the data set 3 classes; end it with a layer of num_classes units."),
         (lambda: _net(images=keras.Input(batch_shape=(32, *SHAPE))), "M: net takes batches of 32 images only; save it with a batch size of None, which takes any."),
@@ -96,10 +97,9 @@ def test_students_that_no_audit_would_take(make, message):
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("activation", [None, "sigmoid"])
-def test_students_that_an_audit_takes(activation):
+def test_students_that_an_audit_takes():
     layers = [L.BatchNormalization(), L.Dropout(0.5), Forgetful(), L.Rescaling(2.0)]
-    dry_run.check_student("M", _net(*layers, activation=activation), SHAPE, 3)
+    dry_run.check_student("M", _net(*layers), SHAPE, 3)
     open_size = keras.Input((None, None, 1))
     pooled = L.Dense(3)(L.GlobalAveragePooling2D()(L.Conv2D(2, 3)(open_size)))
     dry_run.check_student("M", keras.Model(open_size, pooled), SHAPE, 3)

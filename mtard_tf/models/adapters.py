@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from mtard_tf.models.layers import NORMALIZATIONS
-from mtard_tf.models.model_files import EvaluationError
+from mtard_tf.models.model_files import EvaluationError, activation
 
 _ENDS = ("softmax", "sigmoid")
 
@@ -90,10 +90,10 @@ def _logits_of(model: keras.Model) -> keras.Model:
     """The model without the softmax or sigmoid at its end, on the same layers."""
     last = model.layers[-1] if model.layers else model
     if isinstance(last, keras.layers.Softmax) or (
-        isinstance(last, keras.layers.Activation) and _activation(last) in _ENDS
+        isinstance(last, keras.layers.Activation) and activation(last) in _ENDS
     ):
         return keras.Model(model.inputs, last.input, name=model.name)
-    if _activation(last) not in _ENDS:
+    if activation(last) not in _ENDS:
         raise EvaluationError(
             f"{model.name} ends in {type(last).__name__} {last.name!r} without softmax or sigmoid; "
             "leave --from_probabilities out."
@@ -102,10 +102,6 @@ def _logits_of(model: keras.Model) -> keras.Model:
     outputs = linear(last.input)
     linear.set_weights(last.get_weights())
     return keras.Model(model.inputs, outputs, name=model.name)
-
-
-def _activation(layer: Any) -> str:
-    return getattr(getattr(layer, "activation", None), "__name__", "")
 
 
 def _two_classes(logit: Any) -> Any:

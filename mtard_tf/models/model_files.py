@@ -127,6 +127,12 @@ def check_shapes(model: Any, image_shape: tuple[int, ...]) -> None:
         raise EvaluationError(
             f"{model.name} takes images of {wanted} and the data set has {given}; {way}."
         )
+    last = model.layers[-1] if isinstance(model, keras.Model) and model.layers else None
+    if activation(last) == "sigmoid":
+        raise EvaluationError(
+            f"{model.name} ends in a sigmoid; attacks and distillation need raw logits: take it "
+            "away, as --from_probabilities of mtard-eval and mtard-import does."
+        )
 
 
 def check_classes(model: Any, classes: int) -> None:
@@ -161,6 +167,11 @@ def check_logits(logits: np.ndarray) -> None:
             "and distillation need raw logits: remove the softmax from its last layer, as "
             "--from_probabilities of mtard-eval and mtard-import does."
         )
+
+
+def activation(layer: Any) -> str:
+    """The name of a layer's activation, "" without one."""
+    return getattr(getattr(layer, "activation", None), "__name__", "")
 
 
 def fingerprint(model: Any) -> str:

@@ -36,7 +36,7 @@ def open_split(
     def decode(records: tf.Tensor) -> tf.Tensor:
         encoded = tf.io.parse_example(records, {image_key: tf.io.FixedLenFeature([], tf.string)})
         image = tf.TensorSpec(shape, tf.uint8)
-        return tf.map_fn(feature.decode_example, encoded[image_key], fn_output_signature=image)
+        return tf.map_fn(_decoder(feature, shape), encoded[image_key], fn_output_signature=image)
 
     try:
         records = Records(builder.info.splits[name].file_instructions)
@@ -54,6 +54,13 @@ def open_split(
             raise damaged(builder.data_dir, error) from error
 
     return Split(StoredImages(read, np.arange(len(labels)), shape, fingerprint), labels)
+
+
+def _decoder(feature: Any, shape: tuple[int, int, int]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A feature's own decoder, but of 8-bit PNG the operation of that format: a fifth faster."""
+    if feature.np_dtype != np.uint8 or getattr(feature, "_encoding_format", None) != "png":
+        return feature.decode_example
+    return lambda png: tf.ensure_shape(tf.io.decode_png(png, channels=shape[-1]), shape)
 
 
 class Records:
