@@ -128,7 +128,7 @@ def test_images_of_another_size_are_refused_by_litert(folder, name) -> None:
 
 def test_the_folded_net_is_the_net() -> None:
     net = _net()
-    folded = FoldedInference(net).net()
+    folded = FoldedInference(net, attacked=False).net()
     assert not any(isinstance(layer, L.BatchNormalization) for layer in folded.layers)
     np.testing.assert_allclose(_logits(folded), _logits(net), atol=1e-5)
 

@@ -36,7 +36,7 @@ def source(student: Any, shape: tuple[int, ...], folder: pathlib.Path) -> None:
       shape: height, width and channels.
       folder: to be made.
     """
-    net = FoldedInference(student).net()
+    net = FoldedInference(student, attacked=False).net()
 
     def logits_of(images: tf.Tensor) -> dict[str, tf.Tensor]:
         # LiteRT resizes its input to any request; this refuses images of another size there.

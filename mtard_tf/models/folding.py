@@ -4,6 +4,8 @@ The inner attack runs the student in inference mode ten times and more per train
 BatchNorm is a fixed affine map per channel, which the convolution before it can absorb:
 
     BN(conv(x, K)) = conv(x, K * s) + (beta - mean * s),   s = gamma / sqrt(variance + epsilon)
+
+A strided stem also gets a faster gradient to the images, see `strided_convolution`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import tensorflow as tf
 from mtard_tf.models import twins
 from mtard_tf.models.compatibility import is_functional
 from mtard_tf.models.precision import with_precision
+from mtard_tf.models.strided_convolution import StridedConv2D, has_fast_gradient
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
 
@@ -30,19 +33,23 @@ class FoldedInference(twins.Twinned):
         logits = model_fn(images)            # any number of times
 
     `fold()` reads the weights, so its result is valid until they change. A model is called directly
-    (`training=False`) if it is not functional, has nothing to fold, cannot be rebuilt, or gives
+    (`training=False`) if it is not functional, has nothing to gain, cannot be rebuilt, or gives
     other logits than its twin (such as one that draws random numbers, see `twins.equal`).
 
     Args:
       model: a Keras model or a SavedModel, from images to logits. It is not changed.
       policy: dtype policy of the twin, which then is made also where nothing is folded; None for
         the model's own.
+      attacked: whether gradients to the images are asked for, which then are made fast; False for
+        a net of Keras' own layers alone.
     """
 
-    def __init__(self, model: Any, policy: str | None = None) -> None:
+    def __init__(self, model: Any, policy: str | None = None, attacked: bool = True) -> None:
         self._model = model
         self._folded = _foldable(model)
-        wanted = self._folded or (policy and is_functional(model))
+        layers = model.layers if is_functional(model) else []
+        self._strided = {x.name for x in layers if attacked and has_fast_gradient(x)}
+        wanted = self._folded or self._strided or (policy and is_functional(model))
         super().__init__(model, self._rebuilt(policy) if wanted else None)
 
     def __call__(self) -> ModelFn:
@@ -94,12 +101,12 @@ class FoldedInference(twins.Twinned):
         return model_fn
 
     def _clone(self, layer: keras.layers.Layer) -> keras.layers.Layer:
+        kind = StridedConv2D if layer.name in self._strided else type(layer)
         if layer.name in self._folded:
-            config = layer.get_config() | {"use_bias": True}
-            return type(layer).from_config(config)
+            return kind.from_config(layer.get_config() | {"use_bias": True})
         if layer.name in self._folded.values():
             return _PassThrough(name=layer.name)
-        return type(layer).from_config(layer.get_config())
+        return kind.from_config(layer.get_config())
 
 
 class _PassThrough(keras.layers.Layer):
