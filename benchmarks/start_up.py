@@ -2,9 +2,9 @@
 
     python -m benchmarks.start_up [--runs=3]
 
-Each run is a process of its own, as users start it. Printed are, in seconds of wall time, the median
-and the range over the runs: what importing, checking, building and tracing cost up to the first
-step, and for the later stages from the last step of the one before to their own first.
+Each run is a process of its own, as users start it. Printed are, in seconds of wall time, the
+median and the range over the runs: what importing, checking, building and tracing cost up to the
+first step, and for the later stages from the last step of the one before to their own first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import contextlib
 import functools
 import importlib
 import json
-import pathlib
 import statistics
 import subprocess
 import sys

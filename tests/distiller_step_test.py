@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mtard_tf.attacks import sharding
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.attacks.sharding import shards
@@ -132,3 +133,21 @@ def test_an_unknown_batchnorm_of_the_attack():
         ValueError, match="attack_batch_norm is 'train'; use one of inference, batch, training"
     ):
         PGDAdversarialTraining(_net(), attack_batch_norm="train")
+
+
+@pytest.mark.parametrize(
+    ("cores", "parts", "environment", "given"),
+    [(2, 2, None, [1]), (7, 2, None, [4]), (1, 1, None, [1]), (2, 2, "2", [])],
+)
+def test_each_part_gets_its_share_of_the_cores(monkeypatch, cores, parts, environment, given):
+    chosen: list[int] = []
+    monkeypatch.setattr(sharding, "_cores", lambda: cores)
+    monkeypatch.setattr(sharding, "default_shards", lambda: parts)
+    monkeypatch.setattr(
+        tf.config.threading, "set_intra_op_parallelism_threads", lambda n: chosen.append(n)
+    )
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", environment)
+    sharding.divide_cores()
+    assert chosen == given

@@ -7,6 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -264,3 +265,19 @@ def test_a_mistake_that_a_command_finds_is_an_error_of_one_line(run_dir, config,
         eval.run(requests.Eval(run_dir=str(folder)))
     line = f"{folder} holds no run (no config.gin); run mtard-train first."
     assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("divided", "expected"), [(True, ["cores", "devices"]), (False, ["devices"])]
+)
+def test_cores_are_divided_before_devices_are_made(monkeypatch, tmp_path, divided, expected):
+    calls: list[str] = []
+    described = types.SimpleNamespace(divide_cores=divided, strategy="one_device")
+    monkeypatch.setattr(train.gin_files, "start_or_resume", lambda *_: described)
+    monkeypatch.setattr(train.gin_files, "text", lambda: "")
+    monkeypatch.setattr(train.sharding, "divide_cores", lambda: calls.append("cores"))
+    monkeypatch.setattr(train.strategies, "create", lambda *_, **__: calls.append("devices"))
+    monkeypatch.setattr(train.strategies, "is_chief", lambda _: False)
+    monkeypatch.setattr(train.experiment_run, "run", lambda *_, **__: [])
+    assert train.run(requests.Train(run_dir=str(tmp_path))) == ""
+    assert calls == expected

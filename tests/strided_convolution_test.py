@@ -15,7 +15,14 @@ from mtard_tf.models.strided_convolution import StridedConv2D, convolution, has_
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize(
     ("size", "width", "stride"),
-    [((6, 6), 3, 2), ((7, 6), 3, 2), ((8, 9), 2, 2), ((9, 8), 5, 3), ((7, 7), 1, 2), ((8, 5), 4, 4)],
+    [
+        ((6, 6), 3, 2),
+        ((7, 6), 3, 2),
+        ((8, 9), 2, 2),
+        ((9, 8), 5, 3),
+        ((7, 7), 1, 2),
+        ((8, 5), 4, 4),
+    ],
 )
 def test_gradients_equal_tensorflow_s(size, width, stride, padding) -> None:
     numbers = np.random.RandomState(0)

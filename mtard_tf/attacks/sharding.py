@@ -21,8 +21,8 @@ def default_shards() -> int:
 def divide_cores() -> None:
     """Gives each of the parts side by side its own cores, before TensorFlow computes anything.
 
-    Operations that each take all cores get in each other's way. For a process that does nothing
-    but attack; what `TF_NUM_INTRAOP_THREADS` says stands.
+    Operations that each take all cores get in each other's way. For a process that does little but
+    attack. `TF_NUM_INTRAOP_THREADS` goes first where it is set.
     """
     if "TF_NUM_INTRAOP_THREADS" not in os.environ:
         tf.config.threading.set_intra_op_parallelism_threads(-(-_cores() // default_shards()))

@@ -6,6 +6,7 @@ import functools
 import pathlib
 import shlex
 
+from mtard_tf.attacks import sharding
 from mtard_tf.commands import requests
 from mtard_tf.config import gin_files
 from mtard_tf.distribute import strategies
@@ -22,6 +23,8 @@ def run(request: requests.Train) -> str:
     """
     run_dir = pathlib.Path(request.run_dir)
     described = gin_files.start_or_resume(run_dir, request.config, request.gin)
+    if described.divide_cores:
+        sharding.divide_cores()
     strategy = strategies.create(
         request.strategy or described.strategy,
         devices=request.devices,

@@ -28,6 +28,10 @@ class Experiment:
       norm: "linf" or "l2".
       seed: of weights, order of examples, augmentation and attacks; 0 to 2^31 - 1.
       strategy: devices to train on, see `strategies.create`; a flag overrides it.
+      divide_cores: `mtard-train` computes each operation on the share of the cores that one of the
+        parts has that are attacked side by side, in place of all cores: a fifth faster for small
+        nets, and slower for stages of large nets without an attack. From Python, where TensorFlow
+        may have begun, the environment variable TF_NUM_INTRAOP_THREADS says so.
 
     Raises:
       ValueError: no stages, a name twice, a stage whose teacher is neither an earlier stage nor a
@@ -40,6 +44,7 @@ class Experiment:
     norm: str = "linf"
     seed: int = 0
     strategy: str = "one_device"
+    divide_cores: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.dataset, ImageData):

@@ -95,9 +95,9 @@ def _to_images(
     height, width, channels, filters = kernel.shape
     rows, columns = -(-height // stride), -(-width // stride)
     whole = [[0, rows * stride - height], [0, columns * stride - width], [0, 0], [0, 0]]
-    blocks = tf.reshape(
-        tf.pad(kernel, whole), [rows, stride, columns, stride, channels, filters]
-    )[::-1, :, ::-1]
+    blocks = tf.reshape(tf.pad(kernel, whole), [rows, stride, columns, stride, channels, filters])[
+        ::-1, :, ::-1
+    ]
     blocks = tf.transpose(blocks, [0, 2, 5, 1, 3, 4])
     blocks = tf.reshape(blocks, [rows, columns, filters, stride * stride * channels])
     edges = []
