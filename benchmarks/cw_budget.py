@@ -22,7 +22,7 @@ from tables import table  # noqa: E402
 
 from mtard_tf.attacks.seeds import image_seeds  # noqa: E402
 from mtard_tf.measuring.distortion import CWDistortion  # noqa: E402
-from mtard_tf.models.empty_batches import never_empty  # noqa: E402
+from mtard_tf.models.cpu_kernels import never_empty  # noqa: E402
 from mtard_tf.models.folding import FoldedInference  # noqa: E402
 from mtard_tf.threat import ThreatModel  # noqa: E402
 

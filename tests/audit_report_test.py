@@ -22,7 +22,7 @@ from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.auditing.suite import Suite
 from mtard_tf.data.image_data import ImageData, Split
 from mtard_tf.models import model_files
-from mtard_tf.models.empty_batches import never_empty
+from mtard_tf.models.cpu_kernels import never_empty
 from mtard_tf.models.model_files import EvaluationError
 from mtard_tf.reporting import plots
 from mtard_tf.threat import ThreatModel

@@ -18,7 +18,7 @@ from mtard_tf.attacks.gradients import none_reaches
 from mtard_tf.attacks.pgd import input_gradient
 from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.attacks.sharding import default_shards
-from mtard_tf.models.empty_batches import never_empty
+from mtard_tf.models.cpu_kernels import never_empty
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.model_files import EvaluationError
 from mtard_tf.threat import ThreatModel

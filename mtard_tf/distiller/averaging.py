@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from mtard_tf.distribute.replicas import replicated_state
-from mtard_tf.models.empty_batches import never_empty
+from mtard_tf.models.cpu_kernels import never_empty
 
 
 @dataclasses.dataclass(frozen=True)

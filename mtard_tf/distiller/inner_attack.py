@@ -15,7 +15,7 @@ from mtard_tf.attacks.seeds import image_seeds
 from mtard_tf.distiller.context import TrainingContext
 from mtard_tf.distiller.fake_quantised import FakeQuantised
 from mtard_tf.models import twins
-from mtard_tf.models.empty_batches import never_empty
+from mtard_tf.models.cpu_kernels import never_empty
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
 from mtard_tf.schedules import CONSTANT

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from mtard_tf.data.batches import evaluation_batches
 from mtard_tf.data.image_data import Split
-from mtard_tf.models.empty_batches import never_empty
+from mtard_tf.models.cpu_kernels import never_empty
 from mtard_tf.models.folding import FoldedInference
 
 _TABLE_BATCH = 500

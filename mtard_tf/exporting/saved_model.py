@@ -72,7 +72,7 @@ def _write(
     names = tf.constant(list(label_names))
 
     def model_fn(images: tf.Tensor) -> tf.Tensor:
-        # See `models.empty_batches`, whose padding LiteRT's converter does not take.
+        # See `models.cpu_kernels`, whose padding LiteRT's converter does not take.
         count = tf.shape(images)[0]
         black = tf.zeros((tf.maximum(1 - count, 0), *shape))
         logits = student(tf.concat([images, black], axis=0), training=False)

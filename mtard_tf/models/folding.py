@@ -5,7 +5,7 @@ BatchNorm is a fixed affine map per channel, which the convolution before it can
 
     BN(conv(x, K)) = conv(x, K * s) + (beta - mean * s),   s = gamma / sqrt(variance + epsilon)
 
-A strided stem also gets a faster gradient to the images, see `strided_convolution`.
+A strided stem also gets a faster gradient to the images, see `cpu_kernels`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import tensorflow as tf
 
 from mtard_tf.models import twins
 from mtard_tf.models.compatibility import is_functional
+from mtard_tf.models.cpu_kernels import StridedConv2D, has_fast_gradient
 from mtard_tf.models.precision import with_precision
-from mtard_tf.models.strided_convolution import StridedConv2D, has_fast_gradient
 
 ModelFn = Callable[[tf.Tensor], tf.Tensor]
 

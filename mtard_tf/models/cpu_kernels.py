@@ -1,4 +1,4 @@
-"""A strided convolution of few channels whose gradient to the images is fast on CPUs.
+"""Where TensorFlow's kernels for CPUs are slow or wrong: strided stems, and empty batches.
 
 oneDNN's gradient to an input of one or three channels computes for sixteen: for the first layer of
 a net with a strided stem it takes three times as long as the layer itself, a fifth of an attack's
@@ -8,14 +8,21 @@ step. The same numbers come from a convolution with stride 1. With y[o] = sum_k 
 
 so the s x s pixels of a block are the channels of one pixel of a smaller image, and
 `depth_to_space` puts them in their places.
+
+On an empty batch, which attacks reach when no image is left to attack, the operation into which
+TensorFlow 2.21 fuses convolution, bias and activation returns its input's shape, and the next layer
+fails with "input depth must be evenly divisible by filter depth". Eager calls and other devices are
+correct.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
+
+ModelFn = Callable[[tf.Tensor], tf.Tensor]
 
 _FEW = 4  # channels; from eight on oneDNN's own gradient is as fast
 
@@ -111,3 +118,17 @@ def _to_images(
     padded = tf.nn.depth_to_space(moved, stride)
     (top, _), (left, _) = pads
     return padded[:, top : top + sizes[0], left : left + sizes[1]]
+
+
+def never_empty(model_fn: ModelFn) -> ModelFn:
+    """The same function; an empty batch reaches the model as one black image."""
+
+    def guarded(images: tf.Tensor) -> tf.Tensor:
+        if images.shape[0]:  # known, and not 0
+            return model_fn(images)
+        count = tf.shape(images)[0]
+        paddings = [[0, tf.maximum(1 - count, 0)], *[[0, 0]] * (images.shape.rank - 1)]
+        padded = tf.ensure_shape(tf.pad(images, paddings), [None, *images.shape[1:]])
+        return model_fn(padded)[:count]
+
+    return guarded

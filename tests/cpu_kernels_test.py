@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 import mtard_tf as mt
+from mtard_tf.models.cpu_kernels import StridedConv2D, convolution, has_fast_gradient
 from mtard_tf.models.folding import FoldedInference
-from mtard_tf.models.strided_convolution import StridedConv2D, convolution, has_fast_gradient
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
