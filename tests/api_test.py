@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 import mtard_tf as mt
+from mtard_tf.auditing.suite import Suite
 from mtard_tf.config import gin_files
 from mtard_tf.config.gin_errors import ConfigError
 from mtard_tf.exporting import proof
@@ -142,6 +143,46 @@ def test_an_audit_and_an_export_of_a_model_in_memory(tmp_path, natural, monkeypa
     images = tiny_data().test.images
     logits = served(images=tf.constant(images))["logits"]
     np.testing.assert_allclose(logits, natural(images / np.float32(255)), atol=1e-5)
+
+
+def _group_normalised(shape=(8, 8, 3), classes: int = 3) -> keras.Model:
+    """With GroupNormalization, Dropout, LayerNormalization and attention."""
+    images = keras.Input(shape)
+    x = keras.layers.GroupNormalization(2)(keras.layers.Conv2D(4, 3, 2)(images))
+    x = keras.layers.Dropout(0.1)(keras.layers.ReLU()(x))
+    x = keras.layers.LayerNormalization()(keras.layers.Reshape((9, 4))(x))
+    x = keras.layers.GlobalAveragePooling1D()(keras.layers.MultiHeadAttention(2, 2)(x, x))
+    return keras.Model(images, keras.layers.Dense(classes)(x), name="grouped")
+
+
+_SUITE = Suite({"pgd": mt.PGD(num_steps=2)}, probe_examples=4, factors=(1.0,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: mt.models.vit_tiny((8, 8, 3), 3, patch=4, width=6, depth=1, dropout=0.1),
+        _group_normalised,
+    ],
+    ids=["vit", "group norm"],
+)
+def test_students_without_batch_norm_are_distilled_audited_and_exported(
+    tmp_path, natural, monkeypatch, make
+) -> None:
+    data = tiny_data()
+    teachers = {"clean": natural, "robust": natural}
+    settings = dict(attack=mt.PGD(num_steps=2), validation_attack=None, **_TINY)
+    student = mt.distil("bmtard", make(), data, teachers=teachers, epsilon=0.1, **settings)
+    assert [w.shape for w in student.get_weights()] == [w.shape for w in make().get_weights()]
+    report = mt.audit(student, data, epsilon=0.1, suite=_SUITE, examples=8)
+    logits = np.asarray(student(data.test.images[:8] / np.float32(255), training=False))
+    assert report.clean == np.mean(logits.argmax(1) == data.test.labels[:8])
+    monkeypatch.setattr(proof, "prove", lambda *_: {})
+    folder = mt.export(student, tmp_path / "export", data)
+    served = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    given = served(images=tf.constant(data.test.images[:8]))["logits"]
+    np.testing.assert_allclose(given, logits, atol=1e-5)
 
 
 def test_callbacks_are_called_and_may_end_the_training(net, capfd) -> None:

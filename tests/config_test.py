@@ -198,6 +198,16 @@ def test_a_scope_that_uses_another_selector_is_named(tiny_run_file, tmp_path):
     )
 
 
+def test_a_given_binding_that_scoped_ones_overrule_is_refused(tiny_run_file, tmp_path):
+    with pytest.raises(ValueError) as caught:
+        _built(tmp_path, "net/models.small_cnn.dense = 3", "models.small_cnn.dense = 4")
+    assert str(caught.value) == (
+        "models.small_cnn.dense has no effect, overruled by net/models.small_cnn.dense; give that "
+        "instead."
+    )
+    _built(tmp_path, "net/models.small_cnn.dense = 3", "net/models.small_cnn.dense = 4")
+
+
 def test_shared_lines_need_not_be_read(tiny_run_file, tmp_path):
     """Those of a file that is included, of stages left out, and of a part that was swapped."""
     (tmp_path / "shared.gin").write_text(

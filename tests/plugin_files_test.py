@@ -8,6 +8,7 @@ import pathlib
 import pytest
 
 from mtard_tf import registry
+from mtard_tf.commands import requests, train
 from mtard_tf.config import gin_files, plugin_files
 from mtard_tf.config.gin_errors import ConfigError
 from mtard_tf.running import run_directory
@@ -66,6 +67,22 @@ def test_a_run_goes_on_with_its_plugin_after_the_file_was_edited(tmp_path) -> No
     plugin_files.load_kept(run_dir)
     path.write_text("# edited\n")
     plugin_files.load_bound(f"Experiment.plugins = \\\n    '{path}'\n", tmp_path)
+
+
+def test_a_run_is_not_gone_on_with_after_its_plugin_changed(tmp_path) -> None:
+    """Also by the run alone, without --config, and with --restart."""
+    path, run_dir = _file(tmp_path, "later_net"), tmp_path / "run"
+    plugin_files.load([path])
+    run_directory.claim(run_dir, "# one\n")
+    (run_dir / "plugins" / "later_net.py").write_text("# what the run began with\n")
+    request = requests.Train(run_dir=str(run_dir), restart=["student"])
+    with pytest.raises(ConfigError) as refused:
+        train.run(request)
+    assert str(refused.value) == (
+        f"{path} has changed since the run began; put it back (a copy is "
+        f"{run_dir / 'plugins' / 'later_net.py'}), or choose another --run_dir: a run has one "
+        "version of its plugins."
+    )
 
 
 def test_a_plugin_that_can_be_imported_from_where_it_lies_is_loaded(tmp_path, monkeypatch) -> None:

@@ -10,8 +10,9 @@ import gin
 
 from mtard_tf import registry
 from mtard_tf.config.bindable import BINDABLE
-from mtard_tf.config.bindings import MACRO, flat, short, text
+from mtard_tf.config.bindings import flat, short, text
 from mtard_tf.config.gin_errors import ConfigError
+from mtard_tf.config.statements import MACRO
 
 
 def check_values() -> None:

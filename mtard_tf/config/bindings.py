@@ -10,12 +10,9 @@ from typing import Any
 import gin
 
 from mtard_tf import registry
+from mtard_tf.config.statements import MACRO, REFERENCE, Key, statements
 from mtard_tf.experiment.stage import Stage
 
-# (scope, complete selector, parameter): ("student", "mtard_tf.Stage", "epochs"). For a macro: its
-# name, MACRO and "value".
-Key = tuple[str, str, str]
-MACRO = "gin.macro"
 # Module of the selectors in `bindable`, whatever file they are defined in.
 PACKAGE = "mtard_tf"
 # Selectors that make lists of stages.
@@ -56,12 +53,12 @@ def require(last_file: str | None, given: Sequence[str]) -> None:
       last_file: its text; None if its bindings need not be read.
       given: bindings of the command line.
     """
-    added = dict(_statements("\n".join(given)))
+    added = dict(statements("\n".join(given)))
     swapped = any(
-        _REFERENCE in flat(value) or short(key[1]) in _LISTS or key[2] == "stages"
+        REFERENCE in flat(value) or short(key[1]) in _LISTS or key[2] == "stages"
         for key, value in added.items()
     )
-    own = [] if last_file is None or swapped else [key for key, _ in _statements(last_file)]
+    own = [] if last_file is None or swapped else [key for key, _ in statements(last_file)]
     _given.clear()
     _own.clear()
     _given.update(added)
@@ -124,9 +121,29 @@ def check_read(stages: Sequence[Stage], apart_from: str = "") -> None:
         heirs = [at for at, of in read if of == selector and f"{at}/".startswith(f"{scope}/")]
         if not scope:
             heirs = [at for at, of in read if of == selector]
-        if not any(parameter in read[heir, selector] for heir in heirs):
+        reached = [heir for heir in heirs if parameter in read[heir, selector]]
+        if not reached:
             used = sorted(at for at, of in read if of == selector)
             raise ValueError(_unread(key, bool(heirs), used, stages))
+        nearer = [_nearer(key, heir) for heir in reached]
+        if key in _given and all(nearer):
+            others = " and ".join(sorted({text(other) for other in nearer if other}))
+            raise ValueError(
+                f"{text(key)} has no effect, overruled by {others}; give that instead."
+            )
+
+
+def _nearer(key: Key, at: str) -> Key | None:
+    """The binding of a scope within the key's that holds at `at` in its place, if there is one."""
+    scope, selector, parameter = key
+    within = [
+        (inner, selector, parameter)
+        for inner, of, named in _bound()
+        if (of, named) == (selector, parameter)
+        and len(inner) > len(scope)
+        and f"{at}/".startswith(f"{inner}/")
+    ]
+    return max(within, key=lambda other: len(other[0]), default=None)
 
 
 def text(key: Key) -> str:
@@ -215,28 +232,3 @@ def _described(scope: str) -> bool:
 def _left_out(scope: str, stages: Sequence[Stage]) -> bool:
     tops = {stage.scope.split("/")[0] for stage in stages}
     return _described(scope) and scope.split("/")[0] not in tops
-
-
-_REFERENCE = object()
-
-
-class _Names(gin.config.config_parser.ParserDelegate):
-    """Parses statements without resolving references."""
-
-    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> object:
-        return _REFERENCE
-
-    def macro(self, macro_name: str) -> None:
-        return None
-
-
-def _statements(lines: str) -> Iterator[tuple[Key, Any]]:
-    """The bindings in a text, without those of included files, and their values."""
-    for statement in gin.config.config_parser.ConfigParser(lines, _Names()):
-        if not isinstance(statement, gin.config.config_parser.BindingStatement):
-            continue
-        scope, name, parameter, value, _ = statement
-        if not parameter:
-            yield (f"{scope}/{name}" if scope else name, MACRO, "value"), value
-        else:
-            yield (scope, gin.config._REGISTRY.get_match(name).selector, parameter), value

@@ -68,7 +68,11 @@ def load_bound(text: str, folder: pathlib.Path) -> None:
 
 
 def load_kept(run_dir: pathlib.Path) -> None:
-    """Loads the plugins that a run was begun with, as they were then."""
+    """Loads the plugins that a run was begun with, as they were then.
+
+    Raises:
+      ConfigError: one is loaded already, from a file that changed since; or as `load`.
+    """
     folder = run_dir / FOLDER
     if not (folder / _ORDER).exists():
         return
@@ -76,6 +80,8 @@ def load_kept(run_dir: pathlib.Path) -> None:
         names = [str(name) for name in files.read_json(folder / _ORDER)["order"]]
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{folder / _ORDER} is damaged ({error}); put it back.") from error
+    for name in names:
+        _check_unchanged(name, folder / f"{name}.py")
     _of_run.update(names)
     load([folder / f"{name}.py" for name in names])
 
@@ -97,16 +103,23 @@ def keep(run_dir: pathlib.Path, begun: bool) -> None:
     """
     if _loaded and not begun:
         files.write_json(run_dir / FOLDER / _ORDER, {"order": list(_loaded)})
-    for name, (path, text) in _loaded.items():
+    for name, (_, text) in _loaded.items():
         kept = run_dir / FOLDER / f"{name}.py"
         if not begun:
             with files.replacing(kept) as partial:
                 partial.write_bytes(text)
-        elif kept.exists() and kept.read_bytes() != text:
-            raise ConfigError(
-                f"{path} has changed since the run began; put it back (a copy is {kept}), or "
-                "choose another --run_dir."
-            )
+        else:
+            _check_unchanged(name, kept)
+
+
+def _check_unchanged(name: str, kept: pathlib.Path) -> None:
+    """Refuses a plugin that is loaded with another text than the one that a run keeps."""
+    path, text = _loaded.get(name, (kept, b""))
+    if path != kept and kept.exists() and kept.read_bytes() != text:
+        raise ConfigError(
+            f"{path} has changed since the run began; put it back (a copy is {kept}), or "
+            "choose another --run_dir: a run has one version of its plugins."
+        )
 
 
 def _import(path: pathlib.Path) -> None:
