@@ -89,7 +89,7 @@ BUILT_INS: dict[str, dict[str, str]] = {
         name: f"mtard_tf.data:{name}"
         for name in (
             *("fashion_mini", "fashion_mnist", "mnist", "cifar10", "cifar100", "tfds"),
-            *("tiny_imagenet", "npz", "image_folder"),
+            *("tiny_imagenet", "npz", "image_folder", "part", "rest"),
         )
     },
 }

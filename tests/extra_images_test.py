@@ -16,6 +16,7 @@ from mtard_tf.data.batches import training_batches, training_tensors
 from mtard_tf.data.extra import Extra, check_extra
 from mtard_tf.data.image_data import DataError, ImageData, Split
 from mtard_tf.data.npz_sets import npz
+from mtard_tf.data.parts import part, rest
 from mtard_tf.experiment import from_python
 from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.experiment.stage import Stage
@@ -138,8 +139,8 @@ def test_replicas_share_the_rows_of_a_batch() -> None:
     ]
     for number, batch in enumerate(whole):
         for halves in (both[2 * number : 2 * number + 2], [of[number] for of in apart]):
-            for part, rows in enumerate(zip(*halves, strict=True)):
-                np.testing.assert_array_equal(np.concatenate(rows), batch[part])
+            for place, rows in enumerate(zip(*halves, strict=True)):
+                np.testing.assert_array_equal(np.concatenate(rows), batch[place])
     mixed = [(labels >= 40).any() and (labels < 40).any() for _, labels, _ in both]
     assert np.mean(mixed) > 0.9
 
@@ -295,6 +296,22 @@ def test_an_npz_file_is_no_data_set_of_an_experiment(tiny_run_file) -> None:
         gin_files.experiment()
 
 
+def test_a_part_of_a_set_and_the_rest_without_labels() -> None:
+    data = tiny_data(30)
+    some, others = part(data, 12), rest(data, 12)
+    np.testing.assert_array_equal(np.bincount(some.train.labels), [4, 4, 4])
+    np.testing.assert_array_equal(others.labels, np.full(18, -1))
+    both = np.concatenate([some.train.images, others.images])
+    rows = [np.unique(images.reshape(30, -1), axis=0) for images in (both, data.train.images)]
+    np.testing.assert_array_equal(*rows)
+    assert some.validation is data.validation and some.test is data.test
+    assert (part(data, 12, seed=1).train.images != some.train.images).any()
+    with pytest.raises(DataError, match="^A part of 30 of the 30 training images of tiny leaves"):
+        part(data, 30)
+    with pytest.raises(DataError, match=r"give one, such as @datasets.fashion_mnist\(\)\.$"):
+        rest(tiny_data, 3)
+
+
 # Stages.
 
 
@@ -345,6 +362,19 @@ def test_a_teachers_labels(tmp_path) -> None:
     np.testing.assert_array_equal(extra_images.labelled(*given).split.labels, [1] * 60)
     given[3] = {"judge": "another"}
     np.testing.assert_array_equal(extra_images.labelled(*given).split.labels, [2] * 60)
+
+
+def test_a_teacher_for_the_labels_alone(tmp_path) -> None:
+    """A method without teachers trains on its labels as on those of a file, to the bit."""
+    teacher = _net()
+    stage = dataclasses.replace(STAGE, extra=lambda: _generated(labels=False))
+    judged = dataclasses.replace(stage, teachers={"judge": "j.keras"}, extra_labels="judge")
+    found = _train(judged, tmp_path / "judged", {"judge": teacher})
+    images = _generated().images
+    labels = teacher(images / np.float32(255)).numpy().argmax(axis=1).astype(np.int32)
+    own = dataclasses.replace(stage, extra=lambda: Split(images, labels))
+    for ours, theirs in zip(found, _train(own, tmp_path / "own", {}), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_missing_labels_are_refused_where_they_are_needed() -> None:

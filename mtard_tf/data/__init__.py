@@ -27,6 +27,8 @@ _HOMES = {
     "image_folder": "image_folders",
     "mnist": "named_sets",
     "npz": "npz_sets",
+    "part": "parts",
+    "rest": "parts",
     "steps_per_epoch": "batches",
     "tfds": "tfds_sets",
     "tiny_imagenet": "named_sets",

@@ -41,6 +41,7 @@ class TrainingContext:
         themselves.
       gradient_matching: weight of the IGDM term at the end, see `GradientMatching`; 0 for none.
       averaging: rule by which `Distiller.averages` follows the student's weights; None for none.
+      labeller: role of a teacher that labels extra images, which the family need not have.
     """
 
     threat: ThreatModel = ThreatModel()
@@ -57,6 +58,7 @@ class TrainingContext:
     weight_perturbation: WeightPerturbation | None = None
     gradient_matching: float = 0.0
     averaging: EMA | SWA | None = None
+    labeller: str | None = None
 
     @property
     def shards(self) -> int:

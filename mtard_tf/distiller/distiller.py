@@ -69,7 +69,8 @@ class Distiller(FitModel):
         name, teachers = type(self).__name__, dict(teachers or {})
         makes_views = type(self).further_views is not Distiller.further_views
         check_views(name, self.student_views, self.teacher_views, makes_views)
-        check_fit(name, student, teachers, self.teacher_views, self.extra_classes)
+        roles = {*self.teacher_views, *filter(None, [self.context.labeller])}
+        check_fit(name, student, teachers, roles, self.extra_classes)
         if not 0 <= label_smoothing < 1:
             raise ValueError(
                 f"label_smoothing is {label_smoothing!r}; give a number from 0 to below 1."

@@ -44,7 +44,7 @@ class Stage:
       extra: factory of further images, such as `@datasets.npz`, that fill a share of every batch;
         of a data set its training split. An epoch has as many batches as without them.
       extra_share: of a batch, above 0 and below 1; `int(batch_size * extra_share)` images.
-      extra_labels: role of the teacher whose top class labels them; None for their own labels.
+      extra_labels: role of the teacher, maybe for this alone, whose top class labels them; or None.
       optimizer: factory, such as `@optimizers.sgd`, called with the scheduled learning rate.
       learning_rate: its base value.
       learning_rate_schedule: factor by epoch.
@@ -241,6 +241,7 @@ class Stage:
             weight_perturbation=perturbation,
             gradient_matching=self.gradient_matching,
             averaging=self.averaging,
+            labeller=self.extra_labels,
         )
 
     def _prepared(self, student: keras.Model) -> keras.Model:
