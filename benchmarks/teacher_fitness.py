@@ -24,7 +24,7 @@ from mtard_tf.attacks.pgd import PGD
 from mtard_tf.auditing.accuracies import w_robust
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.data.named_sets import fashion_mini
-from mtard_tf.running import fitness
+from mtard_tf.planning import fitness
 from mtard_tf.threat import ThreatModel
 
 EPSILON = 0.1

@@ -13,10 +13,9 @@ from preempted import PreemptedAt
 from mtard_tf import registry
 from mtard_tf.config import gin_files
 from mtard_tf.data.batches import training_batches, training_tensors
-from mtard_tf.data.extra import Extra, check_extra
+from mtard_tf.data.extra import Extra, check_extra, part, rest
 from mtard_tf.data.image_data import DataError, ImageData, Split
 from mtard_tf.data.npz_sets import npz
-from mtard_tf.data.parts import part, rest
 from mtard_tf.experiment import from_python
 from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.experiment.stage import Stage

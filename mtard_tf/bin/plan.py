@@ -4,6 +4,7 @@
     mtard-plan --config=quickstart.gin --check
     mtard-plan --config=mine.gin --throughput=20 --stand_in=robust_teacher.keras=resnet18 \\
         --image_shape=64,64,3 --classes=200 --examples=100000
+    mtard-plan --config=quickstart.gin --teachers --run_dir=runs/quickstart --reference=student
 
 Without --throughput it times the passes of each stage on this device: seconds to minutes.
 Also `python -m mtard_tf.bin.plan ...`.

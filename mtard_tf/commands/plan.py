@@ -1,4 +1,4 @@
-"""What the flags of `mtard-plan` mean: whose shapes, whose teachers, whose speed."""
+"""What the flags of `mtard-plan` mean: whose shapes, whose teachers, whose speed and fitness."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from mtard_tf.data.image_data import (
     Split,
 )
 from mtard_tf.experiment.experiment import Experiment
-from mtard_tf.planning import plan, rates, text
+from mtard_tf.models import model_files
+from mtard_tf.planning import fitness, plan, rates, text
 from mtard_tf.planning.flops import PlanError
-from mtard_tf.running.run_directory import load_student, student_path
+from mtard_tf.running.run_directory import existing, load_student, load_teacher, student_path
 
 # Sets whose size is known where they are not prepared: image shape, classes, training images.
 SIZES = {
@@ -37,6 +38,7 @@ SIZES = {
     "cifar100": ((32, 32, 3), 100, 50_000),
     "tiny_imagenet": ((64, 64, 3), 200, 100_000),
 }
+EXAMPLES = 500  # on which teachers are measured
 _SIZE_FLAGS = "--image_shape=64,64,3 --classes=200 --examples=100000"
 
 
@@ -49,6 +51,10 @@ def run(request: requests.Plan) -> str:
     """
     gin_files.parse(request.config, request.gin)
     experiment = gin_files.experiment()
+    if request.teachers:
+        return teachers(experiment, request)
+    if request.run_dir is not None or request.reference is not None:
+        raise PlanError("--run_dir and --reference go with --teachers; add it, or leave them out.")
     if request.throughput is not None and (request.check or not 0 < request.throughput < math.inf):
         raise PlanError(
             f"--throughput is {request.throughput:g}; give TFLOP/s above 0, and no --check: only "
@@ -64,6 +70,33 @@ def run(request: requests.Plan) -> str:
         rows.append(text.Row(built.plan, *rates.measure(built, data, request.check)))
     bindings.check_read(experiment.stages, apart_from="datasets")  # which need not be there
     return text.markdown(rows, _device(request, rows))
+
+
+def teachers(experiment: Experiment, request: requests.Plan) -> str:
+    """Measures how fit the robust teachers of an experiment are; returns the table.
+
+    Raises:
+      PlanError: there are none.
+      RunError: a teacher or the reference is not there.
+    """
+    sources = fitness.robust_sources(experiment.stages)
+    if not sources:
+        raise PlanError("No stage has a teacher 'robust', so there is none to measure.")
+    run_dir, data = pathlib.Path(request.run_dir or ""), experiment.dataset()
+    digests = {source: model_files.file_digest(existing(run_dir, source)) for source in sources}
+    models = {source: load_teacher(run_dir, source, data) for source in sources}
+    count = min(request.examples or EXAMPLES, len(data.validation))
+    split, on_reference = data.validation.take(np.arange(count)), None
+    if request.reference is not None:
+        reference = load_teacher(run_dir, request.reference, data)
+        on_reference = fitness.attacked(reference, split, experiment.threat)
+    found = {}
+    for source, model in models.items():
+        print(f"{source}: measuring on {count:,} images", file=sys.stderr, flush=True)
+        found[source] = fitness.measure(model, split, experiment.threat, on_reference)
+    if request.run_dir is not None:
+        fitness.keep(run_dir, digests, found)
+    return fitness.markdown(found)
 
 
 def sizes(experiment: Experiment, request: requests.Plan) -> ImageData:

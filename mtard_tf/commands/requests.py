@@ -205,16 +205,17 @@ class Plan:
 
     config: Sequence[str] = _config()
     gin: Sequence[str] = _gin()
-    throughput: float | None = _flag(
-        "TFLOP/s that the device achieves, not its peak; default: measure."
-    )
+    throughput: float | None = _flag("TFLOP/s that the device achieves; default: measure.")
     check: bool = _flag("Time whole training steps, too.", False)
     image_shape: str | None = _flag("Such as 64,64,3: reads no data set.")
     classes: int | None = _flag("With --image_shape: number of labels.")
-    examples: int | None = _flag("With --image_shape: training images.")
+    examples: int | None = _flag("Training images; with --teachers validation images, 500.")
     stand_ins: Sequence[str] = _flag(
         "PATH=MODEL for a teacher file that is not here; repeatable.", (), name="stand_in"
     )
+    teachers: bool = _flag("Measure how fit the robust teachers are to teach, instead.", False)
+    run_dir: str | None = _flag("With --teachers: their run; keeps what was found.", path=True)
+    reference: str | None = _flag("With --teachers: a small robust student.", path=True)
 
 
 @dataclasses.dataclass(frozen=True)

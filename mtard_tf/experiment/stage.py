@@ -45,15 +45,14 @@ class Stage:
         of a data set its training split. An epoch has as many batches as without them.
       extra_share: of a batch, above 0 and below 1; `int(batch_size * extra_share)` images.
       extra_labels: role of the teacher, maybe for this alone, whose top class labels them; or None.
-      optimizer: factory, such as `@optimizers.sgd`, called with the scheduled learning rate.
+      optimizer: factory, such as `@optimizers.sgd`, given the scheduled learning rate.
       learning_rate: its base value.
       learning_rate_schedule: factor by epoch.
       rate_schedule: factor on balance rates by epoch; None follows the learning rate, as the
         official code does.
       epsilon_schedule: factor on the attack's epsilon by epoch.
       step_size_schedule: factor on the attack's step size by epoch, beside that of epsilon.
-      epsilon: radius in training, in [0, 1] pixel units, or text as "8/255"; None takes the
-        experiment's.
+      epsilon: radius in training, [0, 1] pixel units, or text, "8/255"; None: the experiment's.
       validation_attack: measures robustness on the validation split; None for clean accuracy only.
       validate_every: epochs between two validations.
       validation_examples: at most this many validation images; None for all.
@@ -72,9 +71,9 @@ class Stage:
       attack_precision: of the student while it is attacked, as above; None for `precision`.
       quantization: "int8": it is trained and attacked as its int8 file computes, or None.
       gradient_accumulation_steps: batches whose gradients make one step of the optimizer; a divisor
-        of the stage's batches, for none to be lost.
-      steps_per_execution: steps of one call of the compiled function. Records, guards and
-        checkpoints see the last step of each call only.
+        of the stage's batches.
+      steps_per_execution: steps of one call of the compiled function; records, guards and
+        checkpoints see the last one only.
       attack_shards: parts of a batch that are attacked side by side, see `TrainingContext`.
       synchronized_batch_norm: BatchNorm takes its statistics over all replicas.
       on_non_finite: "stop" at, or "skip", a step whose loss or gradient is not finite.
@@ -181,8 +180,8 @@ class Stage:
     ) -> keras.Model:
         """The compiled distiller with a new student.
 
-        Factories run in the stage's gin scope: `student/models.small_cnn.widths` is the student's
-        alone. `check` is given the student first, and may draw random numbers: not for a training.
+        Factories run in the stage's gin scope. `check` is given the student first, and may draw
+        random numbers: not for a training.
         """
         steps = steps_per_epoch(len(data.train), self.batch_size)
         # Keras asks it with its count of batches, accumulated or not.

@@ -37,6 +37,7 @@ from mtard_tf.running.run_directory import (
 from mtard_tf.running.stage_run import train
 from mtard_tf.running.stage_sources import check_begun, fingerprints, finished
 from mtard_tf.running.stage_sources import restart as begin_anew
+from mtard_tf.running.teacher_check import note_fitness
 
 
 def run(
@@ -164,6 +165,9 @@ def _stage(
     seed = stage_seed(experiment.seed, stage.name)
     chief = strategies.is_chief(context.strategy)
     noted = noting(run_dir / stage.name) if chief else contextlib.nullcontext()
+    sources = fingerprints(stage, run_dir)
+    if chief:
+        note_fitness(stage, run_dir, sources)
     with noted, fresh_names(), seeded(seed):
         with context.strategy.scope():
             data = context.data
@@ -175,7 +179,7 @@ def _stage(
             run_dir / stage.name,
             context,
             seed=seed,
-            sources=fingerprints(stage, run_dir),
+            sources=sources,
             initial=initial,
             identity=now,
         )

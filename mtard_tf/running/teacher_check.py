@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import math
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from mtard_tf import files
 from mtard_tf.auditing.chance import at_chance, below_chance, largest_share
 from mtard_tf.data.batches import evaluation_batches
 from mtard_tf.data.image_data import ImageData, Split
@@ -15,6 +20,10 @@ from mtard_tf.experiment.stage import Stage
 # Enough to tell classes in another order from a bad teacher; a large one takes a minute for them.
 EXAMPLES = 256
 _BATCH = 64
+
+
+# In a run directory: what `mtard-plan --teachers` has measured.
+FITNESS = "teachers.json"
 
 
 class TeacherError(ValueError):
@@ -66,6 +75,69 @@ def check_teachers(
     if said := distiller.said_at_start(copied):
         say(said)
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitness:
+    """What a teacher does on validation images; shares of all of them, entropies in nats.
+
+    Attributes:
+      examples: how many images.
+      clean: accuracy.
+      robust: accuracy under PGD-20 on the teacher itself.
+      entropy: mean over the clean images, 0 to log(classes).
+      transferred: accuracy on the images of PGD-20 on the reference; None without one.
+      entropy_lost: mean entropy of the clean images that the reference loses under that attack;
+        None without one, or where it loses none.
+      lost: the share that it loses.
+    """
+
+    examples: int
+    clean: float
+    robust: float
+    entropy: float
+    transferred: float | None = None
+    entropy_lost: float | None = None
+    lost: float | None = None
+
+    def line(self, who: str) -> str:
+        """One line about the teacher `who`."""
+        said = (
+            f"{who}, on {self.examples} validation images: clean {self.clean:.1%}, under PGD-20 "
+            f"{self.robust:.1%}, entropy {self.entropy:.2f}"
+        )
+        if self.transferred is not None:
+            said += f"; {self.transferred:.1%} on attacks on the reference student"
+        if self.entropy_lost is not None:
+            said += f", entropy {self.entropy_lost:.2f} on the {self.lost:.1%} that it loses"
+        return said + "."
+
+
+def note_fitness(stage: Stage, run_dir: pathlib.Path, digests: Mapping[str, str]) -> None:
+    """Prints what `mtard-plan --teachers` has measured of the robust teacher of a stage.
+
+    Args:
+      stage: about to be trained.
+      run_dir: of the run.
+      digests: role -> fingerprint of the teacher's file.
+    """
+    known = known_fitness(run_dir) if "robust" in stage.teachers else {}
+    measured = known.get(digests.get("robust", ""))
+    if measured is not None:
+        who = f"{stage.name}: teacher 'robust' ({stage.teachers['robust']})"
+        print(Fitness(**measured).line(who), file=sys.stderr, flush=True)
+
+
+def known_fitness(run_dir: pathlib.Path) -> dict[str, dict]:
+    """What `keep` wrote; nothing where it is missing, or not what it writes."""
+    fields = {field.name for field in dataclasses.fields(Fitness)}
+    try:
+        known = files.read_json(run_dir / FITNESS)["teachers"]
+        numbers = [v for row in known.values() for v in row.values() if v is not None]
+        whole = all(set(row) == fields for row in known.values())
+        return known if whole and all(map(math.isfinite, numbers)) else {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
 
 
 def _right(stage: Stage, distiller: Distiller, role: str, split: Split, who: str) -> int:

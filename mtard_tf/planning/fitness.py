@@ -10,10 +10,8 @@ attacks on it, and how unsure the teacher is about the images that it loses.
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -26,47 +24,15 @@ from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.data.batches import evaluation_batches
 from mtard_tf.data.image_data import Split
 from mtard_tf.experiment.stage import Stage
+from mtard_tf.reporting.tables import Table
+from mtard_tf.running.teacher_check import FITNESS, Fitness, known_fitness
 from mtard_tf.threat import ThreatModel
 
-FITNESS = "teachers.json"
-EXAMPLES = 500
+_NOTES = """\
+Validation images, entropies in nats. A robust teacher that is more accurate need not teach better.
+The paper behind the columns of the reference (arXiv 2605.21999) reports that a teacher should be
+unsure about the images that small robust students lose; docs/teachers.md has what was measured."""
 _ATTACK = PGD(num_steps=20, relative_step_size=0.25)
-
-
-@dataclasses.dataclass(frozen=True)
-class Fitness:
-    """What a teacher does on validation images; shares of all of them, entropies in nats.
-
-    Attributes:
-      examples: how many images.
-      clean: accuracy.
-      robust: accuracy under PGD-20 on the teacher itself.
-      entropy: mean over the clean images, 0 to log(classes).
-      transferred: accuracy on the images of PGD-20 on the reference; None without one.
-      entropy_lost: mean entropy of the clean images that the reference loses under that attack;
-        None without one, or where it loses none.
-      lost: the share that it loses.
-    """
-
-    examples: int
-    clean: float
-    robust: float
-    entropy: float
-    transferred: float | None = None
-    entropy_lost: float | None = None
-    lost: float | None = None
-
-    def line(self, who: str) -> str:
-        """One line about the teacher `who`."""
-        said = (
-            f"{who}, on {self.examples} validation images: clean {self.clean:.1%}, under PGD-20 "
-            f"{self.robust:.1%}, entropy {self.entropy:.2f}"
-        )
-        if self.transferred is not None:
-            said += f"; {self.transferred:.1%} on attacks on the reference student"
-        if self.entropy_lost is not None:
-            said += f", entropy {self.entropy_lost:.2f} on the {self.lost:.1%} that it loses"
-        return said + "."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +94,7 @@ def measure(
     return Fitness(**found)
 
 
-def robust_sources(stages: list[Stage]) -> list[str]:
+def robust_sources(stages: Sequence[Stage]) -> list[str]:
     """What the robust teachers of stages are called, stages or paths, each once, in order."""
     named = [s for stage in stages for role, s in stage.teachers.items() if role == "robust"]
     return list(dict.fromkeys(named))
@@ -139,38 +105,23 @@ def keep(run_dir: pathlib.Path, digests: Mapping[str, str], found: Mapping[str, 
 
     Those of files that were measured earlier stay.
     """
-    known = _kept(run_dir)
+    known = known_fitness(run_dir)
     known |= {digests[name]: dataclasses.asdict(fitness) for name, fitness in found.items()}
     files.write_json(run_dir / FITNESS, {"teachers": known})
 
 
-def note(
-    stage: Stage, run_dir: pathlib.Path, digests: Mapping[str, str], say: Callable[[str], None]
-) -> None:
-    """Says, of each robust teacher of a stage, what `mtard-plan --teachers` has measured of it.
-
-    Args:
-      stage: about to be trained.
-      run_dir: of the run.
-      digests: role -> fingerprint of the teacher's file.
-      say: is given one line.
-    """
-    known = _kept(run_dir) if "robust" in stage.teachers else {}
-    measured = known.get(digests.get("robust", ""))
-    if measured is not None:
-        say(Fitness(**measured).line(f"teacher 'robust' ({stage.teachers['robust']})"))
+def markdown(found: Mapping[str, Fitness]) -> str:
+    """The table of the teachers, and what is known about its columns."""
+    header = ["teacher", "clean", "PGD-20", "entropy", "on the reference's attacks"]
+    header += ["entropy on what it loses", "images"]
+    cells = []
+    for name, fitness in found.items():
+        shares = [_number(v, ".1%") for v in (fitness.clean, fitness.robust)]
+        proxies = [_number(fitness.transferred, ".1%"), _number(fitness.entropy_lost, ".2f")]
+        cells.append([name, *shares, _number(fitness.entropy, ".2f"), *proxies])
+        cells[-1].append(f"{fitness.examples:,}")
+    return "\n".join([*Table(header, cells).markdown(), "", _NOTES])
 
 
-def _kept(run_dir: pathlib.Path) -> dict[str, dict]:
-    """What `keep` wrote; nothing where it is missing, or not what it writes."""
-    fields = {field.name for field in dataclasses.fields(Fitness)}
-    try:
-        known = files.read_json(run_dir / FITNESS)["teachers"]
-        numbers = [v for row in known.values() for v in row.values() if v is not None]
-        whole = all(set(row) == fields for row in known.values())
-        return known if whole and all(map(math.isfinite, numbers)) else {}
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, *_STRANGE):
-        return {}
-
-
-_STRANGE = (TypeError, KeyError, AttributeError)
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
