@@ -56,20 +56,19 @@ class Stage:
       validation_attack: measures robustness on the validation split; None for clean accuracy only.
       validate_every: epochs between two validations.
       validation_examples: at most this many validation images; None for all.
-      patience: validations without a better W-Robust after which the stage ends; None for never.
+      patience: validations without a better W-Robust after which it ends; None for never.
       select: "best" validation W-Robust, or "last", becomes `student.keras`.
       initial: name of an earlier stage, or path, whose weights the student starts from.
       weight_perturbation: gamma of adversarial weight perturbation (AWP); 0 for none.
       weight_perturbation_start: epochs before it begins.
       gradient_matching: weight in the last epoch of a term by which the student learns the
         gradients of its teacher "robust" (IGDM); in epoch e it is e / `epochs` of that. 0 for none.
-      averaging: `@averaging.EMA()` or `@averaging.SWA()`: the averaged student is validated and
-        becomes `student.keras`. None for the student itself.
+      averaging: `@averaging.EMA()` or `SWA()`: the average is validated and becomes
+        `student.keras`. None for the student itself.
       precision: "float32", "mixed_bfloat16" or "mixed_float16" (with loss scaling), of student,
-        teachers and attack; losses, entropies and balance stay in float32, and so does
-        `student.keras`. "auto": bfloat16 where the device computes it natively, else float32.
+        teachers and attack, not of losses and `student.keras`; "auto": bfloat16 where it is native.
       attack_precision: of the student while it is attacked, as above; None for `precision`.
-      quantization: "int8": it is trained and attacked as its int8 file computes, or None.
+      quantization: "int8": trained and attacked as its int8 file computes; or None.
       gradient_accumulation_steps: batches whose gradients make one step of the optimizer; a divisor
         of the stage's batches.
       steps_per_execution: steps of one call of the compiled function; records, guards and
@@ -77,9 +76,10 @@ class Stage:
       attack_shards: parts of a batch that are attacked side by side, see `TrainingContext`.
       synchronized_batch_norm: BatchNorm takes its statistics over all replicas.
       on_non_finite: "stop" at, or "skip", a step whose loss or gradient is not finite.
-      on_overfitting: "stop" where accuracy falls by 0.2 and FGSM's does not, or "ignore".
-      checkpoint_every: steps between two checkpoints; the end of an epoch always has one.
-      keep_checkpoints: how many of the newest are kept.
+      on_overfitting: "stop", or "restart" from the best state, where accuracy falls by 0.2 and
+        FGSM's does not; or "ignore".
+      checkpoint_every: steps between two checkpoints, beside the one after each epoch.
+      keep_checkpoints: how many are kept.
       scope: gin scope that configures it; empty for the name. Replicates share one.
       sweep: (temperature, assistants before it) in the tables of a `temperature_sweep`.
 

@@ -30,7 +30,7 @@ _SCHEDULES = ("learning_rate_schedule", "rate_schedule", "epsilon_schedule", "st
 _CHOICES = (
     ("select", ("best", "last")),
     ("on_non_finite", ("stop", "skip")),
-    ("on_overfitting", ("ignore", "stop")),
+    ("on_overfitting", ("ignore", "stop", "restart")),
     ("precision", (*POLICIES, AUTO)),
     ("attack_precision", (None, *POLICIES, AUTO)),
     ("quantization", (None, "int8")),
@@ -81,7 +81,7 @@ def check(stage: Any) -> None:
     for field, choices in _CHOICES:
         if getattr(stage, field) not in choices:
             _refuse(stage, field, f"use {' or '.join(map(repr, choices))}.")
-    if stage.on_overfitting == "stop" and stage.validation_attack is None:
+    if stage.on_overfitting != "ignore" and stage.validation_attack is None:
         _refuse(stage, "on_overfitting", "set Stage.validation_attack, under which it shows.")
     _check_augmentation(stage)
     _check_extra(stage)

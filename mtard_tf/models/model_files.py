@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from mtard_tf.data.batches import to_float
 from mtard_tf.data.image_data import Split
-from mtard_tf.files import digest, keras_digest
+from mtard_tf.files import digest, keras_digest, replacing
 from mtard_tf.models.graph_ops import ModelFileError as ModelFileError
 from mtard_tf.models.layers import OUTLIER_LAYER
 from mtard_tf.models.saved_models import SavedModel
@@ -216,3 +216,9 @@ def parameters(model: Any) -> int:
 
 class EvaluationError(ValueError):
     """A model or result that cannot be evaluated. The message is one line."""
+
+
+def save(model: keras.Model, path: pathlib.Path) -> None:
+    """Writes a `.keras` file, whole or not at all."""
+    with replacing(path) as temporary:
+        model.save(temporary)

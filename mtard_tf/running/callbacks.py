@@ -11,14 +11,15 @@ from typing import Any, NoReturn
 
 import keras
 
-from mtard_tf import files
 from mtard_tf.auditing.accuracies import w_robust
 from mtard_tf.auditing.chance import advice, at_chance, largest_share
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.data.image_data import Split
+from mtard_tf.measuring import overfitting
+from mtard_tf.models import model_files
 from mtard_tf.processes.preemption import Preempted
-from mtard_tf.running import checkpoints, guard
-from mtard_tf.running.guard import Guard
+from mtard_tf.running import checkpoints
+from mtard_tf.running.guard import Guard, Watch
 
 
 class Validation(keras.callbacks.Callback):
@@ -34,7 +35,7 @@ class Validation(keras.callbacks.Callback):
       every: epochs between two validations; the last epoch is always validated.
       epochs: of the stage.
       examples: at most this many validation images, the first ones; None for all.
-      watch: also measure under FGSM, and stop where `guard.overfitted`; needs `attack`.
+      watch: looks for catastrophic overfitting, with FGSM; needs `attack`.
       refresh: brings the evaluator's model up to date.
       patience: None never stops early.
       patience_start: epochs whose validations do not count against patience.
@@ -53,7 +54,7 @@ class Validation(keras.callbacks.Callback):
         epochs: int,
         every: int = 1,
         examples: int | None = None,
-        watch: bool = False,
+        watch: Watch | None = None,
         refresh: Callable[[], None] = lambda: None,
         patience: int | None = None,
         patience_start: int = 0,
@@ -74,19 +75,26 @@ class Validation(keras.callbacks.Callback):
     @property
     def exhausted(self) -> bool:
         """Whether the last `patience` validations were no better than the best, or it overfits."""
-        if "overfitted_in" in self.last:
-            return True
-        return self._patience is not None and self._worse >= self._patience
+        impatient = self._patience is not None and self._worse >= self._patience
+        return impatient or "overfitted_in" in self.last
+
+    @property
+    def restarted_in(self) -> list[int]:
+        """The epochs after which training went back to the best student."""
+        return [] if self._watch is None else self._watch.restarted_in
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What the best and the last student reached, and how long ago the best was."""
-        return {"best": self.best, "last": self.last, "worse": self._worse}
+        """What best and last student reached, how long ago the best was, and restarts."""
+        own = {"best": self.best, "last": self.last, "worse": self._worse}
+        return own | {"restarted_in": self.restarted_in}
 
     def restore(self, notes: Mapping[str, Any]) -> None:
         """Resumes from `notes`."""
         self.best, self.last = dict(notes["best"]), dict(notes["last"])
         self._worse = notes["worse"]
+        if self._watch is not None:
+            self._watch.restarted_in = list(notes["restarted_in"])
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch = epoch
@@ -108,20 +116,22 @@ class Validation(keras.callbacks.Callback):
         if self._attack is None:
             self.last["validation_score"] = clean
         else:
-            robust = float(
-                self._evaluator.attacked(self._attack, self._split, self._examples).mean()
-            )
+            stands = self._evaluator.attacked(self._attack, self._split, self._examples)
+            robust = float(stands.mean())
             score = w_robust(clean, robust)
             self.last |= {"validation_robust": robust, "validation_w_robust": score}
             self.last["validation_score"] = score
         if self._watch:
-            single = self._evaluator.attacked(guard.SINGLE_STEP, self._split, self._examples)
-            self.last[guard.SINGLE_STEP_KEY] = float(single.mean())
+            single = self._evaluator.attacked(overfitting.SINGLE_STEP, self._split, self._examples)
+            self.last[overfitting.SINGLE_STEP_KEY] = float(single.mean())
         if logs is not None:
             logs |= {k: v for k, v in self.last.items() if k.startswith("validation_")}
-        if self._watch and self._overfits(before):
-            self.last = before | {"overfitted_in": epoch + 1}
-            return  # neither the last student nor the best is this one
+        if self._watch and (last := self._watch.after(before, self.last, self.best, self.model)):
+            self.last = last
+            if "overfitted_in" not in last:  # it went back
+                self._refresh()
+                self._save("last")
+            return
         self.model.validated(self.last)
         self._judge(clean)
         better = self.last["validation_score"] > self.best.get("validation_score", -1.0)
@@ -129,23 +139,20 @@ class Validation(keras.callbacks.Callback):
             self.best = self.last
         counts = not better and epoch >= self._patience_start
         self._worse = self._worse + 1 if counts else 0
-        if self._folder is not None:
-            save_model(self._evaluator.model, self._folder / "last.keras")
-            if better:
-                save_model(self._evaluator.model, self._folder / "best.keras")
+        self._save("last")
+        if better:
+            self._save("best")
+            if self._watch is not None:
+                self._watch.keep(self.model)
         if self.exhausted and epoch + 1 < self._epochs:
             self._say(
                 f"stops after epoch {epoch + 1} of {self._epochs}: none of the last "
                 f"{self._worse} validations was better than that of epoch {self.best['epoch']}."
             )
 
-    def _overfits(self, before: Mapping[str, Any]) -> bool:
-        """Whether catastrophic overfitting begins after `before`; says so, and where it is old."""
-        ends = guard.overfitted(before, self.last)
-        said_before = guard.SINGLE_STEP_KEY in before and guard.single_step_alone(before)
-        if line := ends or ("" if said_before else guard.single_step_alone(self.last)):
-            self._say(line)
-        return bool(ends)
+    def _save(self, name: str) -> None:
+        if self._folder is not None:
+            model_files.save(self._evaluator.model, self._folder / f"{name}.keras")
 
     def _judge(self, clean: float) -> None:
         """Records a student at chance, and warns of it once epsilon has warmed up."""
@@ -240,9 +247,3 @@ class Saver(keras.callbacks.Callback):
         if self._kept is not None:
             values = checkpoints.values(self.model)
             self._kept.save(checkpoints.State(step, values, self._notes()))
-
-
-def save_model(model: keras.Model, path: pathlib.Path) -> None:
-    """Writes a `.keras` file, whole or not at all."""
-    with files.replacing(path) as temporary:
-        model.save(temporary)

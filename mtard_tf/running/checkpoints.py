@@ -18,6 +18,7 @@ import numpy as np
 from mtard_tf import files
 from mtard_tf.reporting import run_files
 
+BEST = "best"  # folder of the state to go back to, beside those to go on from
 _NOTES = "notes"
 _VALUES = "values/"
 
@@ -115,7 +116,8 @@ class Checkpoints:
         return bool(self._paths())
 
     def clear(self) -> None:
-        """Removes all states, and what a kill left of one that was being written."""
+        """Removes all states, the best, and what a kill left of one that was being written."""
+        files.remove(self._folder / BEST)
         for path in (*self._paths(), *self._folder.glob(".state-*")):
             path.unlink(missing_ok=True)
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from mtard_tf.attacks.pgd import FGSM
 from mtard_tf.auditing.evaluator import NonFiniteLogits
+from mtard_tf.measuring import overfitting
+from mtard_tf.measuring.overfitting import SINGLE_STEP_KEY
+from mtard_tf.running import checkpoints
+from mtard_tf.running.checkpoints import Checkpoints, State
 
 # One batch that cannot be learned from is an accident, this many in a row are not.
 SKIPS_IN_A_ROW = 20
 # Loss scaling begins at 2^15 and halves: after 30 it is at 2^-15, and what overflows there is no
 # matter of scale.
 OVERFLOWS_IN_A_ROW = 30
-# What `overfitted` compares with the validation's attack, and the name of its accuracy.
-SINGLE_STEP = FGSM()
-SINGLE_STEP_KEY = "validation_single_step"
-_DROP = 0.2  # the official rule of FGSM-RS (`train_fgsm.py:125-138`)
+# How often a stage goes back to its best state before it ends (`Stage.on_overfitting`).
+RESTARTS = 3
 _LARGE = 1e3  # no trained weight comes near it
 
 
@@ -146,9 +148,13 @@ class Guard(keras.callbacks.Callback):
 
 def _batches_taken(distiller: Any) -> int:
     """Batches whose gradients the optimizer has taken in, applied or accumulated."""
-    optimizer = distiller.optimizer
     # `iterations` counts updates where gradients are accumulated.
-    return int(getattr(optimizer, "inner_optimizer", optimizer)._iterations.numpy())
+    return int(_inner(distiller)._iterations.numpy())
+
+
+def _inner(distiller: Any) -> Any:
+    """The optimizer, within loss scaling."""
+    return getattr(distiller.optimizer, "inner_optimizer", distiller.optimizer)
 
 
 def _advice(distiller: Any) -> str:
@@ -164,38 +170,70 @@ def _scalar(value: Any) -> float:
     return float(np.ravel(value)[0])
 
 
-def overfitted(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What to say of catastrophic overfitting that begins with a validation; "" without.
-
-    Fast adversarial training fails so within an epoch or two: accuracy under the validation's
-    attack falls by over 0.2 and that under FGSM does not. The official rule looks at the first
-    alone, on a batch of the training set.
+class Watch:
+    """Notices catastrophic overfitting at a validation, says so, and ends or resets the training.
 
     Args:
-      before: of the validation before, with `validation_robust` and that of `SINGLE_STEP`.
-      now: of this one.
+      say: is given one line.
+      kept: holds the state of the best student, to go back to; None to end the training there.
+      writes: whether this process is the one that writes it.
+
+    Attributes:
+      restarted_in: the epochs after which it went back; at most `RESTARTS`, then it ends.
     """
-    names = ("validation_robust", SINGLE_STEP_KEY)
-    if SINGLE_STEP_KEY not in before:
-        return ""
-    rises = [now[name] - before[name] for name in names]
-    if rises[0] >= -_DROP or rises[1] < 0:
-        return ""
-    robust, single = (f"from {before[name]:.1%} to {now[name]:.1%}" for name in names)
-    return (
-        f"stops after epoch {now['epoch']}: catastrophic overfitting, for accuracy went {robust} "
-        f"under the validation's attack and {single} under FGSM; the last student is that of epoch "
-        f"{before['epoch']}. Take a smaller attack step, fewer epochs, or @distillers.n_fgsm."
-    )
+
+    def __init__(
+        self, say: Callable[[str], None], kept: Checkpoints | None = None, writes: bool = True
+    ) -> None:
+        self._say, self._kept, self._writes = say, kept, writes
+        self.restarted_in: list[int] = []
+
+    def keep(self, distiller: Any) -> None:
+        """Writes the state of the best student, where it is to be gone back to."""
+        if self._kept is not None and self._writes:
+            self._kept.save(State(distiller.step, checkpoints.values(distiller), {}))
+
+    def after(
+        self, before: Mapping, now: Mapping, best: Mapping, distiller: Any
+    ) -> dict[str, Any] | None:
+        """What stands for the last validation if overfitting begins with `now`; None if not.
+
+        That of the student before, with `overfitted_in`: the training ends. Or that of the best,
+        whose weights the student then has.
+        """
+        back = self._kept is not None and len(self.restarted_in) < RESTARTS
+        begins = overfitting.begins(before, now, best.get("epoch") if back else None)
+        said = SINGLE_STEP_KEY in before and overfitting.single_step_alone(before)
+        if line := begins or ("" if said else overfitting.single_step_alone(now)):
+            self._say(line)
+        if not begins:
+            return None
+        if not back:
+            return {**before, "overfitted_in": now["epoch"]}
+        self.restarted_in.append(now["epoch"])
+        self._go_back(distiller)
+        return dict(best)
+
+    def _go_back(self, distiller: Any) -> None:
+        """Sets all variables to the best state but the counts of steps, so that schedules go on."""
+        optimizers = distiller.optimizer, _inner(distiller)
+        counts = [distiller.steps_done, *(optimizer._iterations for optimizer in optimizers)]
+        now = [int(count.numpy()) for count in counts]
+        state = self._kept.newest() if self._kept is not None else None
+        if state is None:
+            raise checkpoints.CheckpointError(
+                "The state of the best student is damaged or gone, and the training cannot go back "
+                "to it; train with Stage.on_overfitting = 'stop'."
+            )
+        checkpoints.restore(distiller, state.values)
+        for count, value in zip(counts, now, strict=True):
+            count.assign(value)
 
 
-def single_step_alone(now: Mapping[str, Any]) -> str:
-    """A warning where accuracy under FGSM is three times that under the validation's attack."""
-    robust, single = now["validation_robust"], now[SINGLE_STEP_KEY]
-    if single - robust <= _DROP or single < 3 * robust:
-        return ""
-    return (
-        f"after epoch {now['epoch']} accuracy is {robust:.1%} under the validation's attack and "
-        f"{single:.1%} under FGSM: the student withstands a single step alone. Take a smaller "
-        "attack step, warm up epsilon, or @distillers.n_fgsm."
-    )
+def watch(
+    what: str, folder: pathlib.Path, say: Callable[[str], None], writes: bool
+) -> Watch | None:
+    """What `Stage.on_overfitting` asks for in a stage's folder; None where it is to be ignored."""
+    best = Checkpoints(folder / "checkpoints" / checkpoints.BEST, keep=1)
+    kept = best if what == "restart" else None
+    return None if what == "ignore" else Watch(say, kept, writes)

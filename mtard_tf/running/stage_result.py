@@ -64,4 +64,6 @@ def write_result(
         result["stopped_early"] = {"planned_epochs": stage.epochs, "patience": stage.patience}
     if overfitted := validation.last.get("overfitted_in"):
         result["overfitted_in"] = overfitted
+    if validation.restarted_in:
+        result["restarted_in"] = validation.restarted_in
     files.write_json(folder / "stage.json", result)

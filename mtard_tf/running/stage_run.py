@@ -23,7 +23,7 @@ from mtard_tf.running.averaged_student import validated_student
 from mtard_tf.running.callbacks import Saver, Validation
 from mtard_tf.running.checkpoints import Checkpoints, State
 from mtard_tf.running.context import RunContext
-from mtard_tf.running.guard import Guard
+from mtard_tf.running.guard import Guard, watch
 from mtard_tf.running.machine import computing, gone_on, say_precision
 from mtard_tf.running.recorder import Progress, Recorder
 from mtard_tf.running.stage_result import write_result
@@ -123,7 +123,7 @@ class _Run:
             epochs=stage.epochs,
             every=stage.validate_every,
             examples=stage.validation_examples,
-            watch=stage.on_overfitting == "stop",
+            watch=watch(stage.on_overfitting, self._folder, self._say, self._chief),
             refresh=refresh,
             patience=stage.patience,
             # Until it has seen two epochs an average is almost the student itself.
