@@ -2,8 +2,9 @@
 
     python distributed_methods.py METHODS
 
-Prints, for each of the methods (joined by commas; `NAME+` matches gradients as well), the largest
-difference of weights and losses over 4 steps of uneven batches, and how far the weights moved.
+Prints, for each of the methods (joined by commas; `NAME+` matches gradients as well, `NAME^` climbs
+W-Robust), the largest difference of weights and losses over 4 steps of uneven batches, and how far
+the weights moved.
 """
 
 from __future__ import annotations
@@ -51,10 +52,13 @@ class Losses(keras.callbacks.Callback):
 
 def steps(strategy, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The weights before and after, and the losses."""
-    method = registry.target("distillers", name.rstrip("+"))
+    method = registry.target("distillers", name.rstrip("+^"))
+    settings = {} if name == "n_fgsm" else {"attack": PGD(num_steps=2)}
+    if name.endswith("^"):
+        settings["balance_target"] = "w_robust"
     stage = Stage(
         "student",
-        lambda *args, **kwargs: method(*args, **kwargs, attack=PGD(num_steps=2)),
+        lambda *args, **kwargs: method(*args, **kwargs, **settings),
         _net,
         {role: f"{role}.keras" for role in method.teacher_views},
         epochs=EPOCHS,
@@ -73,6 +77,7 @@ def steps(strategy, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             strategy, DATA, batch_size=BATCH, epoch=epoch, seed=7, start_step=STEPS * epoch
         )
         distiller.fit(rows, steps_per_epoch=STEPS, shuffle=False, verbose=0, callbacks=[losses])
+        distiller.validated({"validation_w_robust": 0.5})
     return started, _weights(distiller), np.array(losses.values)
 
 

@@ -145,7 +145,7 @@ def test_attacks_on_two_replicas_make_the_images_of_one_device() -> None:
 
 @pytest.mark.slow
 def test_methods_on_two_replicas_take_the_steps_of_one_device() -> None:
-    names = ["rslad+", "saad", "dgad", "adr", "ikl", "fgsm_rs"]
+    names = ["rslad+", "saad", "dgad", "adr", "ikl", "fgsm_rs", "n_fgsm", "mtard^"]
     script = SCRIPT.with_name("distributed_methods.py")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     command = [sys.executable, str(script), ",".join(names)]

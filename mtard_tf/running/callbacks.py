@@ -87,7 +87,7 @@ class Validation(keras.callbacks.Callback):
     def notes(self) -> dict[str, Any]:
         """What best and last student reached, how long ago the best was, and restarts."""
         own = {"best": self.best, "last": self.last, "worse": self._worse}
-        return own | {"restarted_in": self.restarted_in}
+        return own if self._watch is None else own | {"restarted_in": self.restarted_in}
 
     def restore(self, notes: Mapping[str, Any]) -> None:
         """Resumes from `notes`."""
