@@ -9,9 +9,10 @@ Exits with 1 if a flag is not named, or if a figure is not the right model's.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import pathlib
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,13 +21,19 @@ import keras
 import numpy as np
 
 import mtard_tf as mt
+from mtard_tf.commands import eval as command
+from mtard_tf.commands import requests
 from mtard_tf.data import Split, fashion_mini, tfds, writing
 from mtard_tf.models.adapters import adapted
 from mtard_tf.models.layers import NORMALIZATIONS
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 COLOUR, TWO = "colour", "two"
 EXAMPLES = 200
+SUITE = """
+Suite.attacks = {'pgd': @attacks.pgd()}
+attacks.pgd.num_steps = 20
+Suite.probe_examples = 20
+"""
 _L = keras.layers
 Make = Callable[[keras.Model], keras.Model]
 
@@ -54,7 +61,7 @@ def one_output(net: keras.Model) -> keras.Model:
     """The sigmoid of the difference of two logits."""
     hidden = keras.Model(net.input, net.layers[-1].input)
     kernel, bias = net.layers[-1].get_weights()
-    last = _L.Dense(1, activation="sigmoid")
+    last = _L.Dense(1, activation="sigmoid", name="probability")
     made = keras.Model(hidden.input, last(hidden.output), name="net")
     last.set_weights([kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1]])
     return made
@@ -116,25 +123,36 @@ def trained(name: str, folder: pathlib.Path) -> keras.Model:
     return mt.train("natural", net, data, epochs=3)
 
 
-def audited(folder: pathlib.Path, path: str, name: str, *flags: str) -> tuple[str, dict]:
-    """What the command says, and the figures of its report."""
-    command = [sys.executable, "-m", "mtard_tf.bin.eval", f"--model={path}", f"--dataset={name}"]
-    command += [f"--data_dir={folder}", "--epsilon=8/255", f"--examples={EXAMPLES}", "--out=audit"]
-    done = subprocess.run([*command, *flags], cwd=folder, capture_output=True, text=True)
-    lines = [line for line in done.stderr.splitlines() if line.startswith(("warning", "mtard"))]
-    report = folder / "audit" / "report.json"
-    figures = {}
-    if report.exists():
-        found = json.loads(report.read_text())
-        figures = {"clean": found["clean"], "worst": found["worst_case"]["robust_accuracy"]}
-        (folder / "audit").rename(folder / f"audit{len(list(folder.glob('audit*')))}")
-    return " ".join(lines), figures
+def audited(folder: pathlib.Path, path: str, name: str, flag: str = "") -> tuple[str, dict]:
+    """What `mtard-eval` says on stderr, and the figures of its report."""
+    out = folder / f"audit{len(list(folder.glob('audit*')))}"
+    request = requests.Eval(
+        model=str(folder / path),
+        dataset=name,
+        data_dir=str(folder),
+        epsilon="8/255",
+        suite=str(folder / "suite.gin"),
+        examples=EXAMPLES,
+        out=str(out),
+        **(changes(flag) if flag else {}),
+    )
+    heard = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(heard):
+            command.run(request)
+    except ValueError as error:
+        return f"mtard-eval: {error}", {}
+    said = [line for line in heard.getvalue().splitlines() if line.startswith("warning")]
+    found = json.loads((out / "report.json").read_text())
+    figures = {"clean": found["clean"], "worst": found["worst_case"]["robust_accuracy"]}
+    return " ".join(said), figures
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
         write_sets(folder)
+        (folder / "suite.gin").write_text(SUITE)
         right, known = {}, {}
         for name in (COLOUR, TWO):
             right[name] = trained(name, folder)
