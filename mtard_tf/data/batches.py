@@ -24,6 +24,8 @@ from mtard_tf.data.streaming import array_records
 from mtard_tf.data.streaming.stored_images import StoredImages, joined
 
 _PREFETCHED_BATCHES = 4
+# Nothing here branches on tensors, and AutoGraph takes longer to find that out than tracing does.
+_plain = tf.autograph.experimental.do_not_convert
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
@@ -71,6 +73,7 @@ def training_batches(
     order = _Order(examples, batch_size, seed, tuple(parts), replicas, extra)
     count = (epochs * order.per_epoch - start_step) * len(parts)
 
+    @_plain
     def examples_of(read: tf.Tensor, places: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, ...]:
         batch = augmented(data.augmentation, read, ids, seed)
         rows = [tf.gather(tensor, places) for tensor in (labels, *further)]
@@ -82,7 +85,7 @@ def training_batches(
     else:
         batches = order.places_and_ids(epochs, start_step)
         batches = batches.apply(tf.data.experimental.assert_cardinality(count)).map(
-            lambda places, ids: examples_of(tf.gather(images, places), places, ids)
+            _plain(lambda places, ids: examples_of(tf.gather(images, places), places, ids))
         )
     return batches.prefetch(_PREFETCHED_BATCHES)
 
@@ -117,6 +120,7 @@ class _Order:
         first_epoch, first_batch = divmod(start_step, self.per_epoch)
         own = tf.constant(self.parts, tf.int64)
 
+        @_plain
         def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
             order = self.of_epoch(epoch)
             start_batch = tf.where(epoch == first_epoch, tf.constant(first_batch, tf.int64), 0)
@@ -124,8 +128,13 @@ class _Order:
                 start_batch * len(self.parts), self.per_epoch * len(self.parts)
             )
             return turns.map(
-                lambda turn: self._part(
-                    order, epoch, turn // len(self.parts), tf.gather(own, turn % len(self.parts))
+                _plain(
+                    lambda turn: self._part(
+                        order,
+                        epoch,
+                        turn // len(self.parts),
+                        tf.gather(own, turn % len(self.parts)),
+                    )
                 )
             )
 
@@ -215,6 +224,7 @@ def evaluation_batches(
         return _stored_batches(split.images, labels, batch_size, count)
     images = tf.constant(split.images[:examples])
 
+    @_plain
     def examples_of(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         start = batch * batch_size
         stop = tf.minimum(start + batch_size, examples)
@@ -232,7 +242,7 @@ def _stored_batches(
 
     batches = array_records.batches(images, turn, count)
     return batches.map(
-        lambda read, places, ids: (to_float(read), tf.gather(labels, places), ids)
+        _plain(lambda read, places, ids: (to_float(read), tf.gather(labels, places), ids))
     ).prefetch(_PREFETCHED_BATCHES)
 
 
