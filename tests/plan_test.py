@@ -13,7 +13,7 @@ from mtard_tf.commands import requests
 from mtard_tf.config import gin_files
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.resnet_cifar import resnet20
-from mtard_tf.planning import plan, rates
+from mtard_tf.planning import plan, rates, tune
 from mtard_tf.planning.flops import PlanError, count
 
 
@@ -384,3 +384,58 @@ def test_a_predicted_step_takes_as_long_as_a_real_one():
             _, check = rates.measure(built, data, check=True)
             ratios.append(check.ratio)
         assert 0.6 <= ratios[-1] <= 1.6, f"{built.plan.name}: {ratios}"
+
+
+def test_tuning_writes_what_is_faster_and_trains_nothing(
+    monkeypatch, tiny_run_file, tmp_path, capsys
+):
+    """Two parts are slower, ten steps a call faster, bfloat16 faster but of fewer bits."""
+    found = {"attack_shards": (0.2, 1.3, False), "steps_per_execution": (0.1, 0.8, True)}
+    found |= dict.fromkeys(("attack_precision", "precision"), (0.05, 0.5, True))
+    monkeypatch.setattr(tune, "native_bfloat16", lambda: True)
+    monkeypatch.setattr(tune, "_steps", lambda stage, *_: stage)
+    seen = []
+
+    def paired(one, other):
+        (name,) = (n for n in found if getattr(one, n) != getattr(other, n))
+        seen.append((one.name, name, one.steps_per_execution))
+        return found[name]
+
+    monkeypatch.setattr(tune, "paired", paired)
+    monkeypatch.setattr(rates, "measure", lambda *_: (rates.given(1.0), None))
+    out = tmp_path / "here.gin"
+    request = requests.Plan(config=[str(tiny_run_file)], tune=str(out))
+    printed = command.run(request)
+    lines = out.read_text().splitlines()
+    assert lines[0].startswith("# Timed by mtard-plan --tune. Measured here")
+    tail = "0.50 of the time of a step"
+    assert lines[1:] == [
+        line
+        for stage in ("clean_teacher", "robust_teacher", "student")
+        for line in (
+            f"{stage}/Stage.steps_per_execution = 10  # 0.80 of the time of a step",
+            *(
+                f"# In bfloat16: {stage}/Stage.{name} = 'mixed_bfloat16'  # {tail}"
+                for name in ("attack_precision", "precision")
+                if stage != "clean_teacher" or name == "precision"
+            ),
+        )
+    ]
+    # What is exact stays for what is tried after it; a stage without an attack tries less.
+    assert seen[:2] == [
+        ("clean_teacher", "steps_per_execution", 1),
+        ("clean_teacher", "precision", 10),
+    ]
+    assert len(seen) == 2 + 5 + 5
+    assert "student/Stage.steps_per_execution = 10 | 100.0 | 0.80 | faster |" in printed
+    gin_files.parse([str(tiny_run_file), str(out)])  # is a gin file
+    assert [s.steps_per_execution for s in gin_files.experiment().stages] == [10, 10, 10]
+    with pytest.raises(plan.PlanError, match="here.gin is there; give the name of a new gin file"):
+        command.run(request)
+
+
+def test_a_setting_is_faster_if_rounds_agree():
+    turns = iter([1.0, 0.8, 1.0, 0.9, 1.0, 0.7, 1.0, 2.0, 1.0, 0.8])
+    assert tune.paired(lambda: next(turns), lambda: next(turns)) == pytest.approx((0.8, 0.8, True))
+    turns = iter([1.0, 0.8, 1.0, 1.1, 1.0, 0.7, 1.0, 2.0, 1.0, 0.8])
+    assert tune.paired(lambda: next(turns), lambda: next(turns)) == pytest.approx((0.8, 0.8, False))

@@ -2,6 +2,7 @@
 
     mtard-plan --config=quickstart.gin
     mtard-plan --config=quickstart.gin --check
+    mtard-plan --config=quickstart.gin --tune=here.gin
     mtard-plan --config=mine.gin --throughput=20 --stand_in=robust_teacher.keras=resnet18 \\
         --image_shape=64,64,3 --classes=200 --examples=100000
     mtard-plan --config=quickstart.gin --teachers --run_dir=runs/quickstart --reference=student

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mtard_tf import registry
+from mtard_tf import files, registry
 from mtard_tf.commands import requests
 from mtard_tf.config import bindings, gin_files
 from mtard_tf.data.image_data import (
@@ -26,7 +26,7 @@ from mtard_tf.data.image_data import (
 )
 from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.models import model_files
-from mtard_tf.planning import fitness, plan, rates, text
+from mtard_tf.planning import fitness, plan, rates, text, tune
 from mtard_tf.planning.flops import PlanError
 from mtard_tf.running.run_directory import existing, load_student, load_teacher, student_path
 
@@ -53,23 +53,45 @@ def run(request: requests.Plan) -> str:
     experiment = gin_files.experiment()
     if request.teachers:
         return teachers(experiment, request)
-    if request.run_dir is not None or request.reference is not None:
-        raise PlanError("--run_dir and --reference go with --teachers; add it, or leave them out.")
-    if request.throughput is not None and (request.check or not 0 < request.throughput < math.inf):
-        raise PlanError(
-            f"--throughput is {request.throughput:g}; give TFLOP/s above 0, and no --check: only "
-            "this device's steps can be timed."
-        )
+    _check(request)
     data = sizes(experiment, request)
-    rows = []
+    rows, tried = [], list[tune.Trial]()
     for built in plan.stages(experiment, data, _teacher_files(experiment, request, data)):
         if request.throughput is not None:
             rows.append(text.Row(built.plan, rates.given(request.throughput)))
             continue
         print(f"{built.plan.name}: timing its passes", file=sys.stderr, flush=True)
         rows.append(text.Row(built.plan, *rates.measure(built, data, request.check)))
+        if request.tune:
+            print(f"{built.plan.name}: trying settings", file=sys.stderr, flush=True)
+            tried += tune.trials(built.stage, built.teachers, data, experiment.threat)
     bindings.check_read(experiment.stages, apart_from="datasets")  # which need not be there
-    return text.markdown(rows, _device(request, rows))
+    planned = text.markdown(rows, _device(request, rows))
+    return "\n\n".join([planned, *_tuned(request, tried, _device(request, rows))])
+
+
+def _check(request: requests.Plan) -> None:
+    """Raises PlanError for flags that do not go together, before anything is built."""
+    if request.run_dir is not None or request.reference is not None:
+        raise PlanError("--run_dir and --reference go with --teachers; add it, or leave them out.")
+    timed = request.check or request.tune
+    if request.throughput is not None and (timed or not 0 < request.throughput < math.inf):
+        raise PlanError(
+            f"--throughput is {request.throughput:g}; give TFLOP/s above 0, and neither --check "
+            "nor --tune: only this device's steps can be timed."
+        )
+    if request.tune and pathlib.Path(request.tune).exists():
+        raise PlanError(f"--tune={request.tune} is there; give the name of a new gin file.")
+
+
+def _tuned(request: requests.Plan, tried: list[tune.Trial], device: str) -> list[str]:
+    """Writes the file, if one was asked for; the table of what was tried, and what comes next."""
+    if not request.tune:
+        return []
+    with files.replacing(pathlib.Path(request.tune)) as path:
+        path.write_text(tune.gin_text(tried, device), encoding="utf-8")
+    added = f"Written: {request.tune}. Next: mtard-train with --config={request.tune} after yours."
+    return [tune.markdown(tried), added]
 
 
 def teachers(experiment: Experiment, request: requests.Plan) -> str:

@@ -207,6 +207,9 @@ class Plan:
     gin: Sequence[str] = _gin()
     throughput: float | None = _flag("TFLOP/s that the device achieves; default: measure.")
     check: bool = _flag("Time whole training steps, too.", False)
+    tune: str | None = _flag(
+        "A gin file to write: settings that make steps faster here, each timed.", path=True
+    )
     image_shape: str | None = _flag("Such as 64,64,3: reads no data set.")
     classes: int | None = _flag("With --image_shape: number of labels.")
     examples: int | None = _flag("Training images; with --teachers validation images, 500.")

@@ -81,11 +81,13 @@ class Built:
 
     Attributes:
       plan: its cost.
+      stage: as the run file has it.
       distiller: untrained.
       teachers: role -> model.
     """
 
     plan: StagePlan
+    stage: Stage
     distiller: Distiller
     teachers: Mapping[str, keras.Model]
 
@@ -112,7 +114,7 @@ def stages(
             plan = of_stage(stage, distiller, teachers, data, experiment.threat)
         except PlanError as error:
             raise PlanError(f"Stage {stage.name!r}: {error}") from error
-        yield Built(plan, distiller, teachers)
+        yield Built(plan, stage, distiller, teachers)
 
 
 def of_stage(

@@ -82,7 +82,7 @@ def measure(built: Built, data: ImageData, check: bool = False) -> tuple[Rates, 
     batch_size = plan.batch_size
     while batch_size > 8 and plan.flops_per_image("student") * batch_size > _LARGEST_PASS:
         batch_size //= 2
-    batch = _random_batch(data, batch_size)
+    batch = random_batch(data, batch_size)
     work, calls = {}, {}
     for part, function in _passes(built).items():
         cost = count(function, *batch_signature(data, batch_size)).flops
@@ -95,7 +95,7 @@ def measure(built: Built, data: ImageData, check: bool = False) -> tuple[Rates, 
     calls["update"] = _call(_update(built), ())
     if check:
         step = built.distiller.train_step
-        rows = _random_batch(data, plan.batch_size, built.distiller.cached_parts)
+        rows = random_batch(data, plan.batch_size, built.distiller.cached_parts)
         calls["step"] = _call(lambda *rows: step(rows), rows)
     rounds = in_rounds(calls)
     rates = _rates(work, {name: statistics.median(turn[name] for turn in rounds) for name in calls})
@@ -186,7 +186,8 @@ def _update(built: Built) -> Callable:
     return update
 
 
-def _random_batch(data: ImageData, batch_size: int, cached: int = 0) -> tuple[tf.Tensor, ...]:
+def random_batch(data: ImageData, batch_size: int, cached: int = 0) -> tuple[tf.Tensor, ...]:
+    """Images, labels, ids, and logits of `cached` teachers, as random numbers."""
     seed = [0, 1]
     logits = tf.random.stateless_uniform([batch_size, data.num_classes], seed)
     return (
