@@ -325,7 +325,7 @@ FLAGS = "--image_shape, --classes and --examples are"
     ("flags", "message"),
     [
         ({"throughput": 0.0}, "--throughput is 0; give TFLOP/s above 0"),
-        ({"check": True}, "--throughput is 1; give .* no --check"),
+        ({"check": True}, "--throughput is 1; give .* neither --check"),
         ({"classes": 10}, f"{FLAGS} None, 10, None; give all three"),
         (
             {"image_shape": "64x64", "classes": 10, "examples": 100},

@@ -24,7 +24,7 @@ from mtard_tf.data.streaming import array_records
 from mtard_tf.data.streaming.stored_images import StoredImages, joined
 
 _PREFETCHED_BATCHES = 4
-# Nothing here branches on tensors, and AutoGraph takes longer to find that out than tracing does.
+# Nothing here branches on tensors, which AutoGraph finds out more slowly than tracing takes.
 _plain = tf.autograph.experimental.do_not_convert
 
 
@@ -33,6 +33,7 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return -(-examples // batch_size)
 
 
+@_plain
 def training_batches(
     data: ImageData,
     *,
@@ -73,7 +74,6 @@ def training_batches(
     order = _Order(examples, batch_size, seed, tuple(parts), replicas, extra)
     count = (epochs * order.per_epoch - start_step) * len(parts)
 
-    @_plain
     def examples_of(read: tf.Tensor, places: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, ...]:
         batch = augmented(data.augmentation, read, ids, seed)
         rows = [tf.gather(tensor, places) for tensor in (labels, *further)]
@@ -85,7 +85,7 @@ def training_batches(
     else:
         batches = order.places_and_ids(epochs, start_step)
         batches = batches.apply(tf.data.experimental.assert_cardinality(count)).map(
-            _plain(lambda places, ids: examples_of(tf.gather(images, places), places, ids))
+            lambda places, ids: examples_of(tf.gather(images, places), places, ids)
         )
     return batches.prefetch(_PREFETCHED_BATCHES)
 
@@ -118,24 +118,14 @@ class _Order:
     def places_and_ids(self, epochs: int, start_step: int) -> tf.data.Dataset:
         """(positions in the split, ids) of the images of each part of each batch."""
         first_epoch, first_batch = divmod(start_step, self.per_epoch)
-        own = tf.constant(self.parts, tf.int64)
+        own, count = tf.constant(self.parts, tf.int64), len(self.parts)
 
-        @_plain
         def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
             order = self.of_epoch(epoch)
-            start_batch = tf.where(epoch == first_epoch, tf.constant(first_batch, tf.int64), 0)
-            turns = tf.data.Dataset.range(
-                start_batch * len(self.parts), self.per_epoch * len(self.parts)
-            )
+            start = tf.where(epoch == first_epoch, tf.constant(first_batch, tf.int64), 0)
+            turns = tf.data.Dataset.range(start * count, self.per_epoch * count)
             return turns.map(
-                _plain(
-                    lambda turn: self._part(
-                        order,
-                        epoch,
-                        turn // len(self.parts),
-                        tf.gather(own, turn % len(self.parts)),
-                    )
-                )
+                lambda turn: self._part(order, epoch, turn // count, tf.gather(own, turn % count))
             )
 
         return tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_batches)
@@ -200,6 +190,7 @@ def check_batches(examples: int, batch_size: int, replicas: int) -> None:
         )
 
 
+@_plain
 def evaluation_batches(
     split: Split, batch_size: int, examples: int | None = None
 ) -> tf.data.Dataset:
@@ -224,7 +215,6 @@ def evaluation_batches(
         return _stored_batches(split.images, labels, batch_size, count)
     images = tf.constant(split.images[:examples])
 
-    @_plain
     def examples_of(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         start = batch * batch_size
         stop = tf.minimum(start + batch_size, examples)
@@ -240,10 +230,11 @@ def _stored_batches(
         places = np.arange(batch * batch_size, min((batch + 1) * batch_size, len(labels)))
         return places, places
 
+    def examples_of(read: tf.Tensor, places: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return to_float(read), tf.gather(labels, places), ids
+
     batches = array_records.batches(images, turn, count)
-    return batches.map(
-        _plain(lambda read, places, ids: (to_float(read), tf.gather(labels, places), ids))
-    ).prefetch(_PREFETCHED_BATCHES)
+    return batches.map(examples_of).prefetch(_PREFETCHED_BATCHES)
 
 
 def to_float(images: tf.Tensor | np.ndarray) -> tf.Tensor:

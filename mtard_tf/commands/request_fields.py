@@ -1,0 +1,46 @@
+"""The fields of requests: what a flag says and takes, and those that several commands share."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+def flag(help: str, default: Any = None, **how: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, **how})
+
+
+def required(help: str, **how: Any) -> Any:
+    return dataclasses.field(metadata={"help": help, "required": True, **how})
+
+
+def config() -> Any:
+    return flag("Gin file; repeatable, later ones win.", ())
+
+
+def gin() -> Any:
+    return flag("Gin binding, such as student/Stage.epochs=5; repeatable.", ())
+
+
+def data_dir() -> Any:
+    return flag("Prepared TFDS sets; default $TFDS_DATA_DIR or ~/tensorflow_datasets.", path=True)
+
+
+def suite() -> Any:
+    return flag("Name of the suite, or a .gin file.", "quick")
+
+
+def from_probabilities() -> Any:
+    return flag("The Keras model ends in softmax or sigmoid: take that away.", False)
+
+
+def input_scale() -> Any:
+    return flag("What the Keras model takes for white; 255 for images of 0 to 255.", 1.0)
+
+
+def channels_first() -> Any:
+    return flag("The Keras model takes [batch, channels, height, width].", False)
+
+
+def require() -> Any:
+    return flag("Such as 'worst_case>=0.45' or 'student:clean>=80%'; unmet exits with 3.", ())
