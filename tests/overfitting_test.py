@@ -62,6 +62,18 @@ def _validation(accuracies, folder, said, watch=True) -> Validation:
     return validation
 
 
+def test_a_fall_over_several_epochs_counts_from_the_best(tmp_path) -> None:
+    said: list[str] = []
+    fall = [(0.3, 0.5), (0.5, 0.6), (0.4, 0.6), (0.2, 0.7)]
+    validation = _validation(fall, tmp_path, said)
+    for epoch in range(4):
+        assert not validation.exhausted
+        validation.on_epoch_end(epoch)
+    assert validation.exhausted
+    assert "from 50.0% to 20.0% under the validation's attack and from 60.0% to 70.0%" in said[0]
+    assert "the last student is that of epoch 3." in said[0]
+
+
 def test_at_low_accuracies_a_fall_to_less_than_half_counts_where_a_single_step_alone_fails() -> (
     None
 ):
@@ -162,10 +174,10 @@ def test_a_restart_goes_on_from_the_best_student_also_when_resumed(
     collapsed = {"validation_robust": 0.1, SINGLE_STEP_KEY: 0.9}
     healthy = {"validation_robust": 0.5, SINGLE_STEP_KEY: 0.5}
 
-    def said(before, now, back_to=None):
+    def said(best, now, last, goes_back):
         late = now["epoch"] in (3, 5)
         numbers = collapsed if late else healthy
-        return real({**before, **healthy}, {**now, **numbers}, back_to) if before else ""
+        return real({**best, **healthy}, {**now, **numbers}, last, goes_back) if best else ""
 
     monkeypatch.setattr(overfitting, "begins", said)
     monkeypatch.setattr(overfitting, "single_step_alone", lambda now: "")

@@ -202,7 +202,7 @@ class Watch:
         whose weights the student then has.
         """
         back = self._kept is not None and len(self.restarted_in) < RESTARTS
-        begins = overfitting.begins(before, now, best.get("epoch") if back else None)
+        begins = overfitting.begins(best, now, before.get("epoch"), back)
         said = SINGLE_STEP_KEY in before and overfitting.single_step_alone(before)
         if line := begins or ("" if said else overfitting.single_step_alone(now)):
             self._say(line)
