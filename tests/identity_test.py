@@ -318,4 +318,4 @@ def test_paths_do_not_depend_on_what_was_built_before() -> None:
 )
 def test_all_jobs_have_as_many_cores(tmp_path, monkeypatch, cores, count, places) -> None:
     monkeypatch.setattr(jobs.os, "sched_getaffinity", lambda process: cores, raising=False)
-    assert list(jobs._Pool(count, tmp_path)._places.values()) == places
+    assert list(jobs.LocalPool(count, tmp_path)._places.values()) == places

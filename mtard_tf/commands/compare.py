@@ -10,7 +10,7 @@ from typing import Any
 from mtard_tf import files
 from mtard_tf.auditing.audit import Audit
 from mtard_tf.auditing.suite import Suite
-from mtard_tf.commands import gate, requests
+from mtard_tf.commands import executors, gate, requests
 from mtard_tf.comparing import audits, comparison, temperatures, text
 from mtard_tf.comparing.audits import ComparisonError
 from mtard_tf.comparing.comparison import WORST
@@ -33,7 +33,7 @@ def run(request: requests.Compare) -> str:
       Unmet: a requirement is not met.
       Preempted: the process was preempted; the same command resumes.
     """
-    run_dir = pathlib.Path(request.run_dir)
+    run_dir, pools = pathlib.Path(request.run_dir), executors.pools(request)
     given = bool(request.config or request.gin)
     experiment = gin_files.start_or_resume(run_dir, request.config, request.gin)
     with gin_files.apart():  # after the run, whose plugins it may use
@@ -51,7 +51,7 @@ def run(request: requests.Compare) -> str:
     judge = _gate(request, experiment, suite)
     if request.jobs:
         try:
-            _train_and_audit(request, experiment, suite)
+            _train_and_audit(request, experiment, suite, pools)
         except jobs.JobError as error:
             raise jobs.JobError(f"{error} {_table_of_the_rest(request, names)}") from error
     elif given:
@@ -81,7 +81,9 @@ def _table_of_the_rest(request: requests.Compare, names: Sequence[str]) -> str:
     return f"There is no table: {problem}"
 
 
-def _train_and_audit(request: requests.Compare, experiment: Experiment, suite: Suite) -> None:
+def _train_and_audit(
+    request: requests.Compare, experiment: Experiment, suite: Suite, pools: jobs.Pools | None
+) -> None:
     run_dir = pathlib.Path(request.run_dir)
     data = experiment.dataset()
     _check_attack(request.attack, suite.names_for(data.num_classes))
@@ -103,7 +105,7 @@ def _train_and_audit(request: requests.Compare, experiment: Experiment, suite: S
         training = side_by_side.training_jobs(stages, run_dir, known)
     with fresh_names():
         auditing = _audit_jobs(run_dir, experiment, audit, request, {job.name for job in training})
-    side_by_side.run_jobs(run_dir, [*training, *auditing], request.jobs)
+    side_by_side.run_jobs(run_dir, [*training, *auditing], request.jobs, pools)
     if auditing:
         report.write_report(run_dir, experiment)
 

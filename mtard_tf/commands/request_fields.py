@@ -44,3 +44,19 @@ def channels_first() -> Any:
 
 def require() -> Any:
     return flag("Such as 'worst_case>=0.45' or 'student:clean>=80%'; unmet exits with 3.", ())
+
+
+def executor() -> Any:
+    return flag("Where --jobs run: local, or ray, on a cluster.", "local")
+
+
+def ray_address() -> Any:
+    return flag("HOST:PORT, auto or ray://HOST:PORT; default $RAY_ADDRESS or this machine.")
+
+
+def task_cpus() -> Any:
+    return flag("With ray: cores of a task.", 1, minimum=1)
+
+
+def task_gpus() -> Any:
+    return flag("With ray: GPUs of a task; a fraction shares one.", 0.0, minimum=0.0)

@@ -30,6 +30,10 @@ class Train:
     workers: Sequence[str] = flag("HOST:PORT of each worker; default TF_CONFIG.", (), commas=True)
     index: int | None = flag("Which of --workers this process is.", minimum=0)
     deterministic: bool = flag("Same seed and cores, same weights to the bit; slower.", False)
+    executor: str = fields.executor()
+    ray_address: str | None = fields.ray_address()
+    task_cpus: int = fields.task_cpus()
+    task_gpus: float = fields.task_gpus()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +92,10 @@ class Compare:
     jobs: int = flag(
         "Processes, each on its share of the cores; 0 only writes the table.", 1, minimum=0
     )
+    executor: str = fields.executor()
+    ray_address: str | None = fields.ray_address()
+    task_cpus: int = fields.task_cpus()
+    task_gpus: float = fields.task_gpus()
     suite: str = fields.suite()
     skip: Sequence[str] = flag("Attack of the suite to leave out; repeatable.", ())
     examples: int | None = flag("At most N images, the first ones; default all.", minimum=1)

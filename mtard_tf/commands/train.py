@@ -7,7 +7,7 @@ import pathlib
 import shlex
 
 from mtard_tf.attacks import sharding
-from mtard_tf.commands import requests
+from mtard_tf.commands import executors, requests
 from mtard_tf.config import gin_files
 from mtard_tf.distribute import strategies
 from mtard_tf.reporting.run_page import PAGE
@@ -21,7 +21,7 @@ def run(request: requests.Train) -> str:
       ValueError: flags that do not go together, or whatever the run refuses; one line.
       Preempted: the process was preempted; the same command resumes.
     """
-    run_dir = pathlib.Path(request.run_dir)
+    run_dir, pools = pathlib.Path(request.run_dir), executors.pools(request)
     described = gin_files.start_or_resume(run_dir, request.config, request.gin)
     if described.divide_cores:
         sharding.divide_cores()
@@ -34,9 +34,11 @@ def run(request: requests.Train) -> str:
     if request.deterministic:
         strategies.be_deterministic()
     train = experiment_run.run
-    if request.jobs > 1:
+    if request.jobs > 1 or pools is not None:
         options = ["--deterministic"] if request.deterministic else []
-        train = functools.partial(side_by_side.run, count=request.jobs, options=options)
+        train = functools.partial(
+            side_by_side.run, count=request.jobs, options=options, pools=pools
+        )
     stages = train(
         described,
         run_dir,

@@ -15,11 +15,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
+from typing import Protocol
 
 from mtard_tf.processes.preemption import EXIT_CODE, INTERRUPTED, PARENT, Preempted, Preemption
 
 _POLL_SECONDS = 0.2  # between two looks at whether this process was preempted
-_PREEMPTED = (EXIT_CODE, INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)  # exit codes
+PREEMPTED = (EXIT_CODE, INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)  # exit codes
 _STOPPED = "its processes have written their state"
 
 
@@ -50,30 +51,53 @@ class Job:
     needs: Sequence[str] = ()
 
 
+class Pool(Protocol):
+    """Where jobs run; a context that ends those that still run, and waits for them."""
+
+    def __enter__(self) -> Pool: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    @property
+    def free(self) -> int:
+        """How many more can start."""
+
+    def start(self, job: Job) -> None: ...
+
+    def ended(self) -> list[tuple[Job, float, str]]:
+        """Waits a moment; those that have ended, their seconds, and why they failed, or ""."""
+
+
+# (jobs at a time, folder of logs) -> where they run.
+Pools = Callable[[int, pathlib.Path], Pool]
+
+
 def run(
     jobs: Sequence[Job],
     count: int,
     logs: pathlib.Path,
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+    pools: Pools | None = None,
 ) -> None:
     """Runs the jobs, `count` at a time, in their order as far as what they need allows.
 
     Args:
       jobs: needs that are no job of this call count as met.
-      count: how many at a time, at least 1; each gets an equal share of the cores to itself.
+      count: how many at a time, at least 1.
       logs: folder for what each job prints, `<name>.log`.
+      pools: where they run; default `LocalPool`.
       say: is given one line for each job that starts and ends.
 
     Raises:
       JobError: jobs need one another; or some failed, and all that do not need them succeeded.
       Preempted: this process or a job was preempted; the other jobs have ended on SIGTERM.
     """
-    order = _order(jobs)
+    order, made = _order(jobs), pools or LocalPool
     logs.mkdir(parents=True, exist_ok=True)
     waiting: set[str] = set()
     failed: dict[str, str] = {}  # "" for one that needs a failed one, and was not started
     done = 0
-    with Preemption().listening() as preemption, _Pool(count, logs) as pool:
+    with Preemption().listening() as preemption, made(count, logs) as pool:
         while order.is_active():
             if preemption.received:
                 raise Preempted(where=_STOPPED)
@@ -122,8 +146,8 @@ def _check(failed: dict[str, str], logs: pathlib.Path) -> None:
     )
 
 
-class _Pool:
-    """The processes that are running, and the cores that each of them has."""
+class LocalPool:
+    """The processes that are running; each has an equal share of this machine's cores to itself."""
 
     def __init__(self, count: int, logs: pathlib.Path) -> None:
         # Not on macOS, where the system alone decides.
@@ -137,7 +161,7 @@ class _Pool:
         # What waits for a process -> its place, job, process and start.
         self._running: dict[futures.Future, tuple[int, Job, subprocess.Popen, float]] = {}
 
-    def __enter__(self) -> _Pool:
+    def __enter__(self) -> LocalPool:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -178,18 +202,20 @@ class _Pool:
         result = []
         for waiter in [waiter for waiter in self._running if waiter in ended]:
             _, job, process, start = self._running.pop(waiter)
-            if process.returncode in _PREEMPTED:
+            if process.returncode in PREEMPTED:
                 raise Preempted(where=_STOPPED)
-            reason = self._reason(job, process.returncode) if process.returncode else ""
+            reason = why(self._log(job), process.returncode)
             result.append((job, time.monotonic() - start, reason))
         return result
 
     def _log(self, job: Job) -> pathlib.Path:
         return self._logs / f"{job.name}.log"
 
-    def _reason(self, job: Job, code: int) -> str:
-        if code < 0:
-            return f"killed by signal {-code}"
-        lines = self._log(job).read_text(encoding="utf-8", errors="replace").split("\n")
-        lines = [line.strip() for line in lines if line.strip()]
-        return lines[-1] if lines else f"exit code {code}"
+
+def why(log: pathlib.Path, code: int) -> str:
+    """Why a command failed: the last line of its log, its signal or exit code; "" for 0."""
+    if code <= 0:
+        return f"killed by signal {-code}" if code else ""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = [line.strip() for line in lines if line.strip()]
+    return lines[-1] if lines else f"exit code {code}"

@@ -30,6 +30,7 @@ def run(
     options: Sequence[str] = (),
     only: Sequence[str] = (),
     restart: Sequence[str] = (),
+    pools: jobs.Pools | None = None,
 ) -> list[dict]:
     """Does what `experiment_run.run` does in `count` processes, each with its share of the cores.
 
@@ -43,6 +44,7 @@ def run(
       count: processes at a time.
       strategy: must be one device: each process has its own.
       options: flags of `mtard-train` for each process.
+      pools: where they run; see `jobs.run`.
       experiment, run_dir, config, only, restart: see `experiment_run.run`.
 
     Raises:
@@ -58,11 +60,13 @@ def run(
     stages, _, _, known = prepare(experiment, run_dir, strategy, only, restart)
     claim(run_dir, config)
     note_stages(run_dir, experiment)
-    run_jobs(run_dir, training_jobs(stages, run_dir, known, options, restart), count)
+    run_jobs(run_dir, training_jobs(stages, run_dir, known, options, restart), count, pools)
     return [run_files.stage(run_dir / stage.name / "stage.json") for stage in stages]
 
 
-def run_jobs(run_dir: pathlib.Path, todo: Sequence[jobs.Job], count: int) -> None:
+def run_jobs(
+    run_dir: pathlib.Path, todo: Sequence[jobs.Job], count: int, pools: jobs.Pools | None = None
+) -> None:
     """Runs the jobs of a claimed run, `count` at a time, and notes on its page which stages failed.
 
     Raises:
@@ -74,7 +78,7 @@ def run_jobs(run_dir: pathlib.Path, todo: Sequence[jobs.Job], count: int) -> Non
         if trained:
             run_page.announce(run_dir)
         try:
-            jobs.run(todo, count, run_dir / "logs")
+            jobs.run(todo, count, run_dir / "logs", pools=pools)
         except jobs.JobError as error:
             for name in trained & error.failed.keys():
                 run_page.note_failed(run_dir / name, error.failed[name])
