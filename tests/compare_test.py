@@ -409,7 +409,7 @@ class _Stages:
 def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_path, monkeypatch):
     seen = []
 
-    def listen(listed, count, logs):
+    def listen(listed, count, logs, pools):
         seen.extend([*listed, count, logs])
         raise _Stop
 
