@@ -37,7 +37,7 @@ def test_a_task_runs_its_command_with_its_own_cores_and_variables(tmp_path) -> N
     ("code", "reason"),
     [
         (
-            "print('a line'); raise SystemExit('the teacher is not there')",
+            "print('a line', flush=True); raise SystemExit('the teacher is not there')",
             "the teacher is not there",
         ),
         ("raise SystemExit(3)", "exit code 3"),
