@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import threading
+import types
+from unittest import mock
 
 import pytest
 
 from mtard_tf.commands import executors, requests
 from mtard_tf.processes import ray_pool
-from mtard_tf.processes.jobs import JobError
+from mtard_tf.processes.jobs import Job, JobError
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "ray_cluster.py"
 
@@ -48,6 +51,47 @@ def test_a_task_says_why_its_command_failed_and_is_not_repeated(tmp_path, code, 
     assert _ran(tmp_path, code)[0] == reason
 
 
+def test_a_node_that_does_not_see_the_run_directory_says_so(tmp_path) -> None:
+    log = tmp_path / "absent" / "job.log"
+    reason = ray_pool.run_command(["python", "-c", ""], str(log), str(tmp_path), 1, {})
+    assert reason == (
+        f"{log.parent} is not there on {socket.gethostname()}; give a --run_dir that all nodes see"
+    )
+
+
+class _RayError(Exception):
+    """Of Ray: the node died."""
+
+
+class _TaskError(_RayError):
+    """Of Ray: the task raised."""
+
+
+class _Preempted(_TaskError, ray_pool.NodeLost):
+    """As Ray gives an error of a task: of its own class, too."""
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (_RayError("a stack\nthe node is dead"), "lost 4 times: the node is dead"),
+        (_Preempted("exit code 75"), "lost 4 times: exit code 75"),
+        (_TaskError("a stack\nOSError: the disk is full"), "OSError: the disk is full"),
+        (_TaskError(""), "_TaskError"),
+    ],
+)
+def test_only_a_lost_task_counts_its_losses(tmp_path, monkeypatch, error, reason) -> None:
+    ray = mock.MagicMock()
+    ray.exceptions = types.SimpleNamespace(RayError=_RayError, RayTaskError=_TaskError)
+    ray.wait.side_effect = lambda references, **_: (references, [])
+    ray.get.side_effect = error
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    job = Job("teacher", ["python"])
+    with ray_pool.RayPool(1, tmp_path, None, 1, 0.0) as pool:
+        pool.start(job)
+        assert [(job, why) for job, _, why in pool.ended()] == [(job, reason)]
+
+
 def test_a_preempted_command_is_for_another_node(tmp_path) -> None:
     with pytest.raises(ray_pool.NodeLost, match="exit code 75"):
         _ran(tmp_path, "raise SystemExit(75)")
@@ -76,6 +120,9 @@ def test_tasks_of_a_node_have_different_cores(tmp_path, monkeypatch) -> None:
             assert len(third) == 2
     with ray_pool._own_cores(2) as again:
         assert again == {0, 1}
+    user = os.getuid()  # whose files another user cannot open
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {f"mtard_tf-cores-{user}-{core}.lock" for core in (0, 2)}
 
 
 def test_a_cancelled_task_stops_its_command(tmp_path) -> None:

@@ -11,6 +11,7 @@ import importlib
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -103,8 +104,11 @@ class RayPool:
             try:
                 reason = self._ray.get(reference)
             except self._ray.exceptions.RayError as error:
-                lines = str(error).strip().splitlines()
-                reason = f"lost {RETRIES + 1} times: {lines[-1] if lines else type(error).__name__}"
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+                # Another error of the task itself was not repeated.
+                own = isinstance(error, self._ray.exceptions.RayTaskError)
+                if isinstance(error, NodeLost) or not own:
+                    reason = f"lost {RETRIES + 1} times: {reason}"
             result.append((job, time.monotonic() - start, reason))
         return result
 
@@ -124,6 +128,9 @@ def run_command(
     Raises:
       NodeLost: it was preempted.
     """
+    if not (logs := pathlib.Path(log).parent).is_dir():
+        where = socket.gethostname()
+        return f"{logs} is not there on {where}; give a --run_dir that all nodes see"
     until = time.monotonic() + _BUSY_SECONDS
     while True:
         code = _once([sys.executable, *command[1:]], log, folder, cpus, environment)
@@ -162,10 +169,12 @@ def _own_cores(count: int) -> Iterator[set[int]]:
     """Cores of this node that no other task holds; empty, for any, where there are none left."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     folder = pathlib.Path(tempfile.gettempdir())
+    # Files of another user could not be opened.
+    name = f"mtard_tf-cores-{os.getuid() if cores else 0}"
     for start in range(0, len(cores) - count + 1, count):
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(locked(folder, f"mtard_tf-cores-{cores[start]}.lock"))
+                stack.enter_context(locked(folder, f"{name}-{cores[start]}.lock"))
             except LockedError:
                 continue
             yield set(cores[start : start + count])
