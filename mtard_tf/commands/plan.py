@@ -64,10 +64,10 @@ def run(request: requests.Plan) -> str:
         rows.append(text.Row(built.plan, *rates.measure(built, data, request.check)))
         if request.tune:
             print(f"{built.plan.name}: trying settings", file=sys.stderr, flush=True)
-            tried += tune.trials(built.stage, built.teachers, data, experiment.threat)
+            tried += tune.trials(built, data, experiment.threat)
     bindings.check_read(experiment.stages, apart_from="datasets")  # which need not be there
-    planned = text.markdown(rows, _device(request, rows))
-    return "\n\n".join([planned, *_tuned(request, tried, _device(request, rows))])
+    device = _device(request, rows)
+    return "\n\n".join([text.markdown(rows, device), *_tuned(request, tried, device)])
 
 
 def _check(request: requests.Plan) -> None:
@@ -88,8 +88,7 @@ def _tuned(request: requests.Plan, tried: list[tune.Trial], device: str) -> list
     """Writes the file, if one was asked for; the table of what was tried, and what comes next."""
     if not request.tune:
         return []
-    with files.replacing(pathlib.Path(request.tune)) as path:
-        path.write_text(tune.gin_text(tried, device), encoding="utf-8")
+    files.write_text(pathlib.Path(request.tune), tune.gin_text(tried, device))
     added = f"Written: {request.tune}. Next: mtard-train with --config={request.tune} after yours."
     return [tune.markdown(tried), added]
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 from mtard_tf.data.image_data import ImageData
 from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.precision import native_bfloat16
+from mtard_tf.planning.plan import Built
 from mtard_tf.planning.rates import random_batch
 from mtard_tf.reporting.tables import Table
 from mtard_tf.threat import ThreatModel
@@ -52,19 +53,17 @@ class Trial:
         return f"{self.scope}/Stage.{self.name} = {self.value!r}"
 
 
-def trials(
-    stage: Stage, teachers: Mapping[str, keras.Model], data: ImageData, threat: ThreatModel
-) -> Iterator[Trial]:
+def trials(built: Built, data: ImageData, threat: ThreatModel) -> Iterator[Trial]:
     """Tries the settings in turn; what is worth it stays for those after it, if it is exact.
 
     Args:
-      stage: as the run file has it; what it sets itself is not changed.
-      teachers: role -> model.
+      built: the stage as the run file has it; what it sets itself is not changed.
       data: only its shapes are used.
       threat: of the experiment.
     """
-    best, timed = stage, _steps(stage, teachers, data, threat)
-    attacks = "adversarial" in stage.build(data, teachers, threat, 0).student_views
+    best, teachers = built.stage, built.teachers
+    stage, timed = best, _steps(best, teachers, data, threat)
+    attacks = "adversarial" in built.distiller.student_views
     for name, value, rounds_otherwise in candidates(stage, attacks):
         changed = dataclasses.replace(best, **{name: value})
         other = _steps(changed, teachers, data, threat)

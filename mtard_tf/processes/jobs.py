@@ -150,8 +150,7 @@ class LocalPool:
     """The processes that are running; each has an equal share of this machine's cores to itself."""
 
     def __init__(self, count: int, logs: pathlib.Path) -> None:
-        # Not on macOS, where the system alone decides.
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        cores = usable_cores()
         # As many for each: a stage's last bits must not depend on the place that it is given.
         share = max(1, len(cores) // count)
         shares = [cores[i * share % max(1, len(cores)) :] + cores for i in range(count)]
@@ -210,6 +209,11 @@ class LocalPool:
 
     def _log(self, job: Job) -> pathlib.Path:
         return self._logs / f"{job.name}.log"
+
+
+def usable_cores() -> list[int]:
+    """The cores of this process; empty on macOS, where the system alone decides."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def why(log: pathlib.Path, code: int) -> str:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mtard_tf.processes.jobs import PREEMPTED, Job, JobError, why
+from mtard_tf.processes.jobs import PREEMPTED, Job, JobError, usable_cores, why
 from mtard_tf.processes.locking import LockedError, locked
 from mtard_tf.processes.preemption import PARENT
 
@@ -167,7 +167,7 @@ def _once(
 @contextlib.contextmanager
 def _own_cores(count: int) -> Iterator[set[int]]:
     """Cores of this node that no other task holds; empty, for any, where there are none left."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cores = usable_cores()
     folder = pathlib.Path(tempfile.gettempdir())
     # Files of another user could not be opened.
     name = f"mtard_tf-cores-{os.getuid() if cores else 0}"
