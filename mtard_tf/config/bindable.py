@@ -40,7 +40,7 @@ def described(
       strategy: devices to train on: "one_device", "mirrored", "multi_worker" or "tpu"; a flag
         overrides it.
       divide_cores: each operation takes the cores of one of the parts that are attacked side by
-        side, in place of all: a fifth faster for small nets; slower for large ones without attack.
+        side, in place of all: faster for small nets; slower for large ones without attack.
       plugins: Python files with parts of one's own, relative to the gin file; they are imported
         when that is read, see `plugin_files.load_bound`.
     """

@@ -29,8 +29,8 @@ class Experiment:
       seed: of weights, order of examples, augmentation and attacks; 0 to 2^31 - 1.
       strategy: devices to train on, see `strategies.create`; a flag overrides it.
       divide_cores: `mtard-train` computes each operation on the share of the cores that one of the
-        parts has that are attacked side by side, in place of all cores: a fifth faster for small
-        nets, and slower for stages of large nets without an attack. From Python, where TensorFlow
+        parts has that are attacked side by side, in place of all cores: faster for small nets, and
+        slower for stages of large nets without an attack. From Python, where TensorFlow
         may have begun, the environment variable TF_NUM_INTRAOP_THREADS says so.
 
     Raises:
