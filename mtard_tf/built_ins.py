@@ -77,7 +77,10 @@ BUILT_INS: dict[str, dict[str, str]] = {
         "mix": "mtard_tf.mixing.mix:mix",
         "from_file": "mtard_tf.models.borrowed:from_file",
         "keras_application": "mtard_tf.models.borrowed:keras_application",
-        **{f"resnet{depth}": f"{_RESNET}:resnet{depth}" for depth in (18, 20, 32, 34, 44, 56, 110)},
+        **{
+            f"resnet{depth}": f"{_RESNET}:resnet{depth}"
+            for depth in (8, 18, 20, 32, 34, 44, 56, 110)
+        },
         **{f"preact_resnet{d}": f"{_PRE_ACTIVATION}:preact_resnet{d}" for d in (18, 34)},
         "wide_resnet": f"{_PRE_ACTIVATION}:wide_resnet",
         **{

@@ -152,7 +152,9 @@ def load() -> None:
 
 
 def unknown_name(what: str, name: str, known: list[str]) -> str:
-    """One line for a misspelt name: the nearest known one, then all."""
+    """One line for a misspelt name: the nearest known one, then all, or all of its module."""
+    module = name.rpartition(".")[0]
+    known = [other for other in known if module and other.startswith(f"{module}.")] or known
     near = difflib.get_close_matches(name, known, 1, 0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     lost = f" Also, {'; '.join(_broken.values())}." if _broken else ""

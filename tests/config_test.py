@@ -13,15 +13,18 @@ from mtard_tf.config.gin_errors import ConfigError
 from mtard_tf.schedules import Warmup
 
 GIN = pathlib.Path(gin_files.config_folder())
-# settings_test.py has the settings, which are no runs of their own.
-ELSEWHERE = {"suites", "settings"}
+# settings_test.py has the settings, which are no runs of their own; rows go on top of run files.
+ELSEWHERE = {"suites", "settings", "rows"}
 PLACES = [path.relative_to(GIN) for path in GIN.rglob("*.gin")]
 RUN_FILES = sorted(str(path) for path in PLACES if not ELSEWHERE & set(path.parts))
 
 
-@pytest.mark.parametrize("file", RUN_FILES)
-def test_every_run_file_builds_its_stages(file):
-    gin_files.parse([file])
+WITH_ROWS = [[f"runs/compare/{of}.gin", "rows/weights.gin"] for of in ("cifar10", "fashion_mnist")]
+
+
+@pytest.mark.parametrize("files", [[file] for file in RUN_FILES] + WITH_ROWS, ids=" ".join)
+def test_every_run_file_builds_its_stages(files):
+    gin_files.parse(files)
     experiment = gin_files.experiment()
     data = _Shapes()
     students, built = {}, {}

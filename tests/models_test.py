@@ -14,6 +14,7 @@ from mtard_tf.models.fused import FusedTraining
 from mtard_tf.models.layers import batch_norm, conv, depthwise_conv, image_input
 from mtard_tf.models.pre_activation import preact_resnet18, wide_resnet
 from mtard_tf.models.resnet_cifar import (
+    resnet8,
     resnet18,
     resnet20,
     resnet32,
@@ -46,7 +47,7 @@ def test_parameter_counts_of_the_papers(model, classes, parameters):
 @pytest.mark.parametrize("size", [28, 32, 64])
 def test_sizes_and_depths(size):
     with keras.StatelessScope(initialize_variables=False):  # shapes alone
-        for model in (resnet20, resnet32, resnet44):
+        for model in (resnet8, resnet20, resnet32, resnet44):
             assert model((size, size, 3), 7).output_shape == (None, 7)
 
 

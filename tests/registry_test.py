@@ -31,6 +31,15 @@ def test_unknown_names_name_the_nearest(kind, name, message):
         registry.get(kind, name)
 
 
+def test_an_unknown_name_of_a_module_lists_that_module():
+    known = ["Stage", "attacks.pgd", "models.resnet20", "models.small_cnn"]
+    assert registry.unknown_name("name", "models.resnet21", known) == (
+        "Unknown name 'models.resnet21'; did you mean 'models.resnet20'? "
+        "known: models.resnet20, models.small_cnn."
+    )
+    assert registry.unknown_name("name", "modles.x", known).endswith(f"known: {', '.join(known)}.")
+
+
 def test_a_name_twice_names_both_modules():
     with pytest.raises(
         registry.RegistryError,

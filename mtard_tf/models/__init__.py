@@ -16,7 +16,7 @@ from mtard_tf.models.convnext import convnext_femto  # noqa: E402
 from mtard_tf.models.defensive_cnn import defensive_cnn  # noqa: E402
 from mtard_tf.models.mobilenet_v2 import mobilenet_v2  # noqa: E402
 from mtard_tf.models.pre_activation import preact_resnet18, wide_resnet  # noqa: E402
-from mtard_tf.models.resnet_cifar import resnet18, resnet20, resnet34  # noqa: E402
+from mtard_tf.models.resnet_cifar import resnet8, resnet18, resnet20, resnet34  # noqa: E402
 from mtard_tf.models.small_cnn import small_cnn  # noqa: E402
 from mtard_tf.models.vision_transformer import vit_tiny  # noqa: E402
 
@@ -27,6 +27,7 @@ __all__ = [
     "keras_application",
     "mobilenet_v2",
     "preact_resnet18",
+    "resnet8",
     "resnet18",
     "resnet20",
     "resnet34",

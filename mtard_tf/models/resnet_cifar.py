@@ -72,7 +72,7 @@ def resnet_cifar(
     Args:
       image_shape: (height, width, channels).
       num_classes: number of logits.
-      depth: 20, 32, 44, 56, 110: any 6n + 2.
+      depth: 8, 20, 32, 44, 56, 110: any 6n + 2.
       shortcut: "B" (1x1 convolution and BatchNorm, as MTARD's ResNet-56: 855,770 parameters for 10
         classes) or "A" (zero-padded channels, as the paper: 853,018).
       width: channels of the first stage; 16 in the paper.
@@ -115,7 +115,7 @@ def _of_depth(depth: int) -> Callable[..., keras.Model]:
     return make
 
 
-resnet20, resnet32, resnet44 = _of_depth(20), _of_depth(32), _of_depth(44)
+resnet8, resnet20, resnet32, resnet44 = _of_depth(8), _of_depth(20), _of_depth(32), _of_depth(44)
 # MTARD's clean teacher on CIFAR-10.
 resnet56 = _of_depth(56)
 resnet110 = _of_depth(110)
