@@ -72,12 +72,12 @@ def time_autoattack(args: argparse.Namespace) -> None:
     first = time.perf_counter() - started
 
     def ours() -> dict[str, float]:
-        before = compiled.passes
+        before = compiled.passes()
         wall, cpu = time.perf_counter(), time.process_time()
         perturbed, _ = compiled.attacked(attack, *inputs)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         accuracy = 100 * np.mean(model(perturbed, training=False).numpy().argmax(1) == labels)
-        passes = {"forwards": compiled.passes - before}
+        passes = {"forwards": compiled.passes() - before}
         return {"wall": wall, "cpu": cpu, "robust_accuracy": accuracy, **passes}
 
     def theirs(steps: int) -> dict[str, float]:

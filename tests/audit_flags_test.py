@@ -152,9 +152,26 @@ def _request(model_path, tmp_path, **changes) -> Eval:
         ({"split": "tset"}, "The split is 'tset'; use one of test, validation, train."),
         ({"skip": ["pgd"]}, "There is no attack 'pgd' to leave out; the suite has fgsm"),
         ({"surrogate": "no.keras"}, "There is no model at no.keras"),
+        ({"strategy": "tpu"}, "--strategy is 'tpu'; give one_device, mirrored or multi_worker."),
+        (
+            {"strategy": "multi_worker", "share": "0/2"},
+            "--share is 0/2 and --strategy multi_worker, which gives each worker its share; leave",
+        ),
+        (
+            {"strategy": "multi_worker", "max_rate": 5.0},
+            "--max_requests and --max_rate are of one process and its server, not of --strategy",
+        ),
+        ({"strategy": "multi_worker"}, "multi_worker needs --workers=HOST:PORT,HOST:PORT and --in"),
+        (
+            {"strategy": "multi_worker", "model": None, "dataset": None, "run_dir": "no"},
+            "no holds no run (no config.gin); run mtard-train first.",
+        ),
+        ({"devices": 2}, "one_device has one device, not 2; use mirrored."),
+        ({"workers": ["a:1"]}, "--workers and --index go with --strategy=multi_worker, not one_de"),
     ],
 )
-def test_flags_that_mean_nothing(model_path, tmp_path, changes, message) -> None:
+def test_flags_that_mean_nothing(model_path, tmp_path, monkeypatch, changes, message) -> None:
+    monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         eval.run(_request(model_path, tmp_path, **changes))
     assert "\n" not in str(error.value)

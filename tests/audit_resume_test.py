@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtard_tf.auditing import evidence
+from mtard_tf.auditing import audit, evidence
 from mtard_tf.auditing.audit import Audit
 from mtard_tf.auditing.batch_results import ResultsFile
 from mtard_tf.auditing.suite import Suite
@@ -155,6 +155,17 @@ def test_shares_are_gathered_into_the_report_of_one_process(tmp_path, capsys) ->
     assert (first.calls, second.calls) == (1, 1)  # the third, which nobody took
     assert gathered == whole
     assert not list((tmp_path / "shared").glob("progress*"))
+
+
+def test_several_devices_make_the_report_of_one(tmp_path, monkeypatch) -> None:
+    one = _audit(Counting(), Counting())(_model(), "model", tmp_path / "one")
+    monkeypatch.setattr(audit, "local_devices", lambda strategy: ["CPU:0"] * 3)
+    first, second = Counting(), Counting()
+    second.killed_in = 2
+    with pytest.raises(ValueError, match="The attack second failed"):
+        _audit(first, second)(_model(), "model", tmp_path / "several")
+    resumed = _audit(Counting(), Counting())(_model(), "model", tmp_path / "several")
+    assert first.calls == 4 and second.calls in (2, 3, 4) and resumed == one
 
 
 def test_a_changed_attack_alone_is_run_again(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import re
@@ -9,10 +10,12 @@ import socket
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 
 from mtard_tf.distribute import strategies
+from mtard_tf.models.small_cnn import small_cnn
 
 SCRIPT = pathlib.Path(__file__).with_name("distributed_steps.py")
 BALANCE = ("balance_weights", "temperatures", "first_losses")
@@ -52,15 +55,20 @@ def _single(folder: pathlib.Path, variants: str) -> list[dict[str, np.ndarray]]:
     return [dict(np.load(one)), *replicas]
 
 
-def _workers(folder: pathlib.Path, count: int, variants: str, *options: str) -> list[dict]:
+def _ports(count: int) -> str:
+    """HOST:PORT of each worker, as `--workers` takes them."""
     sockets = [socket.socket() for _ in range(count)]
     for opened in sockets:
         opened.bind(("localhost", 0))
-    ports = ",".join(f"localhost:{opened.getsockname()[1]}" for opened in sockets)
+    found = ",".join(f"localhost:{opened.getsockname()[1]}" for opened in sockets)
     for opened in sockets:
         opened.close()
+    return found
+
+
+def _workers(folder: pathlib.Path, count: int, variants: str, *options: str) -> list[dict]:
     outs = [folder / f"worker{i}of{count}.npz" for i in range(count)]
-    arguments = (variants, "multi_worker", "1", ports)
+    arguments = (variants, "multi_worker", "1", _ports(count))
     return _finish({out: _start(out, *arguments, str(i), *options) for i, out in enumerate(outs)})
 
 
@@ -155,6 +163,62 @@ def test_methods_on_two_replicas_take_the_steps_of_one_device() -> None:
     assert [row[0] for row in rows] == names
     for name, differs, moved in rows:
         assert float(differs) <= 1e-5 and float(moved) > 1e-3, name
+
+
+def _eval(out: pathlib.Path, *flags: str) -> subprocess.Popen:
+    """An audit of the model beside `out`, of three batches."""
+    words = ["-m", "mtard_tf.bin.eval", f"--model={out.parent / 'net.keras'}", f"--out={out}"]
+    words += ["--dataset=fashion_mini", "--epsilon=0.1", "--examples=40", "--batch_size=16"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    return subprocess.Popen(
+        [sys.executable, *words, *flags],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_an_audit_on_several_devices_or_workers_is_that_of_one(tmp_path) -> None:
+    keras.utils.set_random_seed(0)
+    small_cnn((28, 28, 1), 10, widths=(4, 4), dense=8).save(tmp_path / "net.keras")
+    cluster = ["--strategy=multi_worker", f"--workers={_ports(2)}"]
+    started = {
+        "one": _eval(tmp_path / "one"),
+        "devices": _eval(tmp_path / "devices", "--strategy=mirrored", "--devices=2"),
+        "chief": _eval(tmp_path / "workers", *cluster, "--index=0", "--devices=2"),
+        "worker": _eval(tmp_path / "workers", *cluster, "--index=1", "--devices=2"),
+    }
+    said = {}
+    try:
+        for name, process in started.items():
+            said[name], errors = process.communicate(timeout=500)
+            assert process.returncode == 0, errors[-3000:]
+    finally:
+        for process in started.values():
+            process.kill()
+            process.communicate()
+    assert said["worker"] == "" and "Report: " in said["chief"]
+    one = dict(np.load(tmp_path / "one" / "examples.npz"))
+    assert 0 < one["clean"].sum()
+    for name in ("devices", "workers"):
+        other = tmp_path / name
+        report = (tmp_path / "one" / "report.json").read_text("utf-8")
+        assert (other / "report.json").read_text("utf-8") == report
+        found = dict(np.load(other / "examples.npz"))
+        assert found.keys() == one.keys()
+        for key, values in one.items():
+            np.testing.assert_array_equal(found[key], values, err_msg=f"{name}: {key}")
+        passes, timed = (
+            [
+                a["passes"]
+                for a in json.loads((folder / "timing.json").read_text())["attacks"].values()
+            ]
+            for folder in (tmp_path / "one", other)
+        )
+        assert passes == timed
+        assert not [path.name for path in other.glob(".workers*")]
 
 
 @pytest.mark.slow

@@ -10,8 +10,7 @@ from mtard_tf.running.recorder import Progress
 
 def test_a_log_has_whole_lines_that_come_seldom(capsys):
     """Nothing at the start, and the end; what was done before says nothing about the speed."""
-    with Bar("net pgd", 100) as bar:
-        bar.skip(20)
+    with Bar("net pgd", 100, initial=20) as bar:
         for _ in range(8):
             bar.set_postfix_str("44.0%", refresh=False)
             bar.update(10)

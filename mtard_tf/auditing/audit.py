@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import tensorflow as tf
+
 from mtard_tf import files
 from mtard_tf.auditing import costs, eight_bit, evidence, indirect, measurements, shown
 from mtard_tf.auditing.batch_results import BatchRunner, ResultsFile
@@ -16,6 +18,7 @@ from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.auditing.report import compose, write
 from mtard_tf.auditing.suite import Suite
 from mtard_tf.data.image_data import ImageData, Split
+from mtard_tf.distribute.strategies import local_devices
 from mtard_tf.files import digest
 from mtard_tf.models import model_files
 from mtard_tf.processes.locking import locked
@@ -45,6 +48,8 @@ class Audit:
         the rest.
       temperature: at which the model was trained, see `at_temperature`; `tempered` attacks and
         measures use it.
+      strategy: each of this process' devices under it attacks a batch at a time; models are made
+        within its scope. Default one device.
 
     Raises:
       DataError: images without a label.
@@ -59,6 +64,7 @@ class Audit:
     seed: int = 0
     share: tuple[int, int] = (0, 1)
     temperature: float = 1.0
+    strategy: tf.distribute.Strategy = dataclasses.field(default_factory=tf.distribute.get_strategy)
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -141,7 +147,8 @@ class Audit:
         shares = sorted(out.glob(SHARE.format("*", "*"))) if self.whole else []
         stored = ResultsFile(path, inputs, lambda line: _say(f"{name}: {line}"), shares)
         with contextlib.closing(stored):
-            runner = BatchRunner(evaluator, split, stored, name, self.share)
+            devices = local_devices(self.strategy)
+            runner = BatchRunner(evaluator, split, stored, name, self.share, devices)
             way = indirect.of(model, surrogate, split.images, runner.predictions)
             blind = way is None and evaluator.blind(split)
             classes, given = model.output_shape[-1], self.suite

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +18,7 @@ from mtard_tf.auditing.costs import Cost
 from mtard_tf.auditing.evaluator import Evaluator
 from mtard_tf.data.batches import evaluation_batches, steps_per_epoch
 from mtard_tf.data.image_data import Split
+from mtard_tf.distribute import spreading
 from mtard_tf.files import digest
 from mtard_tf.reporting.progress import Bar
 
@@ -57,7 +59,8 @@ class ResultsFile:
             files.write_text(path, json.dumps(dict(inputs)) + "\n")
         else:
             os.truncate(path, size)
-        given = [line for other in others for line in _shared(other, inputs)]
+        shared = (_read(other) for other in others)
+        given = [line for top, found, _ in shared if top == dict(inputs) for line in found]
         for line in (*given, *lines):
             place = line["key"], line["settings"], line["batch"]
             self._results[place] = line["values"]
@@ -101,6 +104,7 @@ class BatchRunner:
       stored: results of this audit's earlier runs, and where new ones go.
       name: of the model, for the progress lines.
       share: (i, n) computes every n-th batch, from the i-th on; the others' results are False.
+      devices: each computes a batch at a time; "" leaves the choice to TensorFlow.
 
     Attributes:
       costs: what each result took, by its key.
@@ -113,6 +117,7 @@ class BatchRunner:
         stored: ResultsFile,
         name: str,
         share: tuple[int, int] = (0, 1),
+        devices: Sequence[str] = ("",),
     ) -> None:
         self.evaluator = evaluator
         self.split = split
@@ -120,6 +125,7 @@ class BatchRunner:
         self._stored = stored
         self._name = name
         self._share = share
+        self._devices = devices
         self._predictions: np.ndarray | None = None
         self.costs: dict[str, Cost] = {}
         evaluator.compiled.count_passes()
@@ -177,52 +183,47 @@ class BatchRunner:
         Bool results are shown as a running accuracy, of the first column. `shape` is that of one
         image's result.
         """
-        examples = min(examples or self.examples, self.examples)
-        size = self.evaluator.batch_size
-        settings = digest(settings, examples)
-        count = steps_per_epoch(examples, size)
-        stored = {i: self._stored.get(key, settings, i) for i in range(count)}
-        known = [values for values in stored.values() if values is not None]
-        if len(known) == count:
-            self._charge(key, settings, count)
-            return np.concatenate(known)
-        results: list[np.ndarray] = []
-        with Bar(f"{self._name} {key}", examples) as bar:
-            for i, batch in enumerate(evaluation_batches(self.split, size, examples)):
-                values, move = stored[i], bar.skip
-                if values is None and i % self._share[1] != self._share[0]:
-                    values = np.zeros((len(batch[2]), *shape), bool)  # another process'
-                elif values is None:
-                    values, cost = self._timed(compute, batch)
-                    move = bar.update
+        size, examples = self.evaluator.batch_size, min(examples or self.examples, self.examples)
+        settings, count = digest(settings, examples), steps_per_epoch(examples, size)
+        stored = ((i, self._stored.get(key, settings, i)) for i in range(count))
+        results = {i: values for i, values in stored if values is not None}
+        index, shares = self._share
+        wanted = set(range(index, count, shares)) - set(results)
+        for i in set(range(count)) - set(results) - wanted:  # another process'
+            results[i] = np.zeros((min(size, examples - i * size), *shape), bool)
+        timed = functools.partial(self._timed, compute)
+        if wanted:
+            batches = enumerate(evaluation_batches(self.split, size, examples))
+            todo = (numbered for numbered in batches if numbered[0] in wanted)
+            done = sum(map(len, results.values()))
+            with Bar(f"{self._name} {key}", examples, initial=done) as bar:
+                for i, values, cost in spreading.on_devices(timed, todo, self._devices):
                     self._stored.put(key, settings, i, values, cost)
-                results.append(values)
-                bar.set_postfix_str(_running(results), refresh=False)
-                move(len(values))
+                    results[i] = values
+                    bar.set_postfix_str(_running([*results.values()]), refresh=False)
+                    bar.update(len(values))
         self._charge(key, settings, count)
-        return np.concatenate(results)
+        return np.concatenate([results[i] for i in range(count)])
 
-    def _timed(self, compute: Callable, batch: tuple) -> tuple[np.ndarray, Cost]:
-        started, before = time.perf_counter(), self.evaluator.compiled.passes
+    def _timed(self, compute: Callable, numbered: tuple) -> tuple[int, np.ndarray, Cost]:
+        (number, batch), device = numbered, None
+        if len(self._devices) > 1:  # others' passes are counted apart
+            batch = tuple(map(tf.identity, batch))
+            device = batch[0].device
+        started, before = time.perf_counter(), self.evaluator.compiled.passes(device)
         values = np.asarray(compute(*batch))
-        seconds = time.perf_counter() - started
-        return values, Cost(seconds, self.evaluator.compiled.passes - before)
+        cost = time.perf_counter() - started, self.evaluator.compiled.passes(device) - before
+        return number, values, Cost(*cost)
 
     def _charge(self, key: str, settings: str, count: int) -> None:
-        for batch in range(count):
-            cost = self._stored.cost(key, settings, batch)
-            self.costs[key] = self.costs.get(key, _FREE).plus(cost)
+        costs = (self._stored.cost(key, settings, batch) for batch in range(count))
+        self.costs[key] = functools.reduce(Cost.plus, costs, self.costs.get(key, _FREE))
 
 
 def _running(results: list[np.ndarray]) -> str:
     values = np.concatenate(results)
     first = values.reshape(len(values), -1)[:, 0]
     return f"{first.mean():.1%}" if values.dtype == bool else ""
-
-
-def _shared(path: pathlib.Path, inputs: Mapping[str, str]) -> list[dict]:
-    head, lines, _ = _read(path)
-    return lines if head == dict(inputs) else []
 
 
 def _read(path: pathlib.Path) -> tuple[dict, list[dict], int]:

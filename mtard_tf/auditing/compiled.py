@@ -48,17 +48,18 @@ class CompiledModel:
         self.inference = FoldedInference(model)
         self._lock = threading.Lock()
         self._ready = False
-        self._compiled: dict[tuple[int, object], tuple[object, Callable]] = {}
-        self._passed: tf.Variable | None = None
+        self._compiled: dict[tuple[int, object, str], tuple[object, Callable]] = {}
+        self._counts = False
+        self._passed: dict[str, tf.Variable] = {}  # by device: each computes a batch of its own
 
     def count_passes(self) -> None:
         """Begins to count the images that attacks send through the model; before the first one."""
-        self._passed = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self._counts = True
 
-    @property
-    def passes(self) -> int:
-        """The images counted so far, those that fill up a batch included."""
-        return 0 if self._passed is None else int(self._passed.numpy())
+    def passes(self, device: str | None = None) -> int:
+        """The images counted so far, those that fill up a batch included; None for all devices."""
+        names = list(self._passed) if device is None else [device]
+        return sum(int(self._passed[name].numpy()) for name in names if name in self._passed)
 
     def logits(self, images: tf.Tensor) -> np.ndarray:
         """The model's logits on a batch of float32 images, `[batch, classes]`."""
@@ -140,22 +141,25 @@ class CompiledModel:
         """What `compute(model_fn, images, labels, seeds, *rest)` returns, as one graph.
 
         Args:
-          key: an object by identity and a variant of it; each is compiled once.
-          compute: called once for each key, while it is traced.
+          key: an object by identity and a variant of it; each is compiled once on each device.
+          compute: called once for each key and device, while it is traced.
           images: float32 `[batch, height, width, channels]`.
           labels: int32 `[batch]`.
           ids: int64 `[batch]`, which fix each image's random numbers.
           rest: further tensors; their first dimension, if they have one, is free.
         """
         self._prepare(images)
+        device = images.device
 
         def traced(images: tf.Tensor, labels: tf.Tensor, ids: tf.Tensor, *rest: tf.Tensor) -> Any:
-            model_fn = self._counted(never_empty(self.inference()))
+            model_fn = self._counted(never_empty(self.inference()), device)
             return compute(model_fn, images, labels, image_seeds(self.seed, ids), *rest)
 
         owner, variant = key
         with self._lock:  # several devices ask at once
-            if (id(owner), variant) not in self._compiled:
+            if self._counts and device not in self._passed:
+                self._passed[device] = tf.Variable(0, trainable=False, dtype=tf.int64)
+            if (id(owner), variant, device) not in self._compiled:
                 further = [
                     tf.TensorSpec([None, *given.shape[1:]] if given.shape.rank else [], given.dtype)
                     for given in rest
@@ -163,8 +167,8 @@ class CompiledModel:
                 signature = [*self._specs, tf.TensorSpec([None], tf.int64), *further]
                 function = _graph(traced, signature)
                 # The object is kept, so that no other can come to have its id.
-                self._compiled[id(owner), variant] = owner, function
-            function = self._compiled[id(owner), variant][1]
+                self._compiled[id(owner), variant, device] = owner, function
+            function = self._compiled[id(owner), variant, device][1]
         return function(images, labels, ids, *rest)
 
     def _parts(self, attack: Callable, images: tf.Tensor, labels: tf.Tensor) -> list[np.ndarray]:
@@ -195,10 +199,10 @@ class CompiledModel:
             self._gradient = _graph(self._largest_gradient, self._specs)
             self._ready = True
 
-    def _counted(self, model_fn: Callable) -> Callable:
-        passed = self._passed
-        if passed is None:
+    def _counted(self, model_fn: Callable, device: str) -> Callable:
+        if not self._counts:
             return model_fn
+        passed = self._passed[device]
 
         def counted(images: tf.Tensor) -> tf.Tensor:
             passed.assign_add(tf.shape(images, tf.int64)[0])

@@ -11,7 +11,8 @@ def show(command: Callable[[], str]) -> None:
     from mtard_tf.auditing.gate import Unmet
 
     try:
-        print(command())
+        if lines := command():  # the chief alone has some
+            print(lines)
     except Unmet as unmet:
         print(unmet)
         sys.exit(unmet.code)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import shlex
 import sys
 from typing import Any
+
+import tensorflow as tf
 
 from mtard_tf.auditing import wrong_inputs
 from mtard_tf.auditing.audit import Audit
@@ -13,6 +16,7 @@ from mtard_tf.commands import gate, requests
 from mtard_tf.commands.datasets import dataset
 from mtard_tf.config import gin_files
 from mtard_tf.data.image_data import ImageData
+from mtard_tf.distribute import strategies
 from mtard_tf.models import model_files
 from mtard_tf.models.adapters import adapted
 from mtard_tf.reporting.run_page import PAGE
@@ -46,7 +50,56 @@ def run(request: requests.Eval) -> str:
             f"{' and '.join(given)} would judge a part of the images: leave out --share, or give "
             "this to the command without it that makes the report of all shares."
         )
-    return _run_model(request) if request.model is not None else _run_stages(request)
+    _check_stages(request) if request.model is None else _check_model(request)
+    strategy = _strategy(request)
+    if strategies.worker_count(strategy) == 1:
+        return _audited(request, strategy)
+    return _by_workers(request, strategy)
+
+
+def _strategy(request: requests.Eval) -> tf.distribute.Strategy:
+    """The devices and workers that the flags name, before anything else is done.
+
+    Raises:
+      ValueError: a strategy that is not one of audits, or flags that do not go with it.
+    """
+    name = request.strategy
+    if name not in ("one_device", "mirrored", "multi_worker"):
+        raise ValueError(f"--strategy is {name!r}; give one_device, mirrored or multi_worker.")
+    if name == "multi_worker":
+        if part(request.share)[1] > 1:
+            raise ValueError(
+                f"--share is {request.share} and --strategy multi_worker, which gives each worker "
+                "its share; leave one of the two out."
+            )
+        if request.max_requests is not None or request.max_rate is not None:
+            raise ValueError(
+                "--max_requests and --max_rate are of one process and its server, not of "
+                "--strategy=multi_worker; leave one of the two out."
+            )
+        if request.run_dir is not None:
+            gin_files.of_run(pathlib.Path(request.run_dir))  # before workers wait for each other
+    return strategies.create(
+        name, devices=request.devices, workers=request.workers, index=request.index
+    )
+
+
+def _by_workers(request: requests.Eval, strategy: tf.distribute.Strategy) -> str:
+    """Each worker attacks its share; the chief puts them together, and alone has lines to print."""
+    strategies.check_one_folder(strategy, pathlib.Path(str(request.out or request.run_dir)))
+    own = strategies.of_process(strategy)
+    share = f"{strategies.worker_index(strategy)}/{strategies.worker_count(strategy)}"
+    _audited(dataclasses.replace(request, share=share), own)
+    strategies.wait_for_all(strategy)
+    try:
+        return _audited(request, own) if strategies.is_chief(strategy) else ""
+    finally:
+        strategies.wait_for_all(strategy)  # one that leaves earlier counts as lost
+
+
+def _audited(request: requests.Eval, strategy: tf.distribute.Strategy) -> str:
+    run = _run_model if request.model is not None else _run_stages
+    return run(request, strategy)
 
 
 def part(text: str) -> tuple[int, int]:
@@ -61,22 +114,33 @@ def part(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def _run_model(request: requests.Eval) -> str:
+def _check_model(request: requests.Eval) -> None:
+    """Refuses a model without what a run says itself."""
     needed = {"dataset": request.dataset, "epsilon": request.epsilon, "out": request.out}
     missing = [f"--{name}" for name, value in needed.items() if value is None]
     if missing:
         raise ValueError(f"--model needs {' and '.join(missing)} as well, such as --epsilon=8/255.")
+
+
+def _run_model(request: requests.Eval, strategy: tf.distribute.Strategy) -> str:
     norm = request.norm or "linf"
     threat = ThreatModel(norm, radius(request.epsilon, "--epsilon", norm))
     data = dataset(str(request.dataset), request.data_dir)
     limits = Limits(request.timeout, max_requests=request.max_requests, max_rate=request.max_rate)
-    model = _adapted(request, loading.load(str(request.model), data.image_shape, limits))
-    surrogate = loading.surrogate(model, str(request.model), request.surrogate)
+    with strategy.scope():
+        model = _adapted(request, loading.load(str(request.model), data.image_shape, limits))
+        surrogate = loading.surrogate(model, str(request.model), request.surrogate)
+    if isinstance(model, Artefact) and len(strategies.local_devices(strategy)) > 1:
+        raise ValueError(
+            f"{model.name} is {model.kind}, which no device of TensorFlow computes; leave out "
+            "--strategy=mirrored and --devices, and give each process a --share."
+        )
     out = pathlib.Path(str(request.out))
     path = pathlib.Path(str(request.model))
     name = path.stem if path.is_file() else model.name
     temperature = 1.0 if request.temperature is None else request.temperature
-    audit = _audit(request, data, threat, request.seed or 0).at_temperature(temperature)
+    audit = _audit(request, data, threat, request.seed or 0, strategy)
+    audit = audit.at_temperature(temperature)
     judge = gate.read(request, audit.suite, data.num_classes, [name], [name])
     model_files.check(model, audit.chosen, data.label_names)
     if missing_flag := wrong_inputs.hint(model, audit.chosen):
@@ -116,8 +180,7 @@ def _check_stages(request: requests.Eval) -> None:
         )
 
 
-def _run_stages(request: requests.Eval) -> str:
-    _check_stages(request)
+def _run_stages(request: requests.Eval, strategy: tf.distribute.Strategy) -> str:
     run_dir = pathlib.Path(str(request.run_dir))
     experiment = gin_files.of_run(run_dir)
     if request.dataset is not None:
@@ -130,7 +193,7 @@ def _run_stages(request: requests.Eval) -> str:
     threat = ThreatModel(norm, radius(given, "--epsilon", norm))
     seed = experiment.seed if request.seed is None else request.seed
     out = pathlib.Path(request.out) if request.out else None
-    audit = _audit(request, data, threat, seed)
+    audit = _audit(request, data, threat, seed, strategy)
     known = [stage.name for stage in experiment.stages]
     judge = gate.read(
         request,
@@ -162,9 +225,24 @@ def _run_stages(request: requests.Eval) -> str:
     return judge.close("\n".join(lines), reports)
 
 
-def _audit(request: requests.Eval, data: ImageData, threat: ThreatModel, seed: int) -> Audit:
+def _audit(
+    request: requests.Eval,
+    data: ImageData,
+    threat: ThreatModel,
+    seed: int,
+    strategy: tf.distribute.Strategy,
+) -> Audit:
     # After the run's own data were made: a suite replaces the configuration that made them.
     suite = gin_files.suite(request.suite or loading.default_suite(request.model))
     suite = suite.without(request.skip)
-    size, share = request.batch_size, part(request.share)
-    return Audit(data, suite, threat, request.split, request.examples, size, seed, share)
+    return Audit(
+        data,
+        suite,
+        threat,
+        request.split,
+        request.examples,
+        request.batch_size,
+        seed,
+        part(request.share),
+        strategy=strategy,
+    )

@@ -46,6 +46,18 @@ def require() -> Any:
     return flag("Such as 'worst_case>=0.45' or 'student:clean>=80%'; unmet exits with 3.", ())
 
 
+def devices() -> Any:
+    return flag("GPUs of this machine to use; default all.", minimum=1)
+
+
+def workers() -> Any:
+    return flag("HOST:PORT of each worker; default TF_CONFIG.", (), commas=True)
+
+
+def index() -> Any:
+    return flag("Which of --workers this process is.", minimum=0)
+
+
 def executor() -> Any:
     return flag("Where --jobs run: local, or ray, on a cluster.", "local")
 

@@ -26,9 +26,9 @@ class Train:
     strategy: str | None = flag(
         "one_device, mirrored, multi_worker or tpu; default the file's, or one_device."
     )
-    devices: int | None = flag("GPUs of this machine to use; default all.", minimum=1)
-    workers: Sequence[str] = flag("HOST:PORT of each worker; default TF_CONFIG.", (), commas=True)
-    index: int | None = flag("Which of --workers this process is.", minimum=0)
+    devices: int | None = fields.devices()
+    workers: Sequence[str] = fields.workers()
+    index: int | None = fields.index()
     deterministic: bool = flag("Same seed and cores, same weights to the bit; slower.", False)
     executor: str = fields.executor()
     ray_address: str | None = fields.ray_address()
@@ -75,6 +75,10 @@ class Eval:
     share: str = flag(
         "I/N: only this part of the batches, and no report; see docs/scaling.md.", "0/1"
     )
+    strategy: str = flag("one_device, mirrored or multi_worker: spreads batches.", "one_device")
+    devices: int | None = fields.devices()
+    workers: Sequence[str] = fields.workers()
+    index: int | None = fields.index()
     out: str | None = flag("Folder of the report; default the run's.", path=True)
     require: Sequence[str] = fields.require()
     require_confident: bool = flag("The nearer end of the 95 % interval must hold, too.", False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from multiprocessing.pool import ThreadPool
+import queue
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -35,20 +37,45 @@ def over_batches(
       bool `[examples]`, the same on all workers.
     """
     workers, index = worker_count(strategy), worker_index(strategy)
-    devices = local_devices(strategy)
+    own = (batch for place, batch in enumerate(batches) if place % workers == index)
     result = np.zeros(examples, np.int32)
-
-    def one(numbered: tuple[int, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]) -> None:
-        place, (images, labels, ids) = numbered
-        with tf.device(devices[place // workers % len(devices)]):
-            result[ids.numpy()] = compute(images, labels, ids)
-
-    own = (numbered for numbered in enumerate(batches) if numbered[0] % workers == index)
-    if len(devices) == 1:
-        for numbered in own:
-            one(numbered)
-    else:
-        with ThreadPool(len(devices)) as pool:
-            for _ in pool.imap_unordered(one, own):
-                pass
+    for ids, found in on_devices(
+        lambda batch: (batch[2].numpy(), compute(*batch)), own, local_devices(strategy)
+    ):
+        result[ids] = found
     return total_over_workers(strategy, result).astype(bool)
+
+
+def on_devices(
+    compute: Callable[[Any], Any], items: Iterable[Any], devices: Sequence[str]
+) -> Iterator[Any]:
+    """`compute(item)` of each item, on whichever device is free; yielded as they are done.
+
+    Args:
+      compute: called under `tf.device`; with several devices, from a thread for each.
+      items: taken from it as devices become free, so that few are in memory.
+      devices: their names; "" leaves the choice to TensorFlow.
+    """
+    free: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for device in devices:
+        free.put(device)
+
+    def one(item: Any) -> Any:
+        device = free.get()
+        try:
+            with tf.device(device):
+                return compute(item)
+        finally:
+            free.put(device)
+
+    if len(devices) == 1:
+        yield from map(one, items)
+        return
+    with futures.ThreadPoolExecutor(len(devices)) as pool:
+        running: set[futures.Future] = set()
+        for item in items:
+            if len(running) == len(devices):
+                done, running = futures.wait(running, return_when=futures.FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+            running.add(pool.submit(one, item))
+        yield from (future.result() for future in futures.as_completed(running))

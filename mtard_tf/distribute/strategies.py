@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,7 +54,7 @@ def create(
     if name == "one_device":
         if devices not in (None, 1):
             raise StrategyError(f"one_device has one device, not {devices}; use mirrored.")
-        return tf.distribute.get_strategy()
+        return _one_device()
     local = _devices(devices)
     if name == "mirrored":
         return tf.distribute.MirroredStrategy(local)
@@ -97,6 +99,14 @@ def local_devices(strategy: tf.distribute.Strategy) -> list[str]:
     return list(strategy.extended.worker_devices)
 
 
+def of_process(strategy: tf.distribute.Strategy) -> tf.distribute.Strategy:
+    """The strategy of this process' own devices, under which no other worker has to wait."""
+    if not is_multi_worker(strategy):
+        return strategy
+    devices = local_devices(strategy)
+    return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else _one_device()
+
+
 def total_over_workers(strategy: tf.distribute.Strategy, value: np.ndarray) -> np.ndarray:
     """The sum of every worker's array, the same on all; each waits here for the others.
 
@@ -119,6 +129,35 @@ def total_over_workers(strategy: tf.distribute.Strategy, value: np.ndarray) -> n
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
     """Returns once every worker is here: what the chief wrote before is there for all."""
     total_over_workers(strategy, np.zeros(1, np.float32))
+
+
+def check_one_folder(strategy: tf.distribute.Strategy, folder: pathlib.Path) -> None:
+    """Refuses a folder that is not the same one for all workers; makes it if it is absent.
+
+    Raises:
+      StrategyError: the workers see different folders.
+    """
+    if not is_multi_worker(strategy):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    chief = is_chief(strategy)
+    # A name of this start: an earlier one may have left its own.
+    number = total_over_workers(strategy, np.array([time.time_ns() if chief else 0]))[0]
+    mark = folder / f".workers-{number}"
+    if chief:
+        mark.touch()
+    wait_for_all(strategy)
+    seen = total_over_workers(strategy, np.array([mark.exists()], np.int64))[0]
+    if chief:
+        mark.unlink()
+    if seen != worker_count(strategy):
+        raise StrategyError(
+            f"{folder} is another folder for some workers; give one that all of them share."
+        )
+
+
+def _one_device() -> tf.distribute.Strategy:
+    return tf.distribute.get_strategy()
 
 
 def _devices(count: int | None) -> list[str]:

@@ -105,7 +105,7 @@ def lost_worker(error: Exception) -> str:
         return ""
     return (
         f"Another worker is gone ({type(error).__name__}; --debug says more). Start all workers "
-        "again with the same commands; they resume from the last checkpoint."
+        "again with the same commands; they resume from what is written."
     )
 
 

@@ -17,7 +17,7 @@ class Bar(tqdm.tqdm):
       total: how many there are to go through; default the length of `items`.
       items: what iterating over the bar gives.
       unit: what is counted, one of it.
-      initial: how many were done before, which says nothing about the speed.
+      initial: how many were done before, or elsewhere, which says nothing about the speed.
     """
 
     monitor_interval = 0  # no thread of tqdm's: it redraws bars that move too seldom
@@ -46,11 +46,6 @@ class Bar(tqdm.tqdm):
             dynamic_ncols=self._live,
             ascii=None if self._live else True,
         )
-
-    def skip(self, count: int) -> None:
-        """Counts what was done before, or elsewhere."""
-        self.initial += count
-        self.update(count)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Shows the bar; in a log only if something has changed."""

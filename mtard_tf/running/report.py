@@ -54,12 +54,16 @@ def evaluate_run(
         _check_readable(run_dir, known, chosen)
     reports = []
     for stage in chosen:
-        model, folder = load_student(run_dir, stage), (out or run_dir / "evaluation") / stage
+        given, folder = None, (out or run_dir / "evaluation") / stage
+        with audit.strategy.scope():
+            model = load_student(run_dir, stage)
+            if audit.suite.transfer:
+                given = _surrogate(run_dir, experiment, stage, surrogate)
         report = audit.at_temperature(_temperature(run_dir, stage))(
             model,
             stage,
             folder,
-            _surrogate(run_dir, experiment, stage, surrogate) if audit.suite.transfer else None,
+            given,
             {"stage": stage, "student": file_digest(student_path(run_dir, stage))},
         )
         reports.append(report)
