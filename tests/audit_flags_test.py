@@ -27,6 +27,7 @@ from mtard_tf.config import gin_files
 from mtard_tf.exporting import export, proof
 from mtard_tf.measuring.distortion import CWDistortion
 from mtard_tf.models import model_files
+from mtard_tf.runtimes.artefact import Artefact
 from mtard_tf.threat import ThreatModel, radius
 
 
@@ -276,6 +277,25 @@ def test_a_share_is_not_judged(judging) -> None:
     (flag,) = judging
     with pytest.raises(ValueError, match=f"^--{flag} would judge a part of the images: leave out"):
         eval.run(Eval(model="net.keras", share="0/2", **judging))
+
+
+class _File(Artefact):
+    name, kind = "net", "a LiteRT file"
+    input_shape, output_shape = (None, 28, 28, 1), (None, 10)
+
+    def answer(self, images: np.ndarray) -> np.ndarray:
+        return np.zeros((len(images), 10), np.float32)
+
+
+def test_what_no_device_computes_is_not_spread_over_devices(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(eval.loading, "load", lambda *_: _File())
+    monkeypatch.setattr(eval.strategies, "local_devices", lambda _: ["CPU:0", "CPU:1"])
+    with pytest.raises(ValueError) as caught:
+        eval.run(_request("net.tflite", tmp_path))
+    assert str(caught.value) == (
+        "net is a LiteRT file, which no device of TensorFlow computes; leave out "
+        "--strategy=mirrored and --devices, and give each process a --share."
+    )
 
 
 def test_a_share_prints_its_verdict_only(model_path, tmp_path) -> None:

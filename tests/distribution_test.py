@@ -263,10 +263,36 @@ def test_a_strategy_that_cannot_be_had(monkeypatch, arguments, message) -> None:
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("chief", [True, False])
+@pytest.mark.parametrize("seen", [2, 1])
+def test_workers_must_see_one_folder(tmp_path, monkeypatch, chief, seen) -> None:
+    given = []
+
+    def total(strategy, value):  # what both workers say, of which this is one
+        given.append(int(value[0]))
+        return np.array([5 if len(given) == 1 else seen])
+
+    for name, found in {"is_multi_worker": True, "is_chief": chief, "worker_count": 2}.items():
+        monkeypatch.setattr(strategies, name, lambda strategy, found=found: found)
+    monkeypatch.setattr(strategies, "total_over_workers", total)
+    folder = tmp_path / "out"
+    if seen == 2:
+        strategies.check_one_folder(None, folder)
+    else:
+        with pytest.raises(strategies.StrategyError) as caught:
+            strategies.check_one_folder(None, folder)
+        assert str(caught.value) == (
+            f"{folder} is another folder for some workers; give one that all of them share."
+        )
+    start, waited, own = given
+    assert (start > 0, waited, own) == (chief, 0, chief) and not list(folder.iterdir())
+
+
 def test_one_device_is_tensorflows_own() -> None:
     strategy = strategies.create()
     assert strategy.num_replicas_in_sync == 1
     assert strategies.is_chief(strategy) and strategies.worker_count(strategy) == 1
+    assert strategies.of_process(strategy) is strategy
     np.testing.assert_array_equal(strategies.total_over_workers(strategy, np.arange(3)), [0, 1, 2])
 
 
