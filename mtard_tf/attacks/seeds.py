@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
 
 
 def image_seeds(seed: int | tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
@@ -23,12 +25,14 @@ def image_seeds(seed: int | tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
 
 def normal(seeds: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
     """Standard normal float32 `[batch, *shape]`; row i depends on `seeds[i]` alone."""
-    return _per_image(tf.random.stateless_normal, seeds, shape)
+    draw = _normal if _by_xla() else tf.random.stateless_normal
+    return _per_image(draw, seeds, shape)
 
 
 def uniform(seeds: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
     """Uniform [0, 1) float32 `[batch, *shape]`; row i depends on `seeds[i]` alone."""
-    return _per_image(tf.random.stateless_uniform, seeds, shape)
+    draw = _uniform if _by_xla() else tf.random.stateless_uniform
+    return _per_image(draw, seeds, shape)
 
 
 def _per_image(draw: Callable[..., tf.Tensor], seeds: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
@@ -38,6 +42,27 @@ def _per_image(draw: Callable[..., tf.Tensor], seeds: tf.Tensor, shape: Sequence
         seeds,
         fn_output_signature=tf.TensorSpec(shape, tf.float32),
     )
+
+
+def _by_xla() -> bool:
+    """Whether what is traced now will be compiled by XLA, which makes other floats of the bits."""
+    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def _uniform(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
+    """`tf.random.stateless_uniform` as its own kernels compute it, to the bit."""
+    bits = tf.random.stateless_uniform(shape, seed, None, None, tf.uint32)
+    mantissa = bits & tf.constant(0x7FFFFF, tf.uint32)
+    return tf.bitcast(mantissa | tf.constant(0x3F800000, tf.uint32), tf.float32) - 1.0
+
+
+def _normal(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
+    """`tf.random.stateless_normal` as its own kernels compute it, within rounding: Box-Muller."""
+    count = math.prod(shape)
+    first, second = tf.unstack(tf.reshape(_uniform([-(-count // 4) * 4], seed), [-1, 2]), axis=1)
+    radius, angle = tf.sqrt(-2 * tf.math.log(tf.maximum(first, 1e-7))), 2 * math.pi * second
+    pairs = tf.stack([tf.sin(angle) * radius, tf.cos(angle) * radius], axis=1)
+    return tf.reshape(tf.reshape(pairs, [-1])[:count], shape)
 
 
 def fold(seeds: tf.Tensor, data: int | tf.Tensor) -> tf.Tensor:

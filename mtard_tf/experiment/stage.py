@@ -8,7 +8,6 @@ from typing import Any
 
 import gin
 import keras
-import tensorflow as tf
 
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.data.batches import steps_per_epoch
@@ -73,6 +72,8 @@ class Stage:
         of the stage's batches.
       steps_per_execution: steps of one call of the compiled function; records, guards and
         checkpoints see the last one only.
+      jit_compile: whether XLA compiles the step, where that leaves it as it is, see
+        `compiled_step.choose`; None: on one GPU.
       attack_shards: parts of a batch that are attacked side by side, see `TrainingContext`.
       synchronized_batch_norm: BatchNorm takes its statistics over all replicas.
       on_non_finite: "stop" at, or "skip", a step whose loss or gradient is not finite.
@@ -119,6 +120,7 @@ class Stage:
     quantization: str | None = None
     gradient_accumulation_steps: int = 1
     steps_per_execution: int = 1
+    jit_compile: bool | None = None
     attack_shards: int | None = None
     synchronized_batch_norm: bool = False
     on_non_finite: str = "stop"
@@ -197,29 +199,20 @@ class Stage:
                 context=self._context(threat, steps, seed),
             )
             optimizer = self.optimizer(rate)
-            self.check_devices()
+            stage_checks.check_devices(self)
             stage_checks.check_optimizer(self, optimizer, self.epochs * steps)
             if self.gradient_accumulation_steps > 1:
                 optimizer.gradient_accumulation_steps = self.gradient_accumulation_steps
             if self.policy == "mixed_float16":
                 optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
             optimizer.build(distiller.trained_variables)
-            distiller.compile(  # XLA was measured slower than plain graphs on CPU
+            distiller.compile(  # `compiled_step.choose` may have it compiled by XLA
                 optimizer,
                 jit_compile=False,
                 auto_scale_loss=False,
                 steps_per_execution=self.steps_per_execution,
             )
         return distiller
-
-    def check_devices(self) -> None:
-        """Refuses, with ValueError, what needs one device under the strategy of the scope."""
-        if self.gradient_accumulation_steps > 1 and tf.distribute.has_strategy():
-            raise ValueError(
-                f"{self.scope}/Stage.gradient_accumulation_steps is "
-                f"{self.gradient_accumulation_steps}; Keras accumulates on one device only: set 1, "
-                "more devices need it less."
-            )
 
     def _context(self, threat: ThreatModel, steps: int, seed: int) -> TrainingContext:
         """The context of the distiller, from the experiment's threat model and steps per epoch."""

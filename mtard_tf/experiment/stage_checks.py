@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from mtard_tf import registry
 from mtard_tf.data.image_data import AUGMENTATIONS, ImageData, check_augmentation
@@ -34,6 +35,7 @@ _CHOICES = (
     ("precision", (*POLICIES, AUTO)),
     ("attack_precision", (None, *POLICIES, AUTO)),
     ("quantization", (None, "int8")),
+    ("jit_compile", (None, False, True)),
 )
 
 
@@ -87,6 +89,17 @@ def check(stage: Any) -> None:
     _check_extra(stage)
     if not isinstance(stage.synchronized_batch_norm, bool):
         _refuse(stage, "synchronized_batch_norm", "give True or False.")
+
+
+def check_devices(stage: Any) -> None:
+    """Refuses, with ValueError, what needs one device under the strategy of the scope."""
+    if not tf.distribute.has_strategy():
+        return
+    if stage.gradient_accumulation_steps > 1:
+        wanted = "Keras accumulates on one device only: set 1, more devices need it less."
+        _refuse(stage, "gradient_accumulation_steps", wanted)
+    if stage.jit_compile:
+        _refuse(stage, "jit_compile", "XLA compiles the step of one device only: leave it out.")
 
 
 def check_data(stage: Any, data: ImageData) -> None:

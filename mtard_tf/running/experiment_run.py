@@ -17,7 +17,7 @@ from mtard_tf.data.image_data import ImageData
 from mtard_tf.distribute import strategies
 from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.experiment.stage import Stage
-from mtard_tf.experiment.stage_checks import check_data
+from mtard_tf.experiment.stage_checks import check_data, check_devices
 from mtard_tf.models.global_state import fresh_names, seeded
 from mtard_tf.processes.locking import locked
 from mtard_tf.processes.preemption import Preempted, Preemption
@@ -214,7 +214,7 @@ def check(
         images = stage.batch_size if stage.name in extras else len(data.train)
         check_batches(images, stage.batch_size, strategy.num_replicas_in_sync)
         with strategy.scope():  # in which it is built to be trained
-            stage.check_devices()
+            check_devices(stage)
     dry_run(stages, data, experiment.threat, run_dir, extras)
     if len(stages) == len(experiment.stages):
         bindings.check_read(stages)

@@ -24,7 +24,7 @@ from mtard_tf.running.callbacks import Saver, Validation
 from mtard_tf.running.checkpoints import Checkpoints, State
 from mtard_tf.running.context import RunContext
 from mtard_tf.running.guard import Guard, watch
-from mtard_tf.running.machine import computing, gone_on, say_precision
+from mtard_tf.running.machine import computing, gone_on, settle
 from mtard_tf.running.recorder import Progress, Recorder
 from mtard_tf.running.stage_result import write_result
 from mtard_tf.running.teacher_check import check_teachers
@@ -97,14 +97,14 @@ class _Run:
         # Before teachers are asked, which would otherwise be compared on random images, and before
         # a state is restored: a resumed training runs the same nets as an uninterrupted one.
         distiller.prove(to_float(data.train.images[:PROBED]))
-        say_precision(stage, self._say)
+        settle(stage, distiller, data, self._say)
         self._taught = check_teachers(stage, distiller, data, self._say)
         self._checkpoints = Checkpoints(folder / "checkpoints", stage.keep_checkpoints)
         self._validation = self._validating()
         self._recorder: Recorder | None = None  # the chief's, once it is known where to begin
         self._progress = Progress(stage.name, stage.epochs, self._steps)
-        # Part of each state, and of `stage.json`.
-        self._begun = {**begun, "computed_on": [computing(stage, context.strategy)]}
+        now = computing(stage, context.strategy, distiller.jit_compile)
+        self._begun = {**begun, "computed_on": [now]}  # part of each state, and of `stage.json`
 
     def _validating(self) -> Validation:
         stage, data, strategy = self._stage, self._context.data, self._context.strategy
@@ -158,7 +158,7 @@ class _Run:
         if self._recorder is not None:
             self._recorder.restore(state.notes["recorder"])
         self._say(f"resumes at step {state.step:,} of {self._stage.epochs * self._steps:,}.")
-        before, now = state.notes["computed_on"], computing(self._stage, self._context.strategy)
+        before, now = state.notes["computed_on"], self._begun["computed_on"][0]
         self._begun["computed_on"] = gone_on(before, now, self._say)
 
     def fit(self, teachers: Mapping[str, keras.Model]) -> None:
