@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from mtard_tf import registry
 from mtard_tf.attacks import seeds
 from mtard_tf.attacks.pgd import PGD
 from mtard_tf.distiller import compiled_step
@@ -91,6 +93,23 @@ def test_a_compiled_step_is_the_plain_one(data, kind) -> None:
     assert moved > 1e-2
     for path, value in theirs.items():
         np.testing.assert_allclose(ours[path], value, rtol=0, atol=5e-3, err_msg=path)
+
+
+# Its teacher answers with a class more than the student.
+ALL = sorted({*registry.names("distillers")} - {"extended_defensive_experimental"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_every_method_is_compiled_into_the_same_step(data, name) -> None:
+    kind = registry.target("distillers", name)
+    teachers = {role: _net() for role in kind.teacher_views}
+    paths = {role: f"./{role}.keras" for role in teachers}
+    distiller = _stage(kind, teachers=paths).build(data, teachers, THREAT, 7)
+    difference = compiled_step._difference(distiller, compiled_step._batch(distiller, data, 16))
+    assert difference[0] == ""
+    loss, update = map(float, re.findall(r"(\S+)(?:,| apart)", difference[1]))
+    assert loss < 1e-4 and update < 1e-2
 
 
 def test_one_gpu_has_its_step_compiled(data, monkeypatch) -> None:
