@@ -126,8 +126,8 @@ def write_records(
 def png_of(image: np.ndarray, file_format: str) -> bytes:
     """An image as a PNG, `[height, width, channels]` uint8.
 
-    ArrayRecord compresses records by Zstandard: a PNG that zlib has not packed is as small there,
-    and is decoded in a third of the time.
+    In ArrayRecord the file packs the records, see `record_writer`: a PNG that zlib has not packed is
+    decoded in a third of the time.
     """
     import tensorflow as tf
 
@@ -142,8 +142,10 @@ def record_writer(path: str, file_format: str) -> Any:
         return tf.io.TFRecordWriter(path)
     from array_record.python import array_record_module
 
-    # One record a group, as TFDS writes: random access decompresses nothing else.
-    return contextlib.closing(array_record_module.ArrayRecordWriter(path, "group_size:1"))
+    # One record a group, as TFDS writes: random access decompresses nothing else. Snappy's records
+    # are read in 0.6 of the time of Zstandard's, and are a third to a half larger for photographs.
+    options = "group_size:1,snappy"
+    return contextlib.closing(array_record_module.ArrayRecordWriter(path, options))
 
 
 def write_metadata(
