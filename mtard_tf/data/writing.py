@@ -126,8 +126,8 @@ def write_records(
 def png_of(image: np.ndarray, file_format: str) -> bytes:
     """An image as a PNG, `[height, width, channels]` uint8.
 
-    In ArrayRecord the file packs the records, see `record_writer`: a PNG that zlib has not packed is
-    decoded in a third of the time.
+    In ArrayRecord the file packs the records, see `record_writer`: a PNG that zlib has not packed
+    is decoded in a third of the time.
     """
     import tensorflow as tf
 

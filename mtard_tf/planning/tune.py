@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from mtard_tf.data.image_data import ImageData
+from mtard_tf.distiller import compiled_step
 from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.precision import native_bfloat16
 from mtard_tf.planning.plan import Built
@@ -89,6 +90,7 @@ def _steps(
 ) -> Callable[[], float]:
     """Trains on one random batch, as a run does, for about a second; returns seconds per step."""
     distiller = stage.build(data, teachers, threat, 0)
+    compiled_step.choose(stage.jit_compile, distiller, data, stage.batch_size, lambda line: None)
     batch = random_batch(data, min(stage.batch_size, len(data.train)), distiller.cached_parts)
     batches = tf.data.Dataset.from_tensors(batch).repeat()
     at_once = stage.steps_per_execution
