@@ -11,6 +11,7 @@ import subprocess
 
 import keras
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import tensorflow as tf
@@ -88,7 +89,6 @@ def test_int8_takes_pixels_as_they_are_and_is_near(exported, folder) -> None:
 
 def test_the_largest_part_of_an_onnx_file_is_its_weights(exported, folder) -> None:
     """BatchNorm is folded: 8 x 3 x 27 + 8 and so on, and no node of it is left."""
-    onnx = pytest.importorskip("onnx")  # of the extra
     model = onnx.load(folder / "model.onnx")
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
     assert [x.name for x in model.graph.input] == ["images"]

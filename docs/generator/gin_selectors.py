@@ -8,16 +8,13 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-import pathlib
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import griffe
+from package_sources import Sources, assigned, bindable
 
 from mtard_tf.built_ins import BUILT_INS
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 # Kind -> parameters that the caller gives, and no run file can set.
 GIVEN = {
@@ -35,13 +32,6 @@ TITLES = {
     "optimizers": "Optimizers",
     "schedules": "Schedules",
     "averaging": "Averages",
-}
-# Selectors beside the built-ins, as `mtard_tf.config.bindable` has them: kind -> where their names
-# stand, a tuple of classes or a dict.
-_TABLES = {
-    "averaging": ("mtard_tf.distiller.averaging", "RULES"),
-    "schedules": ("mtard_tf.schedules", "SCHEDULES"),
-    "optimizers": ("mtard_tf.optimizers", "OPTIMIZERS"),
 }
 
 
@@ -87,89 +77,20 @@ def page() -> str:
 
 def selectors() -> list[Selector]:
     """Every selector, in the order of the tables."""
-    package = _Sources()
+    package = Sources()
     paths = {
         f"{kind}.{name}": path.replace(":", ".")
         for kind, table in BUILT_INS.items()
         for name, path in table.items()
     }
-    paths |= dict(_bindable(package))
+    paths |= dict(bindable(package))
     return [_selector(package, name, path) for name, path in paths.items()]
 
 
-class _Sources:
-    """The package as griffe reads it, its families included."""
-
-    def __init__(self) -> None:
-        self.loader = griffe.GriffeLoader(search_paths=[ROOT], allow_inspection=False)
-        self.loader.load("mtard_tf")
-        for family in sorted((ROOT / "plugins").glob("*/__init__.py")):
-            # In a checkout the families lie beside the package, which a bridge hides.
-            loader = griffe.GriffeLoader(
-                search_paths=[ROOT / "plugins"],
-                allow_inspection=False,
-                modules_collection=self.loader.modules_collection,
-            )
-            name = family.parent.name
-            self["mtard_tf.plugins"].set_member(name, loader.load(name))
-
-    def __getitem__(self, path: str) -> griffe.Object:
-        found = self.loader.modules_collection[path]
-        return found.final_target if found.is_alias else found  # type: ignore[return-value]
-
-    def tree(self, module: str) -> ast.Module:
-        """The syntax of a module."""
-        return ast.parse(pathlib.Path(str(self[module].filepath)).read_text("utf-8"))
-
-
-def _bindable(package: _Sources) -> Iterator[tuple[str, str]]:
-    """Selector -> path of those that are no plugins."""
-    module = "mtard_tf.config.bindable"
-    table = _assigned(package.tree(module), "BINDABLE")
-    assert isinstance(table, ast.Dict)
-    for key, value in zip(table.keys, table.values, strict=True):
-        if isinstance(key, ast.Constant):
-            path = f"{module}.{ast.unparse(value)}"
-            yield str(key.value), _resolved(package, path)
-    for kind, (home, name) in _TABLES.items():
-        listed = _assigned(package.tree(home), name)
-        if isinstance(listed, ast.Dict):
-            pairs = zip(listed.keys, listed.values, strict=True)
-            names = [(ast.literal_eval(key), ast.unparse(value)) for key, value in pairs if key]
-        else:
-            assert isinstance(listed, ast.Tuple)
-            names = [(ast.unparse(entry),) * 2 for entry in listed.elts]
-        yield from ((f"{kind}.{key}", f"{home}.{value}") for key, value in names)
-
-
-def _resolved(package: _Sources, path: str) -> str:
-    """`bindable.stage_lists.chain` -> the path at which it is defined."""
-    module, rest = "mtard_tf.config.bindable", path.removeprefix("mtard_tf.config.bindable.")
-    first, _, further = rest.partition(".")
-    imported = package[module].members[first]
-    target = imported.target_path if imported.is_alias else imported.path  # type: ignore
-    return f"{target}.{further}".rstrip(".")
-
-
-def _assigned(tree: ast.Module, name: str) -> ast.expr:
-    """What a module assigns to a name, also as one of several at once."""
-    for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        value = getattr(node, "value", None)
-        for target in targets:
-            if isinstance(target, ast.Name) and target.id == name:
-                return value
-            if isinstance(target, ast.Tuple):
-                for one, part in zip(target.elts, getattr(value, "elts", ()), strict=False):
-                    if isinstance(one, ast.Name) and one.id == name:
-                        return part
-    raise LookupError(f"nothing is assigned to {name}")
-
-
-def _selector(package: _Sources, name: str, path: str) -> Selector:
+def _selector(package: Sources, name: str, path: str) -> Selector:
     module, _, attribute = path.rpartition(".")
     if module == "mtard_tf.data":  # its names are imported on first use, by a table
-        homes = ast.literal_eval(_assigned(package.tree(module), "_HOMES"))
+        homes = ast.literal_eval(assigned(package.tree(module), "_HOMES"))
         module = f"{module}.{homes[attribute]}"
     try:
         found = package[f"{module}.{attribute}"]
@@ -196,7 +117,7 @@ def _selector(package: _Sources, name: str, path: str) -> Selector:
     )
 
 
-def _made(package: _Sources, name: str, module: str, attribute: str) -> Selector:
+def _made(package: Sources, name: str, module: str, attribute: str) -> Selector:
     """A factory that a function of the module makes: `resnet56 = _of_depth(56)`.
 
     The module's functions are defined, without its imports, and the one is called: it only puts
@@ -207,7 +128,7 @@ def _made(package: _Sources, name: str, module: str, attribute: str) -> Selector
     first = [node for node in first if getattr(node, "module", "__future__") == "__future__"]
     names: dict[str, Any] = {"__name__": module}
     exec(compile(ast.Module(list(first), []), module, "exec"), names)
-    factory = eval(ast.unparse(_assigned(tree, attribute)), names)
+    factory = eval(ast.unparse(assigned(tree, attribute)), names)
     docstring = griffe.Docstring(inspect.cleandoc(factory.__doc__))
     meanings = _meanings(_named(package, module, docstring)) | _meanings_of(docstring)
     return Selector(
@@ -224,7 +145,7 @@ def _made(package: _Sources, name: str, module: str, attribute: str) -> Selector
     )
 
 
-def _named(package: _Sources, module: str, docstring: griffe.Docstring | None) -> list[Any]:
+def _named(package: Sources, module: str, docstring: griffe.Docstring | None) -> list[Any]:
     """What a docstring refers to for its parameters: "Arguments as in `tfds`."."""
     found = []
     for name in re.findall(r"`(\w+)`", _summary(docstring)):
