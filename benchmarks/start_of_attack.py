@@ -4,7 +4,7 @@
 
 For each finished stage of a run, on the first test images: the share of pixels at which the input
 gradient of the cross-entropy is exactly 0, where a step by its sign stands still, and what PGD-20
-leaves begun at x + 0.001 N(0, 1) and begun anywhere in the ball.
+leaves if it starts at x + 0.001 N(0, 1) and if it starts anywhere in the ball.
 """
 
 from __future__ import annotations

@@ -95,15 +95,15 @@ def test_a_model_at_chance_names_the_flag_that_it_seems_to_lack() -> None:
     net.set_weights([kernel.reshape(60, 3), np.float32([1, 0, 0])])
     said = hint(net, split)
     assert said == (
-        "net gets 30 of the first 90 images right, as by guessing; with --input_scale=255 it would "
-        "be 90: give that flag if the model was trained so."
+        "net gets 30 of the first 90 images right, no better than guessing; with "
+        "--input_scale=255 it would be 90: give that flag if the model was trained that way."
     )
     assert hint(adapted(net, input_scale=255), split) == ""
     images[1:31, :, :, :] += (images[1:31] == 103) * np.uint8(150)
     net.set_weights([kernel.reshape(60, 3), np.float32([0.5, 0, 0])])
     assert hint(net, split) == (
         "net gets 50 of the first 90 images right; with --input_scale=255 it would be 90: give "
-        "that flag if the model was trained so."
+        "that flag if the model was trained that way."
     )
 
 

@@ -140,11 +140,11 @@ def _request(model_path, tmp_path, **changes) -> Eval:
         ({"run_dir": "runs/x"}, "Give --model=FILE"),
         (
             {"run_dir": "runs/x", "model": None, "temperature": 2.0},
-            "--temperature is of --model; a run's stages say their own.",
+            "--temperature goes with --model; the stages of a run record theirs.",
         ),
         (
             {"run_dir": "runs/x", "model": None, "dataset": None, "data_dir": "sets"},
-            "--data_dir is of --dataset, and a run reads its own data; name the set with --dataset",
+            "--data_dir goes with --dataset, and a run reads its own data; give --dataset as well,",
         ),
         ({"dataset": None, "out": None}, "--model needs --dataset and --out as well"),
         ({"model": "no.keras"}, "There is no model at no.keras; give a .keras file"),
@@ -160,7 +160,7 @@ def _request(model_path, tmp_path, **changes) -> Eval:
         ),
         (
             {"strategy": "multi_worker", "max_rate": 5.0},
-            "--max_requests and --max_rate are of one process and its server, not of --strategy",
+            "--max_requests and --max_rate are for one process and its server, not for --strategy",
         ),
         ({"strategy": "multi_worker"}, "multi_worker needs --workers=HOST:PORT,HOST:PORT and --in"),
         (
@@ -275,7 +275,9 @@ def test_a_share_that_means_nothing(text) -> None:
 )
 def test_a_share_is_not_judged(judging) -> None:
     (flag,) = judging
-    with pytest.raises(ValueError, match=f"^--{flag} would judge a part of the images: leave out"):
+    with pytest.raises(
+        ValueError, match=f"^--{flag} cannot be checked on a part of the images; leave out"
+    ):
         eval.run(Eval(model="net.keras", share="0/2", **judging))
 
 
@@ -293,7 +295,7 @@ def test_what_no_device_computes_is_not_spread_over_devices(tmp_path, monkeypatc
     with pytest.raises(ValueError) as caught:
         eval.run(_request("net.tflite", tmp_path))
     assert str(caught.value) == (
-        "net is a LiteRT file, which no device of TensorFlow computes; leave out "
+        "net is a LiteRT file, which TensorFlow does not run; leave out "
         "--strategy=mirrored and --devices, and give each process a --share."
     )
 

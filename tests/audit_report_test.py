@@ -183,8 +183,8 @@ def test_a_model_that_is_flat_on_black_is_found(tmp_path) -> None:
     [found] = [f for f in report["findings"] if f["name"] == "start_matters"]
     assert found["values"] == pytest.approx({"beside": 1, "ball": 0, "difference": 1})
     assert found["evidence"] == (
-        "The iterated attack leaves 100.0% begun beside the image and 0.0% begun anywhere in the "
-        "ball."
+        "The iterated attack leaves 100.0% if it starts next to the image and 0.0% if it starts "
+        "anywhere in the ball."
     )
 
 
@@ -303,24 +303,24 @@ def test_one_class_under_attack_is_a_note() -> None:
 def test_chance_is_the_share_of_the_largest_class() -> None:
     answers = np.arange(100) % 4
     for labels, severity, said in (
-        (answers, "none", "100.0%, above the 25.0% of always saying 'ant'"),
-        (np.roll(answers, 1), "void", "0.0%, not above the 25.0% of always saying 'ant'"),
+        (answers, "none", "100.0%, above the 25.0% of always predicting 'ant'"),
+        (np.roll(answers, 1), "void", "0.0%, not above the 25.0% of always predicting 'ant'"),
         (
             np.where(np.arange(100) < 40, 3, answers),
             "none",
-            "70.0%, above the 55.0% of always saying 'dog'",
+            "70.0%, above the 55.0% of always predicting 'dog'",
         ),
-        (np.full(100, 1), "note", "25.0%, not above the 100.0% of always saying 'bee'"),
+        (np.full(100, 1), "note", "25.0%, not above the 100.0% of always predicting 'bee'"),
         (
             # sqrt(0.25 * 0.75 / 100) = 4.33 %, so that up to 33.66 % is chance.
             np.where(np.arange(100) < 32, answers, np.roll(answers, 1)),
             "void",
-            "32.0%, within two standard errors of the 25.0% of always saying 'ant'",
+            "32.0%, within two standard errors of the 25.0% of always predicting 'ant'",
         ),
         (
             np.where(np.arange(100) < 36, answers, np.roll(answers, 1)),
             "none",
-            "36.0%, above the 25.0% of always saying 'ant'",
+            "36.0%, above the 25.0% of always predicting 'ant'",
         ),
     ):
         found = diagnostics._at_chance(_predictions(answers, labels=labels))
@@ -338,7 +338,7 @@ def test_a_constant_model_gets_a_verdict_of_its_own(tmp_path) -> None:
         "One class for all: 'quadrant 1' is 100.0% of the predictions and 25.0% of the 40 images, "
         "and accuracy is no more than that; under the iterated attack 'quadrant 1' is 100.0% of "
         "the predictions. Worst case over 2 attacks: 25.0% of 40 (95 %: 12.5% to 40.0%), which "
-        "says nothing of the model."
+        "says nothing about the model."
     )
     assert "masked" not in _severities(report).values()
     turned = linear()
@@ -346,7 +346,7 @@ def test_a_constant_model_gets_a_verdict_of_its_own(tmp_path) -> None:
     report = Audit(quadrants(), SUITE, THREAT)(turned, "turned", tmp_path)
     assert report["verdict"].startswith(
         f"No better than chance: Clean accuracy is {report['clean']:.1%}, not above the 25.0% of "
-        "always saying 'quadrant 0', the largest class of the audited images. Worst case"
+        "always predicting 'quadrant 0', the largest class of the audited images. Worst case"
     )
 
 
@@ -498,8 +498,8 @@ def test_few_classes_get_the_losses_they_have_under_their_names(tmp_path, classe
     assert f"loss='{taken.removeprefix('apgd_')}'" in report["suite"][taken]
     text = (tmp_path / "report.md").read_text()
     assert (
-        f"Changed for this model: apgd_t, whose loss {classes} classes do not have, is {taken}; "
-        f"autoattack runs apgd_ce, {taken}, fab_t, square in place of apgd_ce, apgd_t, fab_t, "
+        f"Changed for this model: apgd_t, whose loss needs more than {classes} classes, is "
+        f"replaced by {taken}; autoattack runs apgd_ce, {taken}, fab_t, square in place of apgd_ce, apgd_t, fab_t, "
         "square." in text
     )
     again = Audit(data, suite, THREAT)(linear(classes=classes), "few", tmp_path)
@@ -518,7 +518,7 @@ def test_a_replaced_attack_does_not_hide_one_of_the_suite() -> None:
         assert dict(suite.attacks) == {"apgd_dlr": own, "apgd_dlr_for_apgd_t": replaced}
         assert set(suite.ensembles["both_3_classes"]) == set(suite.attacks)
         assert notes == [
-            "apgd_t, whose loss 3 classes do not have, is apgd_dlr_for_apgd_t",
+            "apgd_t, whose loss needs more than 3 classes, is replaced by apgd_dlr_for_apgd_t",
         ]
     equal = {"apgd_t": APGDTargeted(num_steps=5), "apgd_dlr": own}
     assert dict(Suite(equal).fitted(3, blind=False)[0].attacks) == {"apgd_dlr": own}

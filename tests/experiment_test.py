@@ -224,10 +224,10 @@ def test_every_command_says_its_version(binary):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "quickstart.gin", "--run_dir=x"], "mtard-train: 'quickstart.gin' stands alone; did you mean --config=quickstart.gin?"),
-        (["eval", "student.keras"], "mtard-eval: 'student.keras' stands alone; did you mean --model=student.keras?"),
-        (["export", "--run_dir=x", "student"], "mtard-export: 'student' stands alone; write --FLAG=VALUE"),
-        (["train", "--config=quickstart.gin", "--run_dir="], "mtard-train: flag --run_dir=: it is empty; give a path, or look whether a variable is set"),
+        (["train", "quickstart.gin", "--run_dir=x"], "mtard-train: 'quickstart.gin' is not a flag; did you mean --config=quickstart.gin?"),
+        (["eval", "student.keras"], "mtard-eval: 'student.keras' is not a flag; did you mean --model=student.keras?"),
+        (["export", "--run_dir=x", "student"], "mtard-export: 'student' is not a flag; write --FLAG=VALUE"),
+        (["train", "--config=quickstart.gin", "--run_dir="], "mtard-train: flag --run_dir=: it is empty; give a path, or check that the shell variable is set"),
         (["compare", "--run_dri=x", "--run_dir=x"], "mtard-compare: Unknown command line flag 'run_dri'. Did you mean: run_dir"),
         (["plan", "--throughput=fast"], "mtard-plan: flag --throughput=fast: "),
     ],

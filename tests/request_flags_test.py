@@ -62,7 +62,7 @@ def test_help_and_a_missing_flag():
     assert told.returncode == 0
     for line in (
         "  --classes=...: Number of logits. (default 10)",
-        "  --[no]verify: Insist on a --probe.",
+        "  --[no]verify: Fail without a --probe.",
         "  --source=...: The file of weights; or a .keras file to adapt.",
     ):
         assert line in told.stdout

@@ -238,7 +238,7 @@ def test_an_audit_of_an_int8_file_follows_its_copy_and_counts_on_the_file(files,
     (found,) = [f for f in report["findings"] if f["name"] == "indirect_gradients"]
     decided = report["artefact"]["decided_by"]
     assert found["severity"] == "note"
-    assert f"{decided} decided: alone it leaves" in found["evidence"]
+    assert f"The strongest attack is {decided}: alone it leaves" in found["evidence"]
     # Counted on the file: what the copy's attack returns, given to the interpreter.
     survived = np.load(tmp_path / "examples.npz")["straight_through_apgd_ce"]
     crafted = _crafted(model.straight_through(), suite.transfer["transfer_apgd_ce"], images, labels)

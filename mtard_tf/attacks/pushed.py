@@ -36,7 +36,7 @@ class Pushed(Attack):
       ValueError: a number of steps below 0; when run, `on_levels` with an epsilon that is a tensor.
     """
 
-    fixed_loss = "Pushed goes on along the margin"
+    fixed_loss = "Pushed follows the margin"
 
     attack: Callable[..., tf.Tensor]
     num_steps: int = NUM_STEPS

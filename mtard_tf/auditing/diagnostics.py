@@ -125,7 +125,7 @@ def _at_chance(predictions: Predictions) -> Finding:
     return Finding(
         "at_chance",
         severity,
-        f"Clean accuracy is {accuracy:.1%}, {than} the {share:.1%} of always saying "
+        f"Clean accuracy is {accuracy:.1%}, {than} the {share:.1%} of always predicting "
         f"{_name(largest, predictions)}, the largest class of the audited images.",
         {"clean": accuracy, "largest_class": share},
     )
@@ -194,8 +194,8 @@ def _start_matters(evidence: Evidence) -> Finding:
     return Finding(
         "start_matters",
         NOTE if clear else NONE,
-        f"The iterated attack leaves {beside:.1%} begun beside the image and {ball:.1%} begun "
-        "anywhere in the ball.",
+        f"The iterated attack leaves {beside:.1%} if it starts next to the image and {ball:.1%} if "
+        "it starts anywhere in the ball.",
         {"beside": beside, "ball": ball, "difference": difference},
     )
 

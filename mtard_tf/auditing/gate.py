@@ -79,7 +79,7 @@ def judge(requirement: Requirement, report: Mapping, confident: bool = False) ->
     if confident and requirement.metric not in COUNTS:
         end = (bounds or [math.nan] * 2)[requirement.order in ("<=", "<")]
         if met and not holds(end, bound):
-            words += ", whose nearer end does not hold"
+            words += ", whose nearer end does not meet it"
         met = met and holds(end, bound)
     if advice.severity(report) in ("masked", "void") and requirement.metric not in COUNTS:
         words += f"; the audit is {advice.severity(report)}"

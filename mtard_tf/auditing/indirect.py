@@ -96,7 +96,7 @@ class Indirect:
             }
         if along and self.substitutes:
             kinds = " and ".join(substitute.kind for substitute in self.substitutes)
-            notes.append(f"{', '.join(along)} are crafted in other places ({kinds})")
+            notes.append(f"{', '.join(along)} are crafted on substitutes ({kinds})")
         elif along:
             notes.append(f"{', '.join(along)} need a gradient and are left out")
         if suite.measures:
@@ -124,15 +124,13 @@ class Indirect:
         good = [s for s in self.substitutes if s.kind == COPY and s.agreement >= _LIKE]
         text = f"The model is {self.kind}: it has no gradients. "
         if words:
-            text += (
-                f"Attacks with gradients were made on {' and on '.join(words)}, and counted here"
-            )
+            text += f"Gradient attacks were crafted on {' and on '.join(words)}, and evaluated here"
         else:
-            text += "No attack with gradients was made: give --surrogate=FILE"
+            text += "No gradient attack was run: give --surrogate=FILE"
         if not good:
             text += "; the worst case is an upper bound"
             text += f" ({self.missing})" if self.missing else ""
-        text += f". {decided} decided: alone it leaves {left:.1%}."
+        text += f". The strongest attack is {decided}: alone it leaves {left:.1%}."
         values = {substitute.kind: substitute.agreement for substitute in self.substitutes}
         severity = NOTE if self.substitutes else MASKED
         return Finding("indirect_gradients", severity, text, values | {"decided": left})

@@ -144,7 +144,10 @@ class Suite:
                 if taken != name and other != attack:
                     taken = f"{taken}_for_{name}"
                 if taken != name:
-                    notes.append(f"{name}, whose loss {classes} classes do not have, is {taken}")
+                    notes.append(
+                        f"{name}, whose loss needs more than {classes} classes, is replaced by "
+                        f"{taken}"
+                    )
             elif isinstance(attack, AutoAttack):
                 run, own = attack.for_classes(classes), attack.components
                 if list(run) != list(own):

@@ -30,7 +30,7 @@ def verdict(findings: Sequence[Finding], numbers: Mapping, epsilon: float, attac
     void = [finding for finding in findings if finding.severity == VOID]
     if void:
         kind = _VOID[void[0].name]
-        return f"{kind}: {void[0].evidence} {worst}, which says nothing of the model."
+        return f"{kind}: {void[0].evidence} {worst}, which says nothing about the model."
     bad = [finding for finding in findings if finding.severity == MASKED]
     if bad:
         return (

@@ -42,10 +42,10 @@ def hint(model: Any, split: Split) -> str:
     if not found:
         return ""
     best, (_, better) = min(found.items(), key=lambda item: item[1])
-    guessing = ", as by guessing" if at_chance(count, total, share) else ""
+    guessing = ", no better than guessing" if at_chance(count, total, share) else ""
     return (
         f"{model.name} gets {count} of the first {total} images right{guessing}; with {best} "
-        f"it would be {better}: give that flag if the model was trained so."
+        f"it would be {better}: give that flag if the model was trained that way."
     )
 
 

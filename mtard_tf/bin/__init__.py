@@ -25,7 +25,7 @@ from mtard_tf.processes.preemption import (
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the whole stack trace of an error.")
 
 _PLUGINS = flags.DEFINE_multi_string(
-    "plugins", [], "Python file that registers parts of your own; repeatable."
+    "plugins", [], "Python file that registers your own models, attacks, ...; repeatable."
 )
 
 # What a thread that reads data says, within an error of TensorFlow; see `data.streaming.served`.

@@ -16,7 +16,7 @@ class Path(flags.ArgumentParser[str]):
 
     def parse(self, argument: str) -> str:
         if not argument.strip():
-            raise ValueError("it is empty; give a path, or look whether a variable is set")
+            raise ValueError("it is empty; give a path, or check that the shell variable is set")
         if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in argument):
             raise ValueError("it has a control character or is not text in UTF-8; give another")
         return os.path.expanduser(argument)

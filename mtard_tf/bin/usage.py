@@ -41,7 +41,7 @@ def described(command: str) -> str:
         name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}=..."
         default = "" if flag.default in (None, [], False) else f" (default {flag.default})"
         paragraphs[flag.name] = f"{name}: {flag.help.partition(_ABSL)[0]}{default}"
-    paragraphs |= {"help": "--help: Says this.", "version": "--version: Says which it is."}
+    paragraphs |= {"help": "--help: Shows this.", "version": "--version: Shows the version."}
     lines = [textwrap.fill(paragraphs[name], 94) for name in sorted(paragraphs)]
     return textwrap.indent("\n".join(lines).replace("\n-", "\n\n-"), "  ")
 
@@ -53,4 +53,4 @@ def refuse_rest(rest: Sequence[str]) -> None:
         meant = [flag for end, flag in suffixes.items() if argument.endswith(end)]
         known = [f"did you mean --{flag}={argument}?" for flag in meant if flag in flags.FLAGS]
         hint = (known or ["write --FLAG=VALUE, in quotes where it has blanks (--help)."])[0]
-        raise ValueError(f"{argument!r} stands alone; {hint}")
+        raise ValueError(f"{argument!r} is not a flag; {hint}")

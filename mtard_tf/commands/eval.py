@@ -47,8 +47,8 @@ def run(request: requests.Eval) -> str:
     judging = {"require": request.require, "junit": request.junit}
     if part(request.share)[1] > 1 and (given := [f"--{k}" for k, v in judging.items() if v]):
         raise ValueError(
-            f"{' and '.join(given)} would judge a part of the images: leave out --share, or give "
-            "this to the command without it that makes the report of all shares."
+            f"{' and '.join(given)} cannot be checked on a part of the images; leave out --share, "
+            "or give them to the command without --share, which writes the report of all shares."
         )
     _check_stages(request) if request.model is None else _check_model(request)
     strategy = _strategy(request)
@@ -74,7 +74,7 @@ def _strategy(request: requests.Eval) -> tf.distribute.Strategy:
             )
         if request.max_requests is not None or request.max_rate is not None:
             raise ValueError(
-                "--max_requests and --max_rate are of one process and its server, not of "
+                "--max_requests and --max_rate are for one process and its server, not for "
                 "--strategy=multi_worker; leave one of the two out."
             )
         if request.run_dir is not None:
@@ -132,7 +132,7 @@ def _run_model(request: requests.Eval, strategy: tf.distribute.Strategy) -> str:
         surrogate = loading.surrogate(model, str(request.model), request.surrogate)
     if isinstance(model, Artefact) and len(strategies.local_devices(strategy)) > 1:
         raise ValueError(
-            f"{model.name} is {model.kind}, which no device of TensorFlow computes; leave out "
+            f"{model.name} is {model.kind}, which TensorFlow does not run; leave out "
             "--strategy=mirrored and --devices, and give each process a --share."
         )
     out = pathlib.Path(str(request.out))
@@ -159,7 +159,7 @@ def _adapted(request: requests.Eval, model: Any) -> Any:
         changes["from_probabilities"] = False
         if changes != _AS_IT_IS:
             raise ValueError(
-                f"{model.name} is {model.kind}, which takes images as it says itself; leave out "
+                f"{model.name} is {model.kind}, whose file states its input format; leave out "
                 "--input_scale, --normalization and --channels_first."
             )
         return model
@@ -169,14 +169,14 @@ def _adapted(request: requests.Eval, model: Any) -> Any:
 def _check_stages(request: requests.Eval) -> None:
     """Refuses flags that a run has no use for."""
     if request.temperature is not None:
-        raise ValueError("--temperature is of --model; a run's stages say their own.")
+        raise ValueError("--temperature goes with --model; the stages of a run record theirs.")
     for name, value in _AS_IT_IS.items():
         if getattr(request, name) != value:
-            raise ValueError(f"--{name} is of --model; a run's students need none.")
+            raise ValueError(f"--{name} goes with --model; the students of a run do not need it.")
     if request.data_dir is not None and request.dataset is None:
         raise ValueError(
-            "--data_dir is of --dataset, and a run reads its own data; name the set with --dataset "
-            "as well, or leave --data_dir out."
+            "--data_dir goes with --dataset, and a run reads its own data; give --dataset as well, "
+            "or leave --data_dir out."
         )
 
 

@@ -78,7 +78,7 @@ def _lines(folder: pathlib.Path, wanted: Wanted) -> list[str]:
         lines.append(f"{name}: {path} ({known['bytes']:,} bytes; run by a fresh process, {what})")
     if calibration := known_all.get("calibration"):
         lines.append(_calibrated(calibration))
-    lines.append(f"What to know of it: {folder / 'README.md'}")
+    lines.append(f"Model card: {folder / 'README.md'}")
     if SAVED_MODEL in formats:
         lines.append(saved_model.describe(folder))
     return lines

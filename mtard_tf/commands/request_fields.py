@@ -31,11 +31,11 @@ def suite() -> Any:
 
 
 def from_probabilities() -> Any:
-    return flag("The Keras model ends in softmax or sigmoid: take that away.", False)
+    return flag("The Keras model ends in softmax or sigmoid: remove it.", False)
 
 
 def input_scale() -> Any:
-    return flag("What the Keras model takes for white; 255 for images of 0 to 255.", 1.0)
+    return flag("Pixel value of white for the Keras model; 255 for images of 0 to 255.", 1.0)
 
 
 def channels_first() -> Any:
@@ -43,7 +43,7 @@ def channels_first() -> Any:
 
 
 def require() -> Any:
-    return flag("Such as 'worst_case>=0.45' or 'student:clean>=80%'; unmet exits with 3.", ())
+    return flag("Such as 'worst_case>=0.45' or 'student:clean>=80%'; exit code 3 if not met.", ())
 
 
 def devices() -> Any:
@@ -55,7 +55,7 @@ def workers() -> Any:
 
 
 def index() -> Any:
-    return flag("Which of --workers this process is.", minimum=0)
+    return flag("Index of this process in --workers, from 0.", minimum=0)
 
 
 def executor() -> Any:
@@ -67,8 +67,8 @@ def ray_address() -> Any:
 
 
 def task_cpus() -> Any:
-    return flag("With ray: cores of a task.", 1, minimum=1)
+    return flag("With ray: CPU cores per task.", 1, minimum=1)
 
 
 def task_gpus() -> Any:
-    return flag("With ray: GPUs of a task; a fraction shares one.", 0.0, minimum=0.0)
+    return flag("With ray: GPUs per task; a fraction shares one.", 0.0, minimum=0.0)

@@ -21,15 +21,17 @@ class Train:
     config: Sequence[str] = fields.config()
     gin: Sequence[str] = fields.gin()
     jobs: int = flag("Processes, each for a stage on its share of the cores.", 1, minimum=1)
-    only: Sequence[str] = flag("Stage to run, its teachers finished; repeatable.", ())
-    restart: Sequence[str] = flag("Stage to begin anew if it is another now; repeatable.", ())
+    only: Sequence[str] = flag("Stage to run, if its teachers are finished; repeatable.", ())
+    restart: Sequence[str] = flag("Stage to train again if it has changed; repeatable.", ())
     strategy: str | None = flag(
         "one_device, mirrored, multi_worker or tpu; default the file's, or one_device."
     )
     devices: int | None = fields.devices()
     workers: Sequence[str] = fields.workers()
     index: int | None = fields.index()
-    deterministic: bool = flag("Same seed and cores, same weights to the bit; slower.", False)
+    deterministic: bool = flag(
+        "Equal seed and cores give equal weights, to the bit; slower.", False
+    )
     executor: str = fields.executor()
     ray_address: str | None = fields.ray_address()
     task_cpus: int = fields.task_cpus()
@@ -54,36 +56,44 @@ class Eval:
         "Name of the suite, or a .gin file; default quick, or artefact without gradients."
     )
     skip: Sequence[str] = flag("Attack or measure to leave out; repeatable.", ())
-    epsilon: str | None = flag("Such as 0.1 or 8/255; a run has its own.")
+    epsilon: str | None = flag("Radius of the attacks, such as 0.1 or 8/255; a run has its own.")
     norm: str | None = flag("linf or l2; default the run's, or linf.")
     surrogate: str | None = flag(
-        "For transfer attacks; default the robust teacher, or the float model beside a file.",
+        "Model to craft transfer attacks on; default the robust teacher, or a file's float model.",
         path=True,
     )
-    timeout: float = flag("Seconds for an answer of a served --model.", 10.0, minimum=1e-3)
-    max_requests: int | None = flag("Of a served --model; then the audit stops.", minimum=1)
-    max_rate: float | None = flag("Requests a second to a served --model.", minimum=1e-6)
-    batch_size: int = flag("Images at a time.", 250, minimum=1)
-    seed: int | None = flag(
-        "Of the attacks; default the run's, or 0.", minimum=0, maximum=2**31 - 1
+    timeout: float = flag("Seconds to wait for a served --model.", 10.0, minimum=1e-3)
+    max_requests: int | None = flag(
+        "Stop the audit after this many requests to a served --model.", minimum=1
     )
-    temperature: float | None = flag("Of --model's training; default 1.", minimum=1e-9)
+    max_rate: float | None = flag("Requests per second to a served --model, at most.", minimum=1e-6)
+    batch_size: int = flag("Images per batch.", 250, minimum=1)
+    seed: int | None = flag(
+        "Seed of the attacks; default the run's, or 0.", minimum=0, maximum=2**31 - 1
+    )
+    temperature: float | None = flag(
+        "Temperature at which --model was trained; default 1.", minimum=1e-9
+    )
     from_probabilities: bool = fields.from_probabilities()
     input_scale: float = fields.input_scale()
-    normalization: str = flag("Mean and deviation that --model expects taken out: imagenet.", "raw")
+    normalization: str = flag("Normalization that --model expects, such as imagenet.", "raw")
     channels_first: bool = fields.channels_first()
     share: str = flag(
         "I/N: only this part of the batches, and no report; see docs/scaling.md.", "0/1"
     )
-    strategy: str = flag("one_device, mirrored or multi_worker: spreads batches.", "one_device")
+    strategy: str = flag(
+        "one_device, mirrored or multi_worker: how to spread batches.", "one_device"
+    )
     devices: int | None = fields.devices()
     workers: Sequence[str] = fields.workers()
     index: int | None = fields.index()
     out: str | None = flag("Folder of the report; default the run's.", path=True)
     require: Sequence[str] = fields.require()
-    require_confident: bool = flag("The nearer end of the 95 % interval must hold, too.", False)
-    junit: str | None = flag("Writes requirements and findings as JUnit XML here.", path=True)
-    gate: bool = flag("Judge requirements, also those of the suite.", True)
+    require_confident: bool = flag(
+        "Requirements must also hold at the nearer end of the 95 % interval.", False
+    )
+    junit: str | None = flag("File to write requirements and findings to, as JUnit XML.", path=True)
+    gate: bool = flag("Check requirements, also those of the suite.", True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +117,11 @@ class Compare:
     baseline: str | None = flag("Row that the others are compared with.")
     attack: str = flag("Attack whose accuracy the trade-off figure shows.", "worst_case")
     require: Sequence[str] = fields.require()
-    require_confident: bool = flag("The nearer end of the 95 % interval must hold, too.", False)
-    junit: str | None = flag("Writes requirements and findings as JUnit XML here.", path=True)
-    gate: bool = flag("Judge requirements, also those of the suite.", True)
+    require_confident: bool = flag(
+        "Requirements must also hold at the nearer end of the 95 % interval.", False
+    )
+    junit: str | None = flag("File to write requirements and findings to, as JUnit XML.", path=True)
+    gate: bool = flag("Check requirements, also those of the suite.", True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +129,7 @@ class Report:
     """mtard-report, beside the path that it takes."""
 
     out: str | None = flag("The file; default report.html or index.html of the path.", path=True)
-    robustbench: bool = flag("Prints an audit as RobustBench's claim form instead.", False)
+    robustbench: bool = flag("Print an audit as a RobustBench claim instead.", False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,25 +144,29 @@ class Export:
         name="format",
     )
     calibration: str = flag(
-        "Images that give litert_int8 its ranges: clean, or mixed (attacked ones as well).", "clean"
+        "Images that calibrate litert_int8: clean, or mixed (clean and attacked).", "clean"
     )
-    calibration_images: int = flag("Training images for it.", 300, minimum=1)
+    calibration_images: int = flag("Training images to calibrate litert_int8 with.", 300, minimum=1)
     max_robust_drop: float | None = flag(
-        "Share of images that litert_int8 may lose in the worst case, such as 0.01; tries other "
-        "ways, then refuses. Default: not measured.",
+        "Worst-case accuracy that litert_int8 may lose, such as 0.01; if it loses more, other ways "
+        "to quantise are tried, then the export fails. Default: not measured.",
         minimum=0.0,
         maximum=1.0,
     )
-    robust_examples: int = flag("Validation images for it.", 200, minimum=1)
+    robust_examples: int = flag(
+        "Validation images to measure --max_robust_drop on.", 200, minimum=1
+    )
     min_agreement: float = flag(
         "Share of validation images on which a format that rounds must give the student's label.",
         0.98,
         minimum=0.0,
         maximum=1.0,
     )
-    calibrate: bool = flag("Fit the temperature of its probabilities.", False)
-    coverage: float = flag("Share of images that its threshold of confidence keeps.", 0.9)
-    hub_folder: str | None = flag("Also a folder to be pushed to Hugging Face's hub.", path=True)
+    calibrate: bool = flag("Calibrate the probabilities by a temperature.", False)
+    coverage: float = flag("Share of images that the confidence threshold accepts.", 0.9)
+    hub_folder: str | None = flag(
+        "Also write this folder, to push to Hugging Face's hub.", path=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +174,7 @@ class Data:
     """mtard-data."""
 
     data_dir: str | None = fields.data_dir()
-    source: str | None = flag("The folder with the set's own files.", path=True)
+    source: str | None = flag("Folder with the original files of the set.", path=True)
     out: str | None = flag(
         "images: NAME of the set; convert: the folder of sets; make-mini: the folder to write.",
         path=True,
@@ -168,7 +184,7 @@ class Data:
         "images: percentages of train/validation/test; default 80/10/10, or the source's folders."
     )
     channels: int = flag("images: 3, or 1 for grey.", 3)
-    skip_broken: bool = flag("images: leave out what cannot be decoded.", False)
+    skip_broken: bool = flag("images: skip files that cannot be decoded.", False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,18 +194,18 @@ class Plan:
     config: Sequence[str] = fields.config()
     gin: Sequence[str] = fields.gin()
     throughput: float | None = flag("TFLOP/s that the device achieves; default: measure.")
-    check: bool = flag("Time whole training steps, too.", False)
+    check: bool = flag("Also time whole training steps.", False)
     tune: str | None = flag(
-        "A gin file to write: settings that make steps faster here, each timed.", path=True
+        "A gin file to write, with the settings that make steps faster on this device.", path=True
     )
-    image_shape: str | None = flag("Such as 64,64,3: reads no data set.")
+    image_shape: str | None = flag("Such as 64,64,3, in place of reading a data set.")
     classes: int | None = flag("With --image_shape: number of labels.")
     examples: int | None = flag("Training images; with --teachers validation images, 500.")
     stand_ins: Sequence[str] = flag(
-        "PATH=MODEL for a teacher file that is not here; repeatable.", (), name="stand_in"
+        "PATH=MODEL, a model in place of a missing teacher file; repeatable.", (), name="stand_in"
     )
-    teachers: bool = flag("Measure how fit the robust teachers are to teach, instead.", False)
-    run_dir: str | None = flag("With --teachers: their run; keeps what was found.", path=True)
+    teachers: bool = flag("Instead, measure how well the robust teachers can teach.", False)
+    run_dir: str | None = flag("With --teachers: their run; the results are kept there.", path=True)
     reference: str | None = flag("With --teachers: a small robust student.", path=True)
 
 
@@ -210,13 +226,15 @@ class Import:
     input_scale: float = fields.input_scale()
     channels_first: bool = fields.channels_first()
     gin: Sequence[str] = flag("Binding of the model; repeatable.", ())
-    key: str | None = flag("Which of several state_dicts in the file.")
-    allow_unused: bool = flag("Leave out what has no place.", False)
-    probe: str | None = flag("An .npz of `images` and the source's `logits`.", path=True)
-    verify: bool = flag("Insist on a --probe.", False)
+    key: str | None = flag("Name of the state_dict, if the file has several.")
+    allow_unused: bool = flag("Leave out tensors that the model has no place for.", False)
+    probe: str | None = flag(
+        "An .npz of `images` and the source's `logits`, to compare with.", path=True
+    )
+    verify: bool = flag("Fail without a --probe.", False)
     dataset: str | None = flag("Measure the accuracy on its test images.")
     data_dir: str | None = fields.data_dir()
     examples: int | None = flag(
         "At most N test images, the first ones; 0 for all.", 1000, minimum=0
     )
-    batch_size: int = flag("Images at a time.", 100, minimum=1)
+    batch_size: int = flag("Images per batch.", 100, minimum=1)
