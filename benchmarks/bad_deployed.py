@@ -175,12 +175,12 @@ INPUTS = (
         "ONNX Runtime is not installed", _ONNX, without("onnxruntime", "onnx"), "mtard_tf[deploy]"
     ),
     _export("tf2onnx 1.9.3", old_converter, "is too old", "--format=onnx"),
-    _export("--format=tflite", lambda folder: None, "is no format", "--format=tflite"),
+    _export("--format=tflite", lambda folder: None, "is not a format", "--format=tflite"),
     _export("--coverage=2", lambda folder: None, "coverage is 2.0", "--calibrate", "--coverage=2"),
     _eval("no server", "http://127.0.0.1:9/v1/models/net", lambda folder: None, "did not answer"),
     _served("a server of 4 classes", "classes", "has 4 classes, 0 to 3"),
     _served("a server that answers 500", "500", "answered 500"),
-    _served("a server of pages", "page", "answered no JSON"),
-    _served("a slow server", "slow", "no whole answer within 0.2 s", "--timeout=0.2"),
+    _served("a server of pages", "page", "did not answer in JSON"),
+    _served("a slow server", "slow", "did not answer in full within 0.2 s", "--timeout=0.2"),
     _served("a server, --max_requests=3", "right", "of --max_requests", "--max_requests=3"),
 )

@@ -207,7 +207,7 @@ INPUTS = (
     _run("student.keras cut off", "eval", cut("run/net/student.keras", 900), "student.keras"),
     _run("student.keras cut off", "export", cut("run/net/student.keras", 900), "student.keras"),
     _run("student.keras is missing", "train", lambda f: (f / "run/net/student.keras").unlink(), "gone", "--config=run.gin"),
-    *(_run(f"checkpoint {what}", "train", unfinished(make), "it is passed over", "--config=run.gin", code=0)
+    *(_run(f"checkpoint {what}", "train", unfinished(make), "it is skipped", "--config=run.gin", code=0)
       for what, make in (
           ("cut off", lambda p: p.write_bytes(p.read_bytes()[:100])),
           ("with pickles", lambda p: np.savez(p, **{"00000": _OBJECT, "notes": np.zeros(1, np.uint8)})),

@@ -78,8 +78,8 @@ def distil(
       norm: "linf" or "l2".
       seed: of weights, order of the images, augmentation and attacks.
       name: of the stage; default the method's. Stages of another name draw other numbers.
-      run_dir: keeps metrics and checkpoints: repeated, the call goes on where it was cut off, or
-        returns what was finished; another experiment is refused. None keeps nothing.
+      run_dir: keeps metrics and checkpoints: repeated, the call resumes where it was interrupted,
+        or returns what was finished; another experiment is refused. None keeps nothing.
       initial: model or file with the weights to start from.
       callbacks: Keras' own; `fit` is called once for each epoch.
       **settings: fields of a stage (`batch_size`, `optimizer`, `learning_rate`, `averaging`, ...)
@@ -135,7 +135,7 @@ def audit(
       batch_size: images at a time.
       seed: of the attacks.
       out: folder for `report.html`, `report.md`, `report.json`, figures and each image's outcome;
-        an audit that was cut off goes on there. None keeps nothing.
+        an interrupted audit resumes there. None keeps nothing.
 
     Returns:
       The report as a dict, with `verdict`, `worst_case`, `clean` and a table for notebooks.

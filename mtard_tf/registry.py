@@ -186,7 +186,9 @@ def _table(kind: str) -> dict[str, Plugin]:
 def _add(kind: str, name: str, target: Any, origin: str) -> None:
     table = _table(kind)
     if name in RESERVED:
-        raise RegistryError(f"{kind}.{name}, of {origin}, is a word of run files; rename it.")
+        raise RegistryError(
+            f"{kind}.{name}, of {origin}, is a reserved word of run files; rename it."
+        )
     if name in table:
         raise RegistryError(
             f"The name {kind}.{name} is registered twice: by {table[name].origin} and by {origin}; "

@@ -499,8 +499,8 @@ def test_few_classes_get_the_losses_they_have_under_their_names(tmp_path, classe
     text = (tmp_path / "report.md").read_text()
     assert (
         f"Changed for this model: apgd_t, whose loss needs more than {classes} classes, is "
-        f"replaced by {taken}; autoattack runs apgd_ce, {taken}, fab_t, square in place of apgd_ce, apgd_t, fab_t, "
-        "square." in text
+        f"replaced by {taken}; autoattack runs apgd_ce, {taken}, fab_t, square in place "
+        "of apgd_ce, apgd_t, fab_t, square." in text
     )
     again = Audit(data, suite, THREAT)(linear(classes=classes), "few", tmp_path)
     assert again == report

@@ -49,6 +49,7 @@ def test_a_copied_student_is_balanced_by_equal_logits(log_offset):
     assert found["clean"] == pytest.approx(float(tf.reduce_mean(expected)), rel=1e-5)
     assert found["clean"] > 1e-4
     assert distiller.said_at_start(["clean"]).startswith(
-        "the student starts from its teacher 'clean', whose L(0) is then a rounding error"
+        "the student starts as a copy of its teacher 'clean', so its own L(0) is only a "
+        "rounding error"
     )
     assert distiller.said_at_start([]) == ""

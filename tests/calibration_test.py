@@ -53,8 +53,8 @@ def test_the_temperature_is_that_of_an_optimizer(seed) -> None:
 def test_logits_that_fix_no_temperature_are_refused(sign, share, end) -> None:
     labels = np.arange(40) % 4
     message = (
-        f"40 images fix no temperature (it would go beyond {end}): {share} of them are right; "
-        "take more images, or a net that is better than chance."
+        f"40 images do not determine a temperature (it would go beyond {end}): {share} of them are "
+        "right; take more images, or a net that is better than chance."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         calibration.fitted_temperature(sign * 9.0 * np.eye(4)[labels], labels)

@@ -88,7 +88,7 @@ def test_a_damaged_state_is_passed_over(tmp_path, damage, reason) -> None:
     assert kept.newest(said.append).step == 5
     assert len(said) == 1 and "\n" not in said[0]
     assert said[0].startswith(f"{path} is damaged ({reason}")
-    assert said[0].endswith("); it is passed over for the state before it.")
+    assert said[0].endswith("); it is skipped for the state before it.")
     assert kept.notes() == {"best": {"score": 0.1 + 0.2}}
 
 
@@ -99,7 +99,7 @@ def test_notes_that_no_training_wrote(tmp_path, notes) -> None:
     with pytest.raises(checkpoints.CheckpointError) as caught, kept.noted(state):
         dict(state.notes["validation"]["best"])["score"]
     path = tmp_path / "state-000000007.npz"
-    assert str(caught.value).startswith(f"{path} has notes that no training wrote (")
+    assert str(caught.value).startswith(f"{path} has invalid notes (")
     assert str(caught.value).endswith(
         "); remove the file, and the stage resumes from the state before it."
     )

@@ -514,7 +514,7 @@ def test_what_is_there_is_compared_where_the_baseline_failed(made_up, monkeypatc
         ({"baseline": "studnet"}, "Unknown row 'studnet'; did you mean 'student'?"),
         (
             {"baseline": "student", "stages": ["clean_teacher"]},
-            "The baseline student has no audit and none is to come; train its stages with",
+            "The baseline student has no audit and none is planned; train its stages with",
         ),
         ({"attack": "pdg_sat"}, "There is no attack 'pdg_sat' to plot; the suite has fgsm"),
         (

@@ -99,7 +99,7 @@ def test_the_text_of_a_configuration_parses_to_itself(tiny_run_file, tmp_path):
         ("student/Stage.epsilon = 16.0", "student/Stage.epsilon is 16.0, but pixels run from 0 to 1: every image would be free to become any other; give '16/255' (0.0627451)."),
         ("Experiment.epsilon = 1e400", "Experiment.epsilon holds inf; give finite numbers."),
         ("Experiment.epsilon = None", "Experiment.epsilon is None; give a number >= 0"),
-        ("Experiment.epsilon = 8/255", "binding, line 1: 8/255 is a Python expression, and gin computes nothing; write the number 0.03137254901960784, or for an epsilon '8/255' in quotes."),
+        ("Experiment.epsilon = 8/255", "binding, line 1: 8/255 is a Python expression, which gin does not evaluate; write the number 0.03137254901960784, or for an epsilon '8/255' in quotes."),
         ("Stage.validation_examples = 0", "clean_teacher/Stage.validation_examples is 0; give a whole number, at least 1, or None for all."),
         ("Stage.validation_examples = 10.5", "Stage.validation_examples is 10.5; give a whole number"),
         ("Stage.learning_rate = '0.1'", "Stage.learning_rate is '0.1'; give a number, without quotes."),
@@ -122,7 +122,7 @@ def test_the_text_of_a_configuration_parses_to_itself(tiny_run_file, tmp_path):
         ("Stage.optimizer = @optimizers.adam()", "@optimizers.adam() is called before there is learning_rate; leave the brackets out: @optimizers.adam."),
         ("Experiment.stages = ('net',)", "Stage.distiller is not set for net; add Stage.distiller = @distillers.NAME (net/Stage.distiller for it alone) to the run file, or with --gin."),
         ("Stage.epsilon_schedule = @schedules.Warmup()", "schedules.Warmup.epochs is not set for clean_teacher; add schedules.Warmup.epochs = ..."),
-        ("Experiment.stages = ('clean-net',)", "Experiment.stages has 'clean-net'; a stage's name stands before its bindings, and has letters, digits and _ only: clean_net."),
+        ("Experiment.stages = ('clean-net',)", "Experiment.stages has 'clean-net'; a stage's name is the scope of its bindings: give letters, digits and _ only: clean_net."),
         ("Experiment.stages = (@replicates,)", "Experiment.stages holds @replicates; give names of stages in quotes, and lists as @replicates() with brackets."),
         ("student/Stage.teachers = 'x.keras'", "student/Stage.teachers is 'x.keras'; give each its role: {'robust': 'x.keras'}."),
         ("student/Stage.initial = 3", "student/Stage.initial is 3; give the name of an earlier stage, or a path, in quotes."),
@@ -205,7 +205,7 @@ def test_a_given_binding_that_scoped_ones_overrule_is_refused(tiny_run_file, tmp
     with pytest.raises(ValueError) as caught:
         _built(tmp_path, "net/models.small_cnn.dense = 3", "models.small_cnn.dense = 4")
     assert str(caught.value) == (
-        "models.small_cnn.dense has no effect, overruled by net/models.small_cnn.dense; give that "
+        "models.small_cnn.dense has no effect, overridden by net/models.small_cnn.dense; give that "
         "instead."
     )
     _built(tmp_path, "net/models.small_cnn.dense = 3", "net/models.small_cnn.dense = 4")

@@ -96,4 +96,6 @@ def test_plain_words_of_run_files_are_nobodys_name() -> None:
     assert {name for name in BINDABLE if "." not in name} <= set(registry.RESERVED)
     with pytest.raises(registry.RegistryError) as caught:
         registry.register("models", "Stage")(lambda image_shape, num_classes: None)
-    assert str(caught.value) == (f"models.Stage, of {__name__}, is a word of run files; rename it.")
+    assert str(caught.value) == (
+        f"models.Stage, of {__name__}, is a reserved word of run files; rename it."
+    )

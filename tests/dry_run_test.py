@@ -23,7 +23,7 @@ SHAPE = (4, 4, 1)
 
 @keras.saving.register_keras_serializable("dry_run_test")
 class Forgetful(L.Layer):
-    """Its get_config leaves out what it was made with."""
+    """Its get_config omits arguments of its __init__."""
 
     def __init__(self, units=2, **kwargs):
         super().__init__(**kwargs)
@@ -76,19 +76,19 @@ def _two_outputs():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: _net(activation="sigmoid"), "M: net ends in a sigmoid; attacks and distillation need raw logits: take it away, as --from_probabilities of mtard-eval and mtard-import does."),
+        (lambda: _net(activation="sigmoid"), "M: net ends in a sigmoid; attacks and distillation need raw logits: remove it, as --from_probabilities of mtard-eval and mtard-import does."),
         (lambda: _net(activation="softmax"), "M: The model returns probabilities (every row lies in [0, 1] and adds up to 1); attacks and distillation need raw logits: remove the softmax from its last layer, as --from_probabilities of mtard-eval and mtard-import does."),
         (lambda: _net(units=4), "M: net has 4 logits and the data set 3 classes; end it with a layer of num_classes units."),
         (lambda: _net(images=keras.Input(batch_shape=(32, *SHAPE))), "M: net takes batches of 32 images only; save it with a batch size of None, which takes any."),
         (_two_outputs, "M: net takes (None, 4, 4, 1) and returns [(None, 3), (None, 2)]; give a functional model"),
         (lambda: _net(images=keras.Input((5, 5, 1))), "M: net takes images of (5, 5, 1) and the data set has (4, 4, 1);"),
-        (lambda: _net(L.Lambda(lambda x: 2 * x, name="double")), "M has the Lambda layer 'double', whose code no file keeps; use keras.ops, or a layer class of your own."),
+        (lambda: _net(L.Lambda(lambda x: 2 * x, name="double")), "M has the Lambda layer 'double', whose code is not saved with a model; use keras.ops, or a layer class of your own."),
         (lambda: _net(Wrapped(lambda x: x, name="mine")), "M has the layer 'mine' (Wrapped), which the student's file would not give back: Object Wrapped was created by passing non-serializable argument values"),
-        (lambda: _net(Forgetful(5, name="mine")), "M has the layer 'mine' (Forgetful), which the student's file would not give back: its get_config leaves out what it was made with; give the layer a get_config with all arguments of its __init__."),
+        (lambda: _net(Forgetful(5, name="mine")), "M has the layer 'mine' (Forgetful), which the student's file would not give back: its get_config omits arguments of its __init__; give the layer a get_config with all arguments of its __init__."),
         (lambda: _net(Costly()), "M: net adds losses of its own (a regulariser or add_loss), which no distiller counts; use the optimizer's weight decay."),
         (lambda: _net(L.Activation("relu", activity_regularizer="l2")), "M: net adds losses of its own"),
         (lambda: _net(L.Dense(3, kernel_regularizer="l2")), "M: net adds losses of its own"),
-        (lambda: "resnet", "M makes a str; give a function that returns a functional or Sequential Keras model."),
+        (lambda: "resnet", "M returns a str; give a function that returns a functional or Sequential Keras model."),
     ],
 )  # fmt: skip
 def test_students_that_no_audit_would_take(make, message):

@@ -140,12 +140,12 @@ def _slow(path: str, instances) -> tuple:
     [
         (lambda *_: (500, {"error": "boom"}, {}), r'answered 500 \{"error": "boom"\}\.'),
         (lambda *_: (302, b"", {"Location": "http://a.b/"}), r"302 to http://a\.b/: a redirect"),
-        (lambda *_: (200, b"<html>", {}), "answered no JSON: <html>; give a server of"),
+        (lambda *_: (200, b"<html>", {}), "did not answer in JSON: <html>; give a server of"),
         (lambda *_: (200, {"outputs": []}, {}), "answered no `predictions`; expected 4 images"),
         (lambda *_: (200, {"predictions": [[1.0, 2.0]]}, {}), "answered 1 predictions; expected 4"),
         (lambda *_: (200, {"predictions": ["a"] * 4}, {}), "expected `logits` or `probabilities`"),
         (lambda *_: (200, {"predictions": [1.0] * 4}, {}), r"shape \(4,\); expected logits"),
-        (_slow, "gave no whole answer within 0.3 s"),
+        (_slow, "did not answer in full within 0.3 s"),
     ],
 )
 def test_a_server_that_answers_otherwise_is_one_line(reply, message: str) -> None:
@@ -197,8 +197,8 @@ def test_the_rate_is_kept() -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("http://", "is no address"),
-        ("http://host:99999/x", "is no address"),
+        ("http://", "is not an address"),
+        ("http://host:99999/x", "is not an address"),
         ("http://user:secret@host/x", "without user, query or fragment"),
     ],
 )

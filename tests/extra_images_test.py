@@ -269,7 +269,7 @@ def test_extra_images_that_do_not_suit_the_data_are_refused() -> None:
         (
             {"extra_labels": "clean"},
             "Stage.extra_labels is 'clean'; there is no Stage.extra to label: give it, or leave "
-            "both.",
+            "both out.",
         ),
         (
             {"extra": lambda: None, "extra_labels": "clean"},
@@ -425,7 +425,7 @@ def test_equal_extra_images_are_in_memory_once() -> None:
     found = extra_images.load([*stages, STAGE], tiny_data())
     assert list(found) == ["a", "b"] and found["a"].split is found["b"].split
     assert [part.share for part in found.values()] == pytest.approx([0.5, 0.7])
-    with pytest.raises(ValueError, match="Stage.extra makes a str; give a factory that returns"):
+    with pytest.raises(ValueError, match="Stage.extra returns a str; give a factory that returns"):
         extra_images.load([dataclasses.replace(STAGE, extra=lambda: "a")], tiny_data())
 
 

@@ -153,7 +153,7 @@ def test_calibration_images_are_of_the_training_split_at_equal_distances() -> No
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"names": ["tflite"]}, "'tflite' is no format; use one of saved_model, litert, "),
+        ({"names": ["tflite"]}, "'tflite' is not a format; use one of saved_model, litert, "),
         ({"names": []}, "No format is named; give some of saved_model, litert"),
         ({"calibration": "attacked"}, "calibration is 'attacked'; use one of clean, mixed."),
         ({"calibration_images": 0}, "calibration_images is 0; give 1 or more."),
@@ -268,7 +268,7 @@ def test_ways_are_tried_until_one_keeps_the_worst_case(exported, source, tmp_pat
         " weights per channel: 50.0% -> 40.0%; mixed calibration, weights per channel: it agrees "
         "too seldom.; mixed calibration, weights per channel, first and last layer in float32: "
         "50.0% -> 20.0%): take litert_float16, train with Stage.quantization = 'int8', or allow "
-        "more by --max_robust_drop; nothing is left."
+        "more by --max_robust_drop; nothing was written."
     )
 
 
@@ -301,8 +301,8 @@ def test_labels_that_agree_too_seldom_are_refused(exported, folder, monkeypatch)
     wrong = {"logits": -_logits(exported), "milliseconds": np.array(1.0)}
     monkeypatch.setattr(proof, "_answers", lambda *_: dict(wrong))
     assert _unproven("litert_int8", folder, exported).endswith(
-        f"of {len(IMAGES)} images, and 98.0% is asked for: give --calibration=mixed or more "
-        "--calibration_images, or a lower --min_agreement; nothing is left."
+        f"of {len(IMAGES)} images, and 98.0% is required: give --calibration=mixed or more "
+        "--calibration_images, or a lower --min_agreement; nothing was written."
     )
     wrong["logits"] = np.full_like(_logits(exported), np.nan)
     assert "or a lower" in _unproven("litert_float16", folder, exported, least=0.0)
@@ -324,4 +324,4 @@ def test_a_runtime_that_dies_is_one_line(exported, folder, monkeypatch) -> None:
     died = subprocess.CompletedProcess([], -6, "", "")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: died)
     said = _unproven("onnx", folder / "model.onnx", exported)
-    assert said.endswith("in a fresh process: exit code -6; nothing is left.")
+    assert said.endswith("in a fresh process: exit code -6; nothing was written.")

@@ -132,7 +132,7 @@ def test_a_checkpoint_that_was_due_at_a_skip_comes_after_it(data, tmp_path):
 def test_weights_that_a_step_spoils_are_not_kept(data, tmp_path):
     with pytest.raises(NonFinite) as caught:
         _train(data, tmp_path, distiller=Steep, learning_rate=1e38, epochs=1, batch_size=40)
-    assert "is not finite after step 1 (batch 1 of epoch 1, seed 7); it is not kept." in str(
+    assert "is not finite after step 1 (batch 1 of epoch 1, seed 7); it is not saved." in str(
         caught.value
     )
     names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
@@ -153,7 +153,7 @@ def test_overflows_in_a_row_stop(data, tmp_path, monkeypatch):
     with pytest.raises(NonFinite) as caught:
         _train(data, tmp_path, distiller=Rooted, precision="mixed_float16")
     assert str(caught.value).startswith(
-        "net: loss scaling left 4 steps in a row out, up to step 4 (batch 1 of epoch 2, seed 7): "
+        "net: loss scaling skipped 4 steps in a row, up to step 4 (batch 1 of epoch 2, seed 7): "
         "the gradients are not finite at any scale (now 2.0e+03). Use Stage.precision = "
     )
 
@@ -163,7 +163,7 @@ def test_a_short_stage_without_an_update_does_not_finish(data, tmp_path):
         with pytest.raises(NothingTrained) as caught:
             _train(data, tmp_path, distiller=Rooted, precision="mixed_float16", epochs=1)
         assert str(caught.value) == (
-            "net: only 0 of 3 steps changed the weights; the others were left out by loss scaling, "
+            "net: only 0 of 3 steps changed the weights; the others were skipped by loss scaling, "
             "as their gradients overflow in mixed_float16. Lower the learning rate, train for more "
             "steps, or use another Stage.precision."
         )

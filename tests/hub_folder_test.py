@@ -79,7 +79,7 @@ def test_a_folder_with_something_in_it_is_refused_and_left(tmp_path, student, ve
     (out := tmp_path / "hub").mkdir()
     (out / "mine.txt").write_text("kept", "utf-8")
     for refuse in (hub_folder.check, lambda path: hub_folder.lay_out(version, student, None, path)):
-        with pytest.raises(ExportError, match="hub is there and not empty; name a new folder"):
+        with pytest.raises(ExportError, match="hub exists and is not empty; name a new folder"):
             refuse(out)
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
 

@@ -228,7 +228,7 @@ def test_a_stage_that_was_begun_as_another(tmp_path, data, capsys, ended) -> Non
     aside = tmp_path / "net.before"
     assert (
         list(aside.iterdir())
-        and f"what was there is in {aside} ({folder} was begun" in capsys.readouterr().out
+        and f"the old files are in {aside} ({folder} was begun" in capsys.readouterr().out
     )
     _begun(folder, identity=now)  # the same command, repeated, goes on with it
     stage_sources.restart(stage, tmp_path, now)

@@ -115,6 +115,6 @@ def test_missing_files_and_two_of_one_name_are_refused(tmp_path) -> None:
     plugin_files.load([_file(tmp_path, "one_name")])
     (tmp_path / "other").mkdir()
     other = _file(tmp_path / "other", "one_name", _NET.format(name="another_name"))
-    with pytest.raises(ConfigError, match="have one name and another text; rename one"):
+    with pytest.raises(ConfigError, match="have the same name and other contents; rename one"):
         plugin_files.load([other])
     assert "another_name" not in registry.names("models")

@@ -40,7 +40,7 @@ def test_before_there_is_anything_to_checkpoint(tmp_path, number, code, cause) -
         partial.write_text("{")
         os.kill(os.getpid(), number)
         time.sleep(10)
-    assert str(caught.value) == f"{cause}: what is written is whole. The same command resumes."
+    assert str(caught.value) == f"{cause}: no file is incomplete. The same command resumes."
     assert caught.value.code == code and preemption.received()
     assert not list(tmp_path.iterdir())
     assert not isinstance(caught.value, Exception)  # `except Exception` lets it pass
@@ -59,7 +59,7 @@ def test_where_there_is_something_to_checkpoint(number, code, cause) -> None:
 
 
 def test_a_second_ctrl_c_does_not_wait_and_sigterm_does() -> None:
-    with pytest.raises(Preempted, match="what is written is whole") as caught:
+    with pytest.raises(Preempted, match="no file is incomplete") as caught:
         with Preemption().listening() as heard:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -96,5 +96,5 @@ def test_a_command_that_is_still_loading(tmp_path, number, code, cause) -> None:
         time.sleep(0.005)
     process.send_signal(number)
     said = process.communicate(timeout=60)
-    line = f"mtard-eval: {cause}: what is written is whole. The same command resumes.\n"
+    line = f"mtard-eval: {cause}: no file is incomplete. The same command resumes.\n"
     assert said == ("", line) and process.returncode == code

@@ -162,11 +162,11 @@ def test_what_the_same_command_resumes_is_no_failure(tmp_path, monkeypatch) -> N
     monkeypatch.setenv("TF_CONFIG", "{}")
     with pytest.raises(UnavailableError), run_page.noting(folder):
         raise UnavailableError("Socket closed")
-    assert ">stopped</span>" in page.read_text() and "Another worker is gone" in page.read_text()
+    assert ">stopped</span>" in page.read_text() and "Another worker has ended" in page.read_text()
     monkeypatch.setattr(run_page, "received", lambda: True)
     with pytest.raises(RuntimeError), run_page.noting(folder):
         raise RuntimeError("generator raised")
-    assert "Preempted (SIGTERM): what is written is whole." in page.read_text()
+    assert "Preempted (SIGTERM): no file is incomplete." in page.read_text()
 
 
 def test_a_full_disk_does_not_hide_the_error(tmp_path, monkeypatch) -> None:

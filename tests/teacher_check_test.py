@@ -58,7 +58,7 @@ def test_turned_classes_are_named_before_the_student_trains():
     assert said == [
         "teacher 'teacher' (./teacher.keras) gets 0.0% of 90 validation images right, fewer than "
         "by guessing (33.3%): its classes may be in another order than the data set's, or its "
-        "images on another scale; mend the file, or name another one in Stage.teachers."
+        "images on another scale; fix the file, or name another one in Stage.teachers."
     ]
 
 

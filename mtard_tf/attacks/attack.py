@@ -71,7 +71,7 @@ class Attack(abc.ABC):
     Attributes:
       fixed_loss: for an attack whose loss is its own, why it takes no objective, as in "Square
         searches on the margin"; empty where an objective replaces the loss.
-      stops_early: whether an image is left as soon as it is broken, and so on the boundary: on
+      stops_early: whether an image is left as soon as it is misclassified, so on the boundary: on
         another net, or rounded, it comes back unless it is pushed on (see `attacks.pushed`).
     """
 

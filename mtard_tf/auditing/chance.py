@@ -1,4 +1,4 @@
-"""Whether a net knows anything: its accuracy against what guessing reaches."""
+"""Whether a net is better than chance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit of a model without gradients: what its suite becomes, and what that is worth.
+"""The audit of a model without gradients: its suite, and how far its worst case can be trusted.
 
 Black-box attacks run on the model itself. Attacks along a gradient are crafted on a copy with
 straight-through gradients, where the file allows one, and on a surrogate, where one is given; their

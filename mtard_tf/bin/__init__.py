@@ -107,7 +107,7 @@ def _unless_preempted(main: Callable[[Sequence[str]], None], argv: Sequence[str]
         main(argv)
     except Exception as error:
         if received():  # a library turned it into an error of its own
-            raise Preempted(where="what is written is whole") from error
+            raise Preempted(where="no file is incomplete") from error
         raise
 
 

@@ -1,4 +1,4 @@
-"""What can be asked of each command: one dataclass each, from which its flags are made.
+"""The arguments of each command: one dataclass each, from which its flags are made.
 
 A field is a flag of the same name. Its metadata hold the flag's `help`, and, where there are any,
 another `name`, the `minimum` and `maximum` of a number, and whether a text is a `path`.

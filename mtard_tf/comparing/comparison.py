@@ -27,7 +27,7 @@ def check_audited(names: Iterable[str], baseline: str) -> None:
     """Raises ComparisonError unless one of these stages or rows, which have audits, is its."""
     if baseline not in map(row_of, names):
         raise ComparisonError(
-            f"The baseline {baseline} has no audit and none is to come; train its stages with "
+            f"The baseline {baseline} has no audit and none is planned; train its stages with "
             "--config, audit them with --jobs=1 or more, and do not leave them out with --stage."
         )
 
@@ -55,7 +55,7 @@ def compare(
     shared = [name for name in attacks if name not in unlike]
     if not shared:
         raise ComparisonError(
-            "There is no attack that all were attacked with alike, and so no worst case: "
+            "No attack was run alike on all rows, so there is no worst case: "
             f"{'; '.join(unlike.values())}. Audit them with one suite."
         )
     taught_by = sources([one.stage for one in audited])

@@ -76,7 +76,7 @@ def _wanted(value: Any, annotation: str | None) -> str | None:
 
 
 def _without_macro(value: Any) -> Any:
-    """The value of a macro; any other value as it is."""
+    """The value of a macro; any other value unchanged."""
     if isinstance(value, gin.config.ConfigurableReference) and repr(value).startswith("%"):
         name = "/".join(value.scopes)
         return gin.config._CONFIG.get((name, MACRO), {}).get("value", value)

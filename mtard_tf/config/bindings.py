@@ -129,7 +129,7 @@ def check_read(stages: Sequence[Stage], apart_from: str = "") -> None:
         if key in _given and all(nearer):
             others = " and ".join(sorted({text(other) for other in nearer if other}))
             raise ValueError(
-                f"{text(key)} has no effect, overruled by {others}; give that instead."
+                f"{text(key)} has no effect, overridden by {others}; give that instead."
             )
 
 

@@ -114,7 +114,7 @@ def _syntax(error: SyntaxError) -> str:
     if operator == "/" and float(right):
         value = f" {float(left) / float(right)!r}, or for an epsilon '{left}/{right}' in quotes"
     return (
-        f"{place}: {written} is a Python expression, and gin computes nothing; write the number"
+        f"{place}: {written} is a Python expression, which gin does not evaluate; write the number"
         f"{value}."
     )
 

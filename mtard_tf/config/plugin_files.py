@@ -46,7 +46,8 @@ def load(paths: Sequence[str | pathlib.Path]) -> None:
             _loaded[path.stem] = (path.absolute(), text)
         elif _loaded[path.stem][1] != text:
             raise ConfigError(
-                f"{path} and {_loaded[path.stem][0]} have one name and another text; rename one."
+                f"{path} and {_loaded[path.stem][0]} have the same name and other "
+                "contents; rename one."
             )
 
 

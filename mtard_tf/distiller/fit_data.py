@@ -216,5 +216,5 @@ def with_ids(batch: Sequence[tf.Tensor], steps_done: tf.Tensor) -> Sequence[tf.T
 
 
 def _local(value: Any) -> Any:
-    """The first replica's part of a distributed value; any other value as it is."""
+    """The first replica's part of a distributed value; any other value unchanged."""
     return value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value

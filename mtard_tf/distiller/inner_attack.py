@@ -1,4 +1,4 @@
-"""The inner maximisation of a training step: an attack on the student as it is at that step."""
+"""The inner maximisation of a training step: an attack on the current student."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ class InnerAttack:
         if gradients.none_reaches(lambda x: model(x, training=False), images[: twins.PROBED]):
             raise ValueError(
                 f"{self._owner}: no gradient of the student {model.name} reaches its images "
-                "(rounding, a cast to integers or stop_gradient), so that its attack would stand "
-                "still; take that out, or train with @attacks.square()."
+                "(rounding, a cast to integers or stop_gradient), so its attack would change "
+                "nothing; remove that, or train with @attacks.square()."
             )
 
     def model_fn(self) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -112,7 +112,7 @@ def _method(method: str | Callable) -> tuple[Any, set[str]]:
 
 
 def _object(key: str, value: Any, epochs: int) -> Any:
-    """What a name stands for; everything else as it is."""
+    """The object that a name refers to; any other value unchanged."""
     if not isinstance(value, str):
         return value
     if key in _ATTACKS:

@@ -72,7 +72,7 @@ class Stage:
         of the stage's batches.
       steps_per_execution: steps of one call of the compiled function; records, guards and
         checkpoints see the last one only.
-      jit_compile: whether XLA compiles the step, where that leaves it as it is, see
+      jit_compile: whether XLA compiles the step, if its result stays the same, see
         `compiled_step.choose`; None: on one GPU.
       attack_shards: parts of a batch that are attacked side by side, see `TrainingContext`.
       synchronized_batch_norm: BatchNorm takes its statistics over all replicas.

@@ -187,7 +187,9 @@ def _check_extra(stage: Any) -> None:
     if stage.extra_labels is None:
         return
     if stage.extra is None:
-        _refuse(stage, "extra_labels", "there is no Stage.extra to label: give it, or leave both.")
+        _refuse(
+            stage, "extra_labels", "there is no Stage.extra to label: give it, or leave both out."
+        )
     if stage.extra_labels not in stage.teachers:
         roles = ", ".join(map(repr, stage.teachers)) or "none"
         _refuse(stage, "extra_labels", f"give the role of a teacher ({roles}), or None.")

@@ -69,7 +69,7 @@ def stage(name: str, scope: str = "", **settings: Any) -> Stage:
     if not all(map(_SCOPE.fullmatch, (scope or name).split("/"))):
         near = re.sub(r"\W", "_", name)
         raise ValueError(
-            f"Experiment.stages has {name!r}; a stage's name stands before its bindings, and has "
+            f"Experiment.stages has {name!r}; a stage's name is the scope of its bindings: give "
             f"letters, digits and _ only: {near if _SCOPE.fullmatch(near) else 'stage_1'}."
         )
     # A list stands for the whole scope; a string would be put behind the one that is active.

@@ -1,4 +1,4 @@
-"""Training images by which `litert_int8` gets the ranges of its activations."""
+"""Training images that calibrate the activation ranges of `litert_int8`."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def convert(
     except Exception as error:
         raise ExportError(
             f"The student cannot be converted to {name} ({' '.join(str(error).split())[:300]}); "
-            "nothing is left."
+            "nothing was written."
         ) from error
     file.write_bytes(content)
 
@@ -166,7 +166,7 @@ def _onnx(saved_model: pathlib.Path, known: Mapping[str, str]) -> bytes:
     if foreign:
         raise ExportError(
             f"The student cannot be converted to onnx: opset {OPSET} has no {', '.join(foreign)}; "
-            "nothing is left."
+            "nothing was written."
         )
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"

@@ -1,4 +1,4 @@
-"""A student as the files that are asked for, each proven before any of them is there."""
+"""Exports a student to the requested formats; each file is checked before any is published."""
 
 from __future__ import annotations
 

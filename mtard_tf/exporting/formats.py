@@ -35,7 +35,7 @@ OLDEST = {
 
 
 class ExportError(ValueError):
-    """A failed export, of which nothing is left on disk. The message is one line."""
+    """A failed export, which leaves nothing on disk. The message is one line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Wanted:
             raise ExportError(f"No format is named; give some of {', '.join(FORMATS)}.")
         for name in self.names:
             if name not in FORMATS:
-                raise ExportError(f"{name!r} is no format; use one of {', '.join(FORMATS)}.")
+                raise ExportError(f"{name!r} is not a format; use one of {', '.join(FORMATS)}.")
         if self.calibration not in CALIBRATIONS:
             raise ExportError(
                 f"calibration is {self.calibration!r}; use one of {', '.join(CALIBRATIONS)}."

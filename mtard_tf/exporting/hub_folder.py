@@ -1,4 +1,4 @@
-"""An export laid out as a repository of Hugging Face's hub, to be pushed as it is."""
+"""An export laid out as a repository of Hugging Face's hub, ready to be pushed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check(folder: pathlib.Path) -> None:
     """Refuses a folder that has something in it, before anything is written."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ExportError(
-            f"--hub_folder={folder} is there and not empty; name a new folder, or empty it."
+            f"--hub_folder={folder} exists and is not empty; name a new folder, or empty it."
         )
 
 

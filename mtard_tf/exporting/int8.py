@@ -85,5 +85,5 @@ def write(
     raise ExportError(
         f"No litert_int8 keeps the worst case within {limit:.1%} on {wanted.robust_examples} "
         f"validation images ({'; '.join(tried)}): take litert_float16, train with "
-        "Stage.quantization = 'int8', or allow more by --max_robust_drop; nothing is left."
+        "Stage.quantization = 'int8', or allow more by --max_robust_drop; nothing was written."
     )

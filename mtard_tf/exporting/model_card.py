@@ -39,7 +39,7 @@ def metadata(
       experiment: that of the run.
       name: of the stage.
       data: what the stage noted of them, see `run_directory.noted_data`.
-      student: as it is exported.
+      student: the exported student.
     """
     stage = next(stage for stage in experiment.stages if stage.name == name)
     return {

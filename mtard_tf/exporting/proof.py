@@ -1,4 +1,4 @@
-"""Each exported file held against the student, in a process that never imported this package."""
+"""Compares each exported file with the student, in a process that never imported this package."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def prove(
         if FORMATS[name].exact and not difference <= allowed:
             raise ExportError(
                 f"The exported {signature} ({name}) differs from the student by {difference:.3g} "
-                f"in its logits (at most {TOLERANCE:g} of the largest is allowed); nothing is left."
+                f"in its logits (at most {TOLERANCE:g} of the largest is allowed); nothing was "
+                "written."
             )
     finite = all(np.isfinite(difference) for difference in differences)
     if not (FORMATS[name].exact or (finite and agreement >= min_agreement)):
@@ -62,8 +63,8 @@ def prove(
         )
         raise ExportError(
             f"The exported {name} gives the student's label on {agreement:.1%} of {len(images)} "
-            f"images, and {min_agreement:.1%} is asked for: {way}, or a lower --min_agreement; "
-            "nothing is left."
+            f"images, and {min_agreement:.1%} is required: {way}, or a lower --min_agreement; "
+            "nothing was written."
         )
     found = by_openvino(path, images, expected) if name == SAVED_MODEL else None
     return {
@@ -109,7 +110,7 @@ def _answers(name: str, path: pathlib.Path, images: np.ndarray) -> dict[str, np.
     said = _asked(name, path, images)
     if isinstance(said, str):
         raise ExportError(
-            f"The exported {name} does not work in a fresh process: {said}; nothing is left."
+            f"The exported {name} does not work in a fresh process: {said}; nothing was written."
         )
     return said
 

@@ -58,7 +58,7 @@ def write(
     except Exception as error:
         raise ExportError(
             f"{student.name} cannot be written as a SavedModel "
-            f"({' '.join(str(error).split())[:200]}); nothing is left."
+            f"({' '.join(str(error).split())[:200]}); nothing was written."
         ) from error
 
 

@@ -45,7 +45,7 @@ def fitted_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     for end, inside in ((low, slope(np.exp(low)) < 0), (high, slope(np.exp(high)) > 0)):
         if not inside:
             raise ValueError(
-                f"{len(labels):,} images fix no temperature (it would go beyond "
+                f"{len(labels):,} images do not determine a temperature (it would go beyond "
                 f"{np.exp(-end):g}): {np.mean(logits.argmax(axis=1) == labels):.1%} of them are "
                 "right; take more images, or a net that is better than chance."
             )

@@ -31,7 +31,7 @@ def begins(
       best: of the best validation, with `validation_robust` and that of `SINGLE_STEP`.
       now: of this one.
       last: the epoch of the validation before; None: that of the best.
-      goes_back: the training goes on from the best student; else it stops.
+      goes_back: the training resumes from the best student; else it stops.
     """
     names = ("validation_robust", SINGLE_STEP_KEY)
     if SINGLE_STEP_KEY not in best:

@@ -130,8 +130,8 @@ def check_shapes(model: Any, image_shape: tuple[int, ...]) -> None:
     last = model.layers[-1] if isinstance(model, keras.Model) and model.layers else None
     if activation(last) == "sigmoid":
         raise EvaluationError(
-            f"{model.name} ends in a sigmoid; attacks and distillation need raw logits: take it "
-            "away, as --from_probabilities of mtard-eval and mtard-import does."
+            f"{model.name} ends in a sigmoid; attacks and distillation need raw logits: remove it, "
+            "as --from_probabilities of mtard-eval and mtard-import does."
         )
 
 

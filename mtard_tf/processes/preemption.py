@@ -95,7 +95,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
     _received.append(number)
     for other in _SIGNALS:  # a second one must not cut short what the first one cleans up
         signal.signal(other, signal.SIG_IGN)
-    raise Preempted(where="what is written is whole")
+    raise Preempted(where="no file is incomplete")
 
 
 def lost_worker(error: Exception) -> str:
@@ -104,8 +104,8 @@ def lost_worker(error: Exception) -> str:
     if type(error).__name__ not in _LOST_WORKER or "TF_CONFIG" not in os.environ:
         return ""
     return (
-        f"Another worker is gone ({type(error).__name__}; --debug says more). Start all workers "
-        "again with the same commands; they resume from what is written."
+        f"Another worker has ended ({type(error).__name__}; --debug says more). Start all workers "
+        "again with the same commands; they resume from the last checkpoint."
     )
 
 

@@ -1,4 +1,4 @@
-"""Jobs as tasks of a Ray cluster, on a folder that all its nodes see: `--executor=ray`.
+"""Runs jobs as tasks of a Ray cluster whose nodes share the run directory: `--executor=ray`.
 
 Ray places a task where its cores and GPUs are free, and runs it again on another node when its own
 is lost. The commands, their order, logs and locks are those of `jobs`.

@@ -1,4 +1,4 @@
-"""What to do next: one sentence for each check of an audit that speaks against its figures."""
+"""What to do next: one sentence for each check of an audit that puts its figures in doubt."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def next_step(finding: Mapping) -> str:
 
 
 def next_of_all(report: Mapping) -> str:
-    """What to do where no check speaks against the figures."""
+    """What to do where no check puts the figures in doubt."""
     stronger = "autoattack" in report["attacks"] or "artefact" in report
     if stronger:
         return "the worst classes, below; then more images, and another norm (--norm)."

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from mtard_tf.reporting import advice, charts, notation, png, svg
 
-# Beyond so many classes the tables show the worst ones, and the rest folded away or not at all.
+# With more classes the tables show the worst ones, and the rest folded away or not at all.
 SHOWN_CLASSES = 20
 _PAIRS = 12
 
@@ -84,7 +84,7 @@ def _accuracy(name: str, entry: Mapping, key: str, most: str = "") -> dict[str, 
 
 
 def _accuracies(report: Mapping, most: str) -> list[dict[str, Any]]:
-    """Clean, each attack and the worst cases; `most` stands before what is an upper bound."""
+    """Clean, each attack and the worst cases; `most` precedes an upper bound."""
     rows = [{**_accuracy("clean", report, "clean"), "kind": "clean"}]
     worst = notation.worst_cases(report)
     for name, entry in {**report["attacks"], **worst}.items():

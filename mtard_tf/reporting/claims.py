@@ -42,7 +42,7 @@ def robustbench(report: Mapping) -> str:
     ]
     wanting = missing(report)
     if wanting:
-        lines += ["", "RobustBench would not take this as it is:"]
+        lines += ["", "RobustBench would not accept this claim:"]
         lines += [f"* {sentence}" for sentence in wanting]
     return "\n".join(lines)
 

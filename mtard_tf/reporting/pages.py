@@ -68,7 +68,7 @@ def write(path: pathlib.Path, out: pathlib.Path | None = None) -> pathlib.Path:
 
 
 def refresh(path: pathlib.Path) -> pathlib.Path | None:
-    """Writes a page as `write` does; says in one line why where it cannot, and goes on.
+    """Writes a page as `write` does; if it cannot, prints why in one line and continues.
 
     For a training or an audit, which no page is worth.
     """

@@ -1,4 +1,4 @@
-"""Colours that colour-blind readers can tell apart, each with a mark and a dash of its own."""
+"""Colours that colour-blind readers can tell apart, each with its own mark and dash."""
 
 from __future__ import annotations
 

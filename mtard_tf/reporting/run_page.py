@@ -43,7 +43,7 @@ def noting(folder: pathlib.Path) -> Iterator[None]:
         if line := lost_worker(error):
             _note(path, "stopped", line)
         elif received():  # a library turned it into an error of its own
-            _note(path, "stopped", str(Preempted(where="what is written is whole")))
+            _note(path, "stopped", str(Preempted(where="no file is incomplete")))
         else:
             _note(path, "failed", str(error) or type(error).__name__)
         raise

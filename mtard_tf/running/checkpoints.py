@@ -85,7 +85,7 @@ class Checkpoints:
                 return _read(path)
             except _DAMAGED as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                say(f"{path} is damaged ({reason}); it is passed over for the state before it.")
+                say(f"{path} is damaged ({reason}); it is skipped for the state before it.")
         return None
 
     def notes(self) -> Mapping[str, Any] | None:
@@ -107,7 +107,7 @@ class Checkpoints:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise CheckpointError(
-                f"{self._path(state.step)} has notes that no training wrote ({reason}); remove the "
+                f"{self._path(state.step)} has invalid notes ({reason}); remove the "
                 "file, and the stage resumes from the state before it."
             ) from error
 

@@ -1,4 +1,4 @@
-"""Builds every stage untrained: what a later one refuses must not wait for the first to end."""
+"""Builds every stage before any is trained, so that a mistake in a later one is found at once."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def check_student(what: str, student: Any, image_shape: tuple[int, ...], classes
     """
     if not isinstance(student, keras.Model):
         raise ValueError(
-            f"{what} makes a {type(student).__name__}; give a function that returns a functional "
+            f"{what} returns a {type(student).__name__}; give a function that returns a functional "
             "or Sequential Keras model."
         )
     try:
@@ -173,13 +173,13 @@ def _check_layer(what: str, layer: keras.layers.Layer) -> None:
     """Refuses a layer that the student's `.keras` file would not give back as it is."""
     if isinstance(layer, keras.layers.Lambda):
         raise ValueError(
-            f"{what} has the Lambda layer {layer.name!r}, whose code no file keeps; use keras.ops, "
-            "or a layer class of your own."
+            f"{what} has the Lambda layer {layer.name!r}, whose code is not saved with a model; "
+            "use keras.ops, or a layer class of your own."
         )
     try:
         config = keras.saving.serialize_keras_object(layer)
         again = keras.saving.deserialize_keras_object(config)
-        reason = "its get_config leaves out what it was made with"
+        reason = "its get_config omits arguments of its __init__"
         alike = [v.shape for v in again.weights] == [v.shape for v in layer.weights]
     except Exception as error:  # whatever a layer of a user's raises
         reason, alike = " ".join(str(error).split()).partition(". ")[0][:200], False

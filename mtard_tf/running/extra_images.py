@@ -37,7 +37,7 @@ def load(stages: Sequence[Stage], data: ImageData) -> dict[str, Extra]:
         split = made.train if isinstance(made, ImageData) else made
         if not isinstance(split, Split):
             raise ValueError(
-                f"{stage.scope}/Stage.extra makes a {type(split).__name__}; give a factory that "
+                f"{stage.scope}/Stage.extra returns a {type(split).__name__}; give a factory that "
                 "returns an ImageData or a Split, such as @datasets.npz."
             )
         fingerprint = digest(split.images, split.labels)

@@ -1,4 +1,4 @@
-"""What ends a training early: values that are not finite, no updates, catastrophic overfitting."""
+"""Stops a training early: values that are not finite, no updates, catastrophic overfitting."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Guard(keras.callbacks.Callback):
         if _scalar(logs.get("overflowed", 0.0)) and self.left_out >= OVERFLOWS_IN_A_ROW:
             scale = float(self.model.optimizer.dynamic_scale.numpy())
             raise NonFinite(
-                f"{self._stage}: loss scaling left {self.left_out} steps in a row out, up to "
+                f"{self._stage}: loss scaling skipped {self.left_out} steps in a row, up to "
                 f"{self._place()}: the gradients are not finite at any scale (now {scale:.1e}). "
                 "Use Stage.precision = 'mixed_bfloat16' or 'float32', which says where they are "
                 "not; the checkpoints are from before these steps."
@@ -99,7 +99,7 @@ class Guard(keras.callbacks.Callback):
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise NonFinite(
                     f"{self._stage}: {variable.path} is not finite after {self._place()}; it is "
-                    "not kept. Lower the learning rate or warm up epsilon; the same command "
+                    "not saved. Lower the learning rate or warm up epsilon; the same command "
                     "resumes from the last checkpoint."
                 )
 
@@ -110,7 +110,7 @@ class Guard(keras.callbacks.Callback):
             return
         cause = "skipped, as their loss or gradient is not finite"
         if not distiller.context.skip_non_finite:
-            cause = "left out by loss scaling, as their gradients overflow in mixed_float16"
+            cause = "skipped by loss scaling, as their gradients overflow in mixed_float16"
         raise NothingTrained(
             f"{self._stage}: only {taken:,} of {step:,} steps changed the weights; the others were "
             f"{cause}. Lower the learning rate, train for more steps, or use another "

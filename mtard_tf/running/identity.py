@@ -1,4 +1,4 @@
-"""What a stage is: its data, its code, its settings. A stage that was begun as another is refused.
+"""Digests of a stage's data, code and settings. A stage that was begun with others is refused.
 
 What the package itself computes is identified by its version, which is recorded and never refused:
 a bug-fix release resumes what an earlier one began. Code that others registered gives no such

@@ -1,4 +1,4 @@
-"""What a training leaves to read: rows of numbers, and a progress bar."""
+"""Metrics of a training, as rows of a file, and its progress bar."""
 
 from __future__ import annotations
 

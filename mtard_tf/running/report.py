@@ -106,7 +106,7 @@ def surrogate_of(experiment: Experiment, stage: str) -> str | None:
 
 
 def is_current(run_dir: pathlib.Path, experiment: Experiment, audit: Audit, stage: str) -> bool:
-    """Whether the report is there, of this audit and of the student as it is now."""
+    """Whether the report is there, of this audit and of the current student."""
     if run_files.current_report(run_dir, stage) is None:
         return False
     model, surrogate = load_student(run_dir, stage), None

@@ -56,7 +56,7 @@ def claim(run_dir: pathlib.Path, config: str, name: str = CONFIG) -> None:
             before = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise RunError(
-                f"{path} is no text ({error}); put it back from a copy, or choose another "
+                f"{path} is not text ({error}); restore it from a copy, or choose another "
                 "--run_dir."
             ) from error
         if before != config:
@@ -163,7 +163,7 @@ def noted_data(run_dir: pathlib.Path, stage: str) -> tuple[dict, np.ndarray]:
         return data, probes
     except (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError) as error:
         raise RunError(
-            f"{run_dir / stage} does not hold what an export needs of the data "
+            f"{run_dir / stage} lacks what an export needs of the data "
             f"({' '.join(str(error).split())}); put {images} back, or remove the folder to train "
             "the stage anew."
         ) from error

@@ -1,4 +1,4 @@
-"""The stages of an experiment in processes of their own, several at a time."""
+"""The stages of an experiment in separate processes, several at a time."""
 
 from __future__ import annotations
 

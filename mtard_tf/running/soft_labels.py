@@ -1,4 +1,4 @@
-"""What a teacher says of the training images, computed once for a stage and read from then on."""
+"""A teacher's soft labels of the training images, computed once for a stage and cached."""
 
 from __future__ import annotations
 

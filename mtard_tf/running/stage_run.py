@@ -237,7 +237,7 @@ class _Run:
         """Empties the folder for a new start; checkpoints that are all damaged are moved aside."""
         if self._checkpoints.any():
             aside = files.set_aside(self._folder, "damaged")
-            self._say(f"no checkpoint is whole; begins anew, and what was there is in {aside}.")
+            self._say(f"no checkpoint is intact; starts again, the old files are in {aside}.")
         files.remove(self._folder)  # what a stage left that never wrote a checkpoint
 
     def _notes(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a stage learns from and starts from, and whether it was begun with the same."""
+"""The teachers and initial weights of a stage, and whether they have changed since it began."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def restart(stage: Stage, run_dir: pathlib.Path, now: Mapping[str, Mapping]) -> 
     except Changed as error:
         aside = files.set_aside(run_dir / stage.name, "before")
         reason = str(error).split(". Put it back")[0]
-        print(f"{stage.name}: begins anew; what was there is in {aside} ({reason}).", flush=True)
+        print(f"{stage.name}: starts again; the old files are in {aside} ({reason}).", flush=True)
 
 
 def _described(sources: Mapping[str, str]) -> dict[str, str]:

@@ -63,7 +63,7 @@ def check_teachers(
         if below_chance(right, len(split), data.num_classes):
             say(
                 f"{line}, fewer than by guessing ({1 / data.num_classes:.1%}): its classes may be "
-                "in another order than the data set's, or its images on another scale; mend the "
+                "in another order than the data set's, or its images on another scale; fix the "
                 "file, or name another one in Stage.teachers."
             )
         elif weak:

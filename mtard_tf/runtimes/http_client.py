@@ -65,7 +65,7 @@ class Client:
         except ValueError:
             port = -1
         if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
-            raise EndpointError(f"{url!r} is no address; give http://HOST:PORT/v1/models/NAME.")
+            raise EndpointError(f"{url!r} is not an address; give http://HOST:PORT/v1/models/NAME.")
         if parts.username is not None or parts.query or parts.fragment:
             raise EndpointError(
                 f"{parts.hostname}: give http://HOST:PORT/v1/models/NAME, without user, query or "
@@ -138,7 +138,7 @@ class Client:
             return response.status, text.decode("utf-8", "replace")
         except TimeoutError:
             self.close()
-            return None, f"gave no whole answer within {seconds:g} s"
+            return None, f"did not answer in full within {seconds:g} s"
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()
             return None, f"did not answer ({' '.join(str(error).split()) or type(error).__name__})"
@@ -158,7 +158,7 @@ class Client:
         if limits.max_requests is not None and self._asked >= limits.max_requests:
             raise EndpointError(
                 f"{self.url} was asked {self._asked:,} times, the limit of --max_requests; run "
-                "the same again to go on from here."
+                "the same again to resume from here."
             )
         if limits.max_rate is not None:
             time.sleep(max(0.0, self._last + 1 / limits.max_rate - time.monotonic()))
@@ -169,8 +169,8 @@ class Client:
             return json.loads(text)
         except ValueError:
             raise EndpointError(
-                f"{self.url} answered no JSON: {_shortened(text)}; give a server of TensorFlow "
-                "Serving's REST protocol."
+                f"{self.url} did not answer in JSON: {_shortened(text)}; give a server of "
+                "TensorFlow Serving's REST protocol."
             ) from None
 
 

@@ -11,9 +11,8 @@ from mtard_tf.distribute.replicas import global_means, replicated_state
 from mtard_tf.losses import kl_divergence
 
 STARTS_AS_TEACHER = (
-    "the student starts from its teacher {!r}, whose L(0) is then a rounding error that normalises "
-    "nothing; the loss balance takes the losses of a student that calls all classes equally likely "
-    "for L(0)."
+    "the student starts as a copy of its teacher {!r}, so its own L(0) is only a rounding error; "
+    "the loss balance takes the losses of a student with equal logits as L(0) instead."
 )
 
 
