@@ -1,4 +1,4 @@
-"""Has what a served model answers drifted from what it answered when it was exported?
+"""Detects drift: have the outputs of a served model changed since it was exported?
 
     from mtard_tf import monitor
 

@@ -74,7 +74,7 @@ def test_a_run_directory_is_gone_on_with_and_refuses_another_experiment(tmp_path
         np.testing.assert_array_equal(ours, expected)
     with pytest.raises(RunError, match="holds a run of another configuration.*\n(.*\n)*.*epochs"):
         mt.train("natural", net, data, run_dir=folder, **{**_TINY, "epochs": 3})
-    with pytest.raises(RunError, match="natural was begun with something else: the train split"):
+    with pytest.raises(RunError, match="natural has changed since it began: the train split"):
         mt.train("natural", net, tiny_data(train=44), run_dir=folder, **_TINY)
     with pytest.raises(ConfigError, match="holds a run that was begun from Python; repeat the cal"):
         gin_files.of_run(folder)

@@ -339,10 +339,10 @@ def test_finished_stages_are_checked_side_by_side_too(chain_run, tiny_run_file, 
     assert side_by_side.training_jobs(described.stages, run_dir, known) == []
     student = run_dir / "chain_teacher" / "student.keras"
     small_cnn((8, 8, 3), 3).save(student)
-    with pytest.raises(RunError, match="chain_step1 was begun with something else: the file of "):
+    with pytest.raises(RunError, match="chain_step1 has changed since it began: the file of "):
         side_by_side.training_jobs(described.stages, run_dir, known)
     asked = ["chain_teacher"]
-    with pytest.raises(RunError, match="chain_step1 was begun with something else: the file of "):
+    with pytest.raises(RunError, match="chain_step1 has changed since it began: the file of "):
         side_by_side.training_jobs(described.stages, run_dir, known, restart=asked)
     # To be begun anew: its process asks once more, as that of a stage that learns from it does.
     asked = ["chain_teacher", "chain_step1"]
@@ -352,7 +352,7 @@ def test_finished_stages_are_checked_side_by_side_too(chain_run, tiny_run_file, 
         ["--only=chain_step1", "--restart=chain_step1"],
     ]
     student.unlink()
-    with pytest.raises(RunError, match="student.keras of a finished stage is gone"):
+    with pytest.raises(RunError, match="student.keras of a finished stage is missing"):
         side_by_side.training_jobs(described.stages, run_dir, known)
 
 

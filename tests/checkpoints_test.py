@@ -163,8 +163,8 @@ def test_a_teacher_that_was_replaced(tiny_run_file, tiny_run) -> None:
         _run(tiny_run_file, tiny_run)
     folder = tiny_run / "student"
     line = (
-        f"{folder} was begun with something else: the file of the teacher clean. Put it back, "
-        "choose another --run_dir, or begin the stage anew with mtard-train --restart=student."
+        f"{folder} has changed since it began: the file of the teacher clean. Undo that, "
+        "choose another --run_dir, or restart the stage with mtard-train --restart=student."
     )
     assert str(caught.value) == line
     # The same, for a student that has not ended.

@@ -446,7 +446,7 @@ def test_by_run_file(tiny_run_file, tmp_path) -> None:
     assert result["extra"] == {"images": 60, "share": pytest.approx(0.5), "labels": None}
     assert result["steps"] == 6  # 40 real images in batches of 16, two epochs
     np.savez(path, image=255 - made.images, label=made.labels)
-    with pytest.raises(Changed, match="begun with something else: the extra images. Put it back"):
+    with pytest.raises(Changed, match="changed since it began: the extra images. Undo that"):
         experiment_run.run(experiment, run_dir, gin_files.text())
 
 

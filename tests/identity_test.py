@@ -216,8 +216,8 @@ def test_a_stage_that_was_begun_as_another(tmp_path, data, capsys, ended) -> Non
     else:
         _begun(folder, identity=before)
     line = (
-        f"{folder} was begun with something else: Stage.epochs was 5 and is not set. Put it back, "
-        "choose another --run_dir, or begin the stage anew with mtard-train --restart=net."
+        f"{folder} has changed since it began: Stage.epochs was 5 and is not set. Undo that, "
+        "choose another --run_dir, or restart the stage with mtard-train --restart=net."
     )
     with pytest.raises(stage_sources.Changed) as caught:
         stage_sources.finished(stage, tmp_path, now)
@@ -228,7 +228,7 @@ def test_a_stage_that_was_begun_as_another(tmp_path, data, capsys, ended) -> Non
     aside = tmp_path / "net.before"
     assert (
         list(aside.iterdir())
-        and f"the old files are in {aside} ({folder} was begun" in capsys.readouterr().out
+        and f"the old files are in {aside} ({folder} has changed" in capsys.readouterr().out
     )
     _begun(folder, identity=now)  # the same command, repeated, goes on with it
     stage_sources.restart(stage, tmp_path, now)
@@ -249,13 +249,13 @@ def test_a_student_of_a_teacher_that_begins_anew_is_refused_before_anything_is_t
     _begun(tmp_path / "teacher", identity=before["teacher"])
     _begun(tmp_path / "student", identity=now["student"], sources=prints)
     stages = [teacher, student]
-    with pytest.raises(stage_sources.Changed, match="teacher was begun with something else: Stage"):
+    with pytest.raises(stage_sources.Changed, match="teacher has changed since it began: Stage"):
         stage_sources.check_begun(stages, tmp_path, now)
     with pytest.raises(stage_sources.Changed) as caught:
         stage_sources.check_begun(stages, tmp_path, now, ["teacher"])
     assert str(caught.value) == (
-        f"{tmp_path / 'student'} was begun with teacher, which is to begin anew; begin it anew as "
-        "well with --restart=student, or choose another --run_dir."
+        f"{tmp_path / 'student'} learned from teacher, which is to be trained again; restart "
+        "it as well with --restart=student, or choose another --run_dir."
     )
     stage_sources.check_begun(stages, tmp_path, now, ["teacher", "student"])
     stage_sources.check_begun(stages, tmp_path, before, ["teacher"])  # nothing begins anew

@@ -1,4 +1,4 @@
-"""One round of Auto-PGD, on a batch that images leave as they are broken."""
+"""One round of Auto-PGD, on a batch from which misclassified images are dropped."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Slope(NamedTuple):
     """A loss, and how it changes with the images.
 
     Attributes:
-      loss: `[batch]`, as it is.
+      loss: `[batch]`, unscaled.
       logits: float32 `[batch, classes]`.
       gradient: of `scale * loss` with respect to the images, shaped like them.
       scale: `[batch]`, powers of two.

@@ -1,4 +1,4 @@
-"""Beyond the boundary where an attack stopped: for images that are rounded or tried on another net.
+"""Pushes images past the decision boundary at which an attack stopped, for rounding and transfer.
 
 APGD, Square, FAB and all that look for the smallest change leave an image as soon as the net gets
 it wrong, and so on the boundary of its decision. Rounding to 8 bits, or another net, then brings

@@ -1,4 +1,4 @@
-"""A batch attacked in parts, side by side: two keep two cores busier than one does."""
+"""Attacks a batch in parts, in parallel, which keeps the cores of a CPU busier."""
 
 from __future__ import annotations
 

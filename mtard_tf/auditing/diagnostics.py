@@ -1,4 +1,4 @@
-"""Do the numbers mean what they seem to? Each check is a finding with its evidence."""
+"""Checks whether robust accuracies can be trusted. Each check is a finding with its evidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images for a report to show: some that fell under the probe and some that survived it."""
+"""Images for a report to show: some that the probe broke and some that survived it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains and audits all stages of an experiment, and sets them side by side in one table.
+"""Trains and audits all stages of an experiment, and compares them in one table.
 
     mtard-compare --config=runs/compare/quick.gin --run_dir=runs/compare --jobs=2 --baseline=trades
     mtard-compare --run_dir=runs/compare --suite=paper --examples=1000

@@ -1,4 +1,4 @@
-"""Makes data sets of your own images, and prepares known ones on machines with no network.
+"""Imports your own images as data sets, and prepares known ones without a network.
 
     mtard-data import images --source=PHOTOS --out=NAME [--size=64] [--splits=80/10/10]
     mtard-data import fashion_mnist --source=/usr/share/datasets/fashion-mnist [--data_dir=DIR]

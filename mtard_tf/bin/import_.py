@@ -1,4 +1,4 @@
-"""Makes a .keras file of PyTorch's, safetensors' or DeepMind's weights, without running their code.
+"""Converts PyTorch, safetensors or DeepMind weights to a .keras file, without running their code.
 
     mtard-import --source=TRADES.pt --model=models.wide_resnet34_10 --out=teacher.keras
     mtard-import --source=resnet20.th --model=models.resnet20 --normalization=imagenet \\

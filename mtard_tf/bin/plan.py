@@ -1,4 +1,4 @@
-"""Says what an experiment will cost before it is run: FLOPs, hours and memory of every stage.
+"""Estimates the cost of an experiment before it is run: FLOPs, hours and memory of every stage.
 
     mtard-plan --config=quickstart.gin
     mtard-plan --config=quickstart.gin --check

@@ -1,4 +1,4 @@
-"""What the flags of `mtard-compare` mean: train what is not trained, audit it, write the table."""
+"""`mtard-compare`: trains the stages that are not trained yet, audits them, writes the table."""
 
 from __future__ import annotations
 

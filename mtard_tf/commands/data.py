@@ -1,4 +1,4 @@
-"""What the words and flags of `mtard-data` mean."""
+"""`mtard-data`: lists, imports and converts data sets."""
 
 from __future__ import annotations
 

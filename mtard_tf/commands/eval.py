@@ -1,4 +1,4 @@
-"""What the flags of `mtard-eval` mean: a model file, or a run, against a suite by name."""
+"""`mtard-eval`: audits a model file, or the students of a run, with a suite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `--executor` means: where the jobs of a run go."""
+"""`--executor`: whether the jobs of a run are local processes or Ray tasks."""
 
 from __future__ import annotations
 

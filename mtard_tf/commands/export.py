@@ -1,4 +1,4 @@
-"""What the flags of `mtard-export` mean: a stage's student as files, and its model card."""
+"""`mtard-export`: writes a stage's student as files, with its model card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the flags of the gate mean: requirements are read before an audit and judged after it."""
+"""The flags of the gate: requirements are read before an audit and checked after it."""
 
 from __future__ import annotations
 

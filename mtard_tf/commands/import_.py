@@ -1,4 +1,4 @@
-"""What `mtard-import` does: builds the net, fills it, compares and measures it, writes it."""
+"""`mtard-import`: builds a net, loads the weights, compares and measures it, writes it."""
 
 from __future__ import annotations
 

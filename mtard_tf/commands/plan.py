@@ -1,4 +1,4 @@
-"""What the flags of `mtard-plan` mean: whose shapes, whose teachers, whose speed and fitness."""
+"""`mtard-plan`: estimates the cost of a run, tunes its speed, or measures its teachers."""
 
 from __future__ import annotations
 

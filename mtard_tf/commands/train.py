@@ -1,4 +1,4 @@
-"""What the flags of `mtard-train` mean: begin a run or resume it, on the devices they name."""
+"""`mtard-train`: starts or resumes a run, on the chosen devices."""
 
 from __future__ import annotations
 

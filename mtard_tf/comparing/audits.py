@@ -1,4 +1,4 @@
-"""What finished and audited stages left, and whether it can stand in one table."""
+"""The audits of finished stages, and whether they can be compared in one table."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def _conditions(compared: Mapping) -> str:
         f"{compared['dataset']}, first {compared['examples']:,} images of the {compared['split']} "
         f"split; {threat['norm']}, epsilon {threat['epsilon']:.5g} in [0, 1] pixel units. n "
         "replicates of a row differ by their seed; mean ± sample standard deviation over them, "
-        "which one alone has not. The worst case counts an image as robust only if it survives "
+        "none for a single replicate. The worst case counts an image as robust only if it survives "
         f"all of {', '.join(compared['worst_case_of'])}."
     )
 

@@ -1,4 +1,4 @@
-"""Catastrophic overfitting of fast adversarial training, told from two validations."""
+"""Catastrophic overfitting of fast adversarial training, detected from two validations."""
 
 from __future__ import annotations
 

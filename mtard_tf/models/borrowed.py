@@ -1,4 +1,4 @@
-"""Architectures from elsewhere: of a net, of a file, and Keras' own applications."""
+"""Architectures from elsewhere: a given net, a file, or one of Keras' applications."""
 
 from __future__ import annotations
 

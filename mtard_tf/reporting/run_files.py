@@ -1,4 +1,4 @@
-"""The files of a run as they are read back: whole and of the kind that was written, or one line."""
+"""Reads the files of a run back, and refuses damaged ones in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a page shows of a run: its stages as far as they are, how they were trained, from whom."""
+"""What a page shows of a run: the state of its stages, their training curves, their teachers."""
 
 from __future__ import annotations
 

@@ -116,8 +116,8 @@ class Validation(keras.callbacks.Callback):
         if self._attack is None:
             self.last["validation_score"] = clean
         else:
-            stands = self._evaluator.attacked(self._attack, self._split, self._examples)
-            robust = float(stands.mean())
+            survived = self._evaluator.attacked(self._attack, self._split, self._examples)
+            robust = float(survived.mean())
             score = w_robust(clean, robust)
             self.last |= {"validation_robust": robust, "validation_w_robust": score}
             self.last["validation_score"] = score

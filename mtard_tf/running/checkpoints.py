@@ -1,4 +1,4 @@
-"""Training states on disk: written whole, the last few kept, a damaged one passed over."""
+"""Training states on disk: written atomically, the last few kept, a damaged one skipped."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ class Watch:
     def after(
         self, before: Mapping, now: Mapping, best: Mapping, distiller: Any
     ) -> dict[str, Any] | None:
-        """What stands for the last validation if overfitting begins with `now`; None if not.
+        """The validation to report as the last if overfitting begins with `now`; None if not.
 
         That of the student before, with `overfitted_in`: the training ends. Or that of the best,
         whose weights the student then has.

@@ -1,4 +1,4 @@
-"""What a finished stage leaves: its student, and `stage.json`, which says what it is."""
+"""The results of a finished stage: its student, and `stage.json`, which describes it."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def finished(stage: Stage, run_dir: pathlib.Path, now: Mapping[str, Mapping]) ->
       now: what the stage is, from `identity.of_stage`.
 
     Raises:
-      Changed: it was begun with something else, whether it is finished or was interrupted.
+      Changed: it has changed since it began, whether it is finished or was interrupted.
       RunError: its student, or a teacher's, is gone.
     """
     folder = run_dir / stage.name
@@ -82,15 +82,15 @@ def finished(stage: Stage, run_dir: pathlib.Path, now: Mapping[str, Mapping]) ->
     changed = identity.changes(former, {**now, "sources": sources})
     if changed:
         raise Changed(
-            f"{folder} was begun with something else: {'; '.join(changed)}. Put it back, choose "
-            f"another --run_dir, or begin the stage anew with mtard-train --restart={stage.name}."
+            f"{folder} has changed since it began: {'; '.join(changed)}. Undo that, choose "
+            f"another --run_dir, or restart the stage with mtard-train --restart={stage.name}."
         )
     if not (folder / "stage.json").exists():
         return None
     if not (folder / "student.keras").exists():
         raise RunError(
-            f"{folder / 'student.keras'} of a finished stage is gone; put it back, or remove "
-            f"{folder} to train it anew."
+            f"{folder / 'student.keras'} of a finished stage is missing; restore it, or "
+            f"remove {folder} to train it again."
         )
     return dict(before)
 
@@ -137,15 +137,15 @@ def check_begun(
         if lost and _noted(stage, run_dir) is not None:
             if not again:
                 raise Changed(
-                    f"{run_dir / stage.name} was begun with {lost[0]}, which is to begin anew; "
-                    f"begin it anew as well with --restart={stage.name}, or choose another "
+                    f"{run_dir / stage.name} learned from {lost[0]}, which is to be trained again; "
+                    f"restart it as well with --restart={stage.name}, or choose another "
                     "--run_dir."
                 )
             anew.append(stage.name)
 
 
 def restart(stage: Stage, run_dir: pathlib.Path, now: Mapping[str, Mapping]) -> None:
-    """Moves a stage that was begun with something else out of the way, to `<name>.before`.
+    """Moves a stage that has changed since it began out of the way, to `<name>.before`.
 
     One that is unchanged stays: the same command, repeated, resumes it.
     """
@@ -153,7 +153,7 @@ def restart(stage: Stage, run_dir: pathlib.Path, now: Mapping[str, Mapping]) -> 
         finished(stage, run_dir, now)
     except Changed as error:
         aside = files.set_aside(run_dir / stage.name, "before")
-        reason = str(error).split(". Put it back")[0]
+        reason = str(error).split(". Undo that")[0]
         print(f"{stage.name}: starts again; the old files are in {aside} ({reason}).", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What holds for every distiller, whichever family it is of.
+"""What holds for every distiller, of any family.
 
 Each is built in the setting `fashion_mini` with tiny nets and images, trained for a few steps on
 one batch, and examined by all tests.
