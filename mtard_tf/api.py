@@ -69,7 +69,7 @@ def distil(
     Args:
       method: name of a distiller, or a subclass of `mtard_tf.Distiller`.
       net: from float32 images in [0, 1], `[batch, height, width, channels]`, to logits
-        `[batch, classes]`. It is left as it is: its architecture is trained from fresh weights.
+        `[batch, classes]`. It is not changed: its architecture is trained from fresh weights.
       data: validation images choose the weights; the test split is not touched.
       teachers: role -> model, `.keras` file or SavedModel folder, which are not changed. The roles
         are the method's: "clean" and "robust" for "mtard" and "bmtard".

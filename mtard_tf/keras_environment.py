@@ -1,4 +1,4 @@
-"""Checks that Keras' settings, as the environment gives them, are those that this package needs."""
+"""Checks that Keras' settings in this environment are those that this package needs."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class FAB(Attack):
       num_targets: target classes when `targeted`, or all wrong ones if there are fewer.
       alpha_max: greatest pull towards the clean image.
       eta: overshoot behind the boundary.
-      beta: share of the way from the clean image at which a found point goes on.
+      beta: share of the way from the clean image to a found point at which the search continues.
 
     Raises:
       ValueError: a number below 1.

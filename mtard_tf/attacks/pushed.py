@@ -54,7 +54,7 @@ class Pushed(Attack):
 def beyond(
     attack: Callable[..., tf.Tensor], *, on_levels: bool = False
 ) -> Callable[..., tf.Tensor]:
-    """An attack fit to be tried on another net: pushed on if it stops early, else as it is.
+    """An attack fit to be tried on another net: pushed on if it stops early, else unchanged.
 
     Args:
       attack: any; one of another class says so in an attribute `stops_early`.

@@ -110,7 +110,7 @@ def run_rounds(
       single: one round; its margins (z_label - best other logit) are below 0 for broken images.
       problem: of the attack.
       logits: of the clean images, `[batch, classes]`.
-      rounds: at most this many; each gets random numbers of its own.
+      rounds: at most this many; each gets its own random numbers.
       extra: one more tensor by image for `single`, `[batch, ...]`; nothing if None.
 
     Returns:

@@ -14,7 +14,7 @@ from mtard_tf.attacks.pgd import PGD
 
 @dataclasses.dataclass(frozen=True)
 class AtTemperature(Attack):
-    """An attack that sees logits / temperature, which leaves every prediction as it is.
+    """An attack that sees logits / temperature, which changes no prediction.
 
     A net that was trained at a temperature T has logits about T times larger; its softmax at 1 is
     one-hot in float32, and the cross-entropy has no gradient. At T it has the training's own.

@@ -137,7 +137,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def parse_normalization(text: str) -> Normalization:
-    """A name as it is, and "0.5,0.5,0.5/0.2,0.2,0.2" as (mean, standard deviation).
+    """A name unchanged, and "0.5,0.5,0.5/0.2,0.2,0.2" as (mean, standard deviation).
 
     Raises:
       ValueError: numbers of another form; names are for the model to judge.

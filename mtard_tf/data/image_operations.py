@@ -13,7 +13,7 @@ _FIXED = 2**16  # Pillow maps places in 16.16 fixed point
 
 
 def saturation(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Blends with the image's luma; 1 leaves it as it is, grey images always."""
+    """Blends with the image's luma; 1 changes nothing, and grey images never change."""
     return _blended(_luma(images), images, factor)
 
 

@@ -23,7 +23,7 @@ def npz(
 ) -> Split:
     """Images and labels of an `.npz` file, as extra images of a stage (`Stage.extra`).
 
-    It has no test split: a data set of its own is made with `mtard_tf.data.from_arrays`.
+    It has no test split: a whole data set is made with `mtard_tf.data.from_arrays`.
 
     Args:
       path: of the file; `~` is the home.

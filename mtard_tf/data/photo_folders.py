@@ -51,7 +51,7 @@ class Listing:
       label_names: names of the class folders, sorted; an id is a place in them.
       photos: by split ("validation" may be absent), in an order that depends on their names alone
         and mixes the classes: the first images of a split are a sample of it.
-      shares: the percentages of the splits; None for a source that has splits of its own.
+      shares: the percentages of the splits; None for a source that is divided already.
       skipped: how many entries were left out, by kind.
     """
 

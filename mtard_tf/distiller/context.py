@@ -17,7 +17,7 @@ from mtard_tf.threat import ThreatModel
 class TrainingContext:
     """How a distiller trains, whatever its family.
 
-    A family passes it on to `Distiller.__init__` as it is, so that a field that is added here
+    A family passes it on to `Distiller.__init__` unchanged, so that a field that is added here
     reaches every family and breaks none.
 
     Attributes:

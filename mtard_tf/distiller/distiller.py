@@ -47,7 +47,7 @@ class Distiller(FitModel):
         argument outside its range.
     """
 
-    # Each view is a forward pass of its own, in this order: BatchNorm sees separate batches.
+    # Each view is a separate forward pass, in this order: BatchNorm sees separate batches.
     student_views: tuple[str, ...] = ("clean",)
     # Role -> view, or several: the logits of several are named `<role>_<view>`.
     teacher_views: Mapping[str, str | Sequence[str]] = {}

@@ -104,7 +104,7 @@ class Teachers:
 
 
 def logits_table(model: keras.Model, split: Split) -> np.ndarray:
-    """A model's logits on every image as it is, float32 `[images, classes]`."""
+    """A model's logits on every image, not augmented, float32 `[images, classes]`."""
     infer = tf.function(lambda images: model(images, training=False), autograph=False)
     batches = evaluation_batches(split, _TABLE_BATCH)
     return np.concatenate([infer(images).numpy() for images, _, _ in batches])

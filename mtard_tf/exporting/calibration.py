@@ -1,4 +1,4 @@
-"""Probabilities one can use: a temperature for a student's logits, and what it does to them.
+"""Calibrated probabilities: a temperature for a student's logits, and its effect.
 
 The temperature, the threshold and the reference of `mtard_tf.monitor` are of validation images; how
 good they are is measured on test images. All images are uint8, clean and attacked.

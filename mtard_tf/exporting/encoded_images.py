@@ -1,4 +1,4 @@
-"""PNG and JPEG bytes to images, as operations of a served graph that no request can kill."""
+"""PNG and JPEG bytes to images, as operations of a served graph that no request can crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a student can be exported as: names of files, the runtimes they need, what they must reach.
+"""The export formats: file names, the runtimes they need, and the checks they must pass.
 
 | format | file | input | runtime |
 |---|---|---|---|

@@ -1,4 +1,4 @@
-"""How a picture lies, by its EXIF, as operations of a graph: cameras store most of them turned."""
+"""EXIF orientation as operations of a graph: cameras store most pictures turned."""
 
 from __future__ import annotations
 

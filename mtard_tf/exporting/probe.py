@@ -1,4 +1,4 @@
-"""Runs as a script in a process of its own: one exported file, as its users will run it.
+"""Runs as a script in a separate process: one exported file, as its users will run it.
 
     python probe.py FORMAT PATH IMAGES.npy ANSWERS.npz
 
@@ -35,7 +35,7 @@ def main(form: str, path: str, images: np.ndarray) -> dict[str, Any]:
 
 
 def _check(name: str, model: Model, images: np.ndarray, logits: np.ndarray, form: str) -> None:
-    """Sizes of batches, and that images of another shape are refused and the model goes on."""
+    """Batch sizes; images of another shape are refused, and the model then still works."""
     assert model(images[:1]).shape == (1, *logits.shape[1:]), f"{name} of one image"
     if not form.startswith("litert"):  # whose runtime takes no empty batch
         found = model(images[:0]).shape

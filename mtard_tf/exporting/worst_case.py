@@ -1,4 +1,4 @@
-"""What a file loses of the student's worst case: attacked images of 8 bits, counted on the file."""
+"""How much worst-case accuracy a file loses: attacked 8-bit images, evaluated on the file."""
 
 from __future__ import annotations
 

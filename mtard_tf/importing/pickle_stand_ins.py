@@ -1,4 +1,4 @@
-"""What stands in for the names that pickles of weights use: objects that only describe tensors.
+"""Inert substitutes for the names that pickles of weights use: they only describe tensors.
 
 The classes of PyTorch, NumPy and Haiku are never imported, so no file can reach them.
 """

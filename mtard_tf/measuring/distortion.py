@@ -1,4 +1,4 @@
-"""Distortion: how much of an image must change until the prediction does (or is another's)."""
+"""Distortion: how much of an image must change until the prediction does (or is a target class)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def adapted(
     """A functional model around another one, with its weights.
 
     Args:
-      model: a Keras model; it is left as it is.
+      model: a Keras model; it is not changed.
       from_probabilities: it ends in softmax or sigmoid, which is taken away, so that gradients do
         not vanish; one sigmoid output z for two classes becomes the logits (0, z).
       input_scale: what it takes for white: 255 for images of 0 to 255.

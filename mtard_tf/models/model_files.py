@@ -21,7 +21,7 @@ from mtard_tf.models.saved_models import SavedModel
 def load(given: Any) -> Any:
     """A model by path: a `.keras` file, a SavedModel folder, or the parent of numbered versions.
 
-    What is no path is a model already, and returned as it is.
+    A model in place of a path is returned unchanged.
 
     Raises:
       ModelFileError: no such file, not a model, or one that does more than compute (`graph_ops`

@@ -3,7 +3,7 @@
 A stronger robust teacher can make a worse student, so that its own accuracy is not enough. The
 authors of arXiv 2605.21999 (ICML 2026) look at the images that adversarially trained nets of the
 student's size lose: a teacher that is unsure there teaches better, they report. Here those are what
-one small *reference* student loses, and two figures look at it: whether a teacher stands under the
+one small *reference* student loses, and two figures use it: whether a teacher withstands the
 attacks on it, and how unsure the teacher is about the images that it loses.
 """
 

@@ -1,4 +1,4 @@
-"""What a calibrated export knows of its probabilities, for card, report and page."""
+"""The calibration of an export as text, for card, report and page."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def kept(run_dir: pathlib.Path, role: str, given: Any) -> str:
     """The path of a teacher; a model in memory is kept in the run, as `teachers/<role>.keras`.
 
     Args:
-      run_dir: of a run that a Python program begins or goes on with.
+      run_dir: of a run that a Python program starts or resumes.
       role: of the teacher, or "initial".
       given: a Keras model, or a path, which need not exist.
 

@@ -22,7 +22,7 @@ def load(place: Any, image_shape: tuple[int, ...], limits: Limits | None = None)
     """A model: a `.keras` file, a SavedModel, a `.tflite` or `.onnx` file, or a served model.
 
     Args:
-      place: a path, or http://HOST:PORT/v1/models/NAME; a model is returned as it is.
+      place: a path, or http://HOST:PORT/v1/models/NAME; a model is returned unchanged.
       image_shape: (height, width, channels) of the images to come.
       limits: of a server; default `Limits()`.
 

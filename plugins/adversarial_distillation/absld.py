@@ -14,7 +14,7 @@ from mtard_tf.schedules import epoch_of
 
 
 class ABSLD(RSLAD):
-    """RSLAD whose teacher speaks at a temperature of each class, for classes equally hard to learn.
+    """RSLAD whose teacher has a temperature for each class, for classes equally hard to learn.
 
         target for S(x'): T(x) / tau_adversarial[y],   for S(x): T(x) / tau_clean[y]
 

@@ -24,7 +24,7 @@ class Defensive(Distiller):
     Args:
       temperature: T of this stage; 20 in the paper's headline.
       labels: "cached", as the official code: soft labels of the plain training images, computed
-        once with dropout off, whatever the augmentation; or "online": of each batch as it is.
+        once with dropout off, whatever the augmentation; or "online": of each batch, as augmented.
 
     Source: `carlini/nn_robust_attacks`, `train_models.py:74-104`, and the authors of 2305.08076,
     `train_models_ta.py:88-117`.

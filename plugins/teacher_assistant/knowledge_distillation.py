@@ -18,7 +18,7 @@ class KnowledgeDistillation(Distiller):
     Args:
       alpha: weight of the hard labels, 0 to 1.
       temperature: T of both sides.
-      labels: "online": the teacher sees each batch as it is, augmented; "cached": its logits on the
+      labels: "online": the teacher sees each augmented batch; "cached": its logits on the
         plain training images, computed once.
       official_quirks: the divergence is a mean over the batch *and* the classes, as in the code of
         both papers that build on this one (`nn.KLDivLoss()`): the soft term is smaller by the
