@@ -25,7 +25,7 @@ from tables import table
 MEASURE = pathlib.Path(__file__).with_name("scaling_measure.py")
 DEFAULTS: dict[str, Any] = {
     "strategy": "one_device", "devices": 1, "batch": 256, "attack_steps": 10, "teachers": 2,
-    "steps": 12, "epochs": 1, "workers": "", "index": 0,
+    "steps": 12, "epochs": 1, "workers": "", "index": 0, "precision": "float32",
 }  # fmt: skip
 
 
@@ -106,16 +106,18 @@ def checkpoint(args: argparse.Namespace) -> None:
 
 
 def memory(args: argparse.Namespace) -> None:
-    result = once("0,1", batch=32, steps=200, epochs=10, memory=True, attack_steps=3)
+    setting = {"batch": 32, "steps": 200, "epochs": 10, "memory": True, "attack_steps": 3}
     rows: list[list[object]] = []
-    for name, early, late in (
-        ("training: after 200, after 2,000 steps", "early", "late"),
-        ("evaluation: after 500, after 5,000 more images", "evaluated_500", "evaluated_5000"),
-        ("evaluation: after those, after 5,000 more", "evaluated_5000", "again_5000"),
-    ):
-        growth = result[late] / result[early] - 1
-        rows.append([name, result[early], result[late], f"{growth:+.1%}"])
-    table(["", "MiB", "MiB", "growth"], rows)
+    for precision in ("float32", "mixed_bfloat16"):
+        result = once("0,1", precision=precision, **setting)
+        for name, early, late in (
+            ("training: after 200, after 2,000 steps", "early", "late"),
+            ("evaluation: after 500, after 5,000 more images", "evaluated_500", "evaluated_5000"),
+            ("evaluation: after those, after 5,000 more", "evaluated_5000", "again_5000"),
+        ):
+            growth = result[late] / result[early] - 1
+            rows.append([precision, name, result[early], result[late], f"{growth:+.1%}"])
+    table(["", "", "MiB", "MiB", "growth"], rows)
 
 
 def main() -> None:

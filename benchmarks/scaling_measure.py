@@ -26,12 +26,11 @@ from mtard_tf.experiment.stage import Stage
 from mtard_tf.models.small_cnn import small_cnn
 from mtard_tf.optimizers import sgd
 from mtard_tf.plugins.multi_teacher.bmtard import BMTARD
-from mtard_tf.running import checkpoints
+from mtard_tf.running import batches, checkpoints
 from mtard_tf.threat import ThreatModel
 
 
 def build(setting: dict[str, Any], examples: int):
-
     workers = setting["workers"].split(",") if setting["workers"] else ()
     strategy = strategies.create(
         setting["strategy"],
@@ -63,6 +62,7 @@ def build(setting: dict[str, Any], examples: int):
         epochs=1,
         batch_size=setting["batch"],
         optimizer=sgd,
+        precision=setting["precision"],
     )
     with strategy.scope():
         teachers = {role: net((28, 28, 1), 10) for role in roles}
@@ -70,7 +70,7 @@ def build(setting: dict[str, Any], examples: int):
 
     tensors = training_tensors(data)
 
-    def batches(epoch: int):
+    def of_epoch(epoch: int):
         return batches.training_data(
             strategy,
             data,
@@ -81,7 +81,7 @@ def build(setting: dict[str, Any], examples: int):
             tensors=tensors,
         )
 
-    return made, batches, data
+    return made, of_epoch, data
 
 
 def timer():
@@ -111,11 +111,11 @@ def peak() -> float:
 
 
 def measure(setting: dict[str, Any]) -> dict[str, float]:
-    made, batches, data = build(setting, setting["batch"] * setting["steps"])
+    made, of_epoch, data = build(setting, setting["batch"] * setting["steps"])
     clock = timer()
     for epoch in range(setting["epochs"]):
         made.fit(
-            batches(epoch),
+            of_epoch(epoch),
             steps_per_epoch=setting["steps"],
             shuffle=False,
             verbose=0,

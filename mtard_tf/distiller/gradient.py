@@ -82,7 +82,7 @@ def _checked(owner: str, terms: Tensors) -> dict[str, tf.Tensor]:
     for name, term in terms.items():
         if term.shape.rank != 1:
             raise ValueError(
-                f"{owner}.terms: {name!r} has the shape {tuple(term.shape)}; give one value per "
+                f"{owner}.terms: {name!r} has the shape {term.shape}; give one value per "
                 "example, [batch]."
             )
     return dict(terms)
