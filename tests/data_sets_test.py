@@ -169,6 +169,16 @@ def test_another_set_that_is_not_prepared(factory, tmp_path: pathlib.Path) -> No
     )
 
 
+def test_a_set_of_one_s_own_that_is_not_there(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(DataError) as caught:
+        catalogue.prepared_directory("photos", str(tmp_path))
+    assert str(caught.value) == (
+        f"photos is not prepared: looked in {tmp_path / 'photos'}; give the data_dir it was "
+        f"imported to, or if TFDS has this set run `tfds build photos --data_dir={tmp_path}` where "
+        "there is a network."
+    )
+
+
 def test_two_labels_need_a_choice(tmp_path: pathlib.Path) -> None:
     features = tensorflow_datasets.features
     _write_features(

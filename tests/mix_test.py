@@ -137,5 +137,6 @@ def test_its_audit_says_what_attacks_on_the_robust_net_alone_miss() -> None:
     assert found["values"] == pytest.approx({"adaptive": 0, "robust_net_alone": 1})
     assert "of two nets: the iterated attack leaves 0.0% where it sees" in found["evidence"]
     assert "mixture" in report["verdict"]
+    assert report["parameters"] == sum(part.count_params() for part in nets.values())
     plain = api.audit(nets["clean"], data, epsilon=0.5, suite=suite)
     assert all(f["name"] != "mixture" for f in plain["findings"])

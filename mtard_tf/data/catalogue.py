@@ -65,6 +65,8 @@ def prepared_directory(name: str, data_dir: str | None = None) -> pathlib.Path:
         remedy = f"run `mtard-data import {path} --source=DIR_WITH_IDX_FILES --data_dir={root}`"
     elif path == "tiny_imagenet":
         remedy = f"run `mtard-data import {path} --source=tiny-imagenet-200 --data_dir={root}`"
+    elif path not in KNOWN:
+        remedy = f"give the data_dir it was imported to, or if TFDS has this set {remedy}"
     raise DataError(f"{name} is not prepared: looked in {root / path}; {remedy}.")
 
 

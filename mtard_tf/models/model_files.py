@@ -210,8 +210,9 @@ def file_digest(path: pathlib.Path) -> str:
 
 
 def parameters(model: Any) -> int:
-    """Number of trainable parameters."""
-    return int(sum(np.prod(variable.shape) for variable in model.trainable_variables))
+    """Number of trainable parameters; of a model that is frozen as a whole, of all its weights."""
+    variables = model.trainable_variables or getattr(model, "variables", ())
+    return int(sum(np.prod(variable.shape) for variable in variables))
 
 
 class EvaluationError(ValueError):
