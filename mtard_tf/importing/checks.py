@@ -64,7 +64,7 @@ def accuracies(
         if rest[best] > shares["chosen"]:
             yield (
                 f"Warning: {best} scores {rest[best]:.2f} %, above the {shares['chosen']:.2f} % of "
-                f"{own_name}; were these weights trained so? Then give --normalization={best}."
+                f"{own_name}. If these weights were trained with it, give --normalization={best}."
             )
 
 
