@@ -361,7 +361,7 @@ def test_accuracies_are_those_of_models_that_normalise_otherwise(chosen):
         )
     assert "raw 100.00 %" in lines[1]
     assert lines[2].startswith("Warning: raw scores 100.00 %, above the ")
-    assert lines[2].endswith("Then give --normalization=raw.")
+    assert lines[2].endswith("with it, give --normalization=raw.")
     best = list(checks.accuracies(make("raw"), data, 30, 25))
     assert best[0] == "Accuracy on 30 test images of toy: 100.00 % (raw)"
     assert len(best) == 2

@@ -177,7 +177,7 @@ def test_a_stage_says_at_which_temperature_it_was_trained(tmp_path, monkeypatch)
     given = []
 
     class Share:
-        suite, whole = _suite(), False
+        suite, whole, strategy = _suite(), False, tf.distribute.get_strategy()
 
         def at_temperature(self, temperature):
             given.append(temperature)

@@ -132,7 +132,9 @@ def test_a_cancelled_task_stops_its_command(tmp_path) -> None:
         "print('at work', flush=True); time.sleep(60)"
     )
     program = (
-        "import sys; from mtard_tf.processes import ray_pool;"
+        "import signal, sys; from mtard_tf.processes import ray_pool;"
+        # Python leaves it ignored if its parent does, as a shell's background job.
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
         f"ray_pool.run_command(['python', '-c', {code!r}], 'job.log', '.', 1, {{}})"
     )
     process = subprocess.Popen(

@@ -71,7 +71,7 @@ def test_a_stage_with_saved_models(models, tiny_run_file, tmp_path):
     (models / "robust").rename(models / "aside")
     shutil.copytree(models / "clean", models / "robust")
     try:
-        with pytest.raises(ValueError, match="the file of the teacher robust. Put"):
+        with pytest.raises(ValueError, match="the file of the teacher robust. Undo that"):
             experiment_run.run(gin_files.experiment(), run_dir, gin_files.text(), only=["student"])
     finally:
         shutil.rmtree(models / "robust")
