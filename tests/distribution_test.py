@@ -309,7 +309,7 @@ def test_the_check_of_a_gpu_machine_runs_on_a_cpu() -> None:
         for row in (name, f"{name}, XLA"):
             milliseconds, first, _ = table[row]
             assert 0 < float(milliseconds) < 1000 * float(first)
-    assert table["1"][1] == "1.00" and 0 < float(table["2"][1]) < 1.5
+    assert table["1"][1] == "1.00" and 0 < float(table["2"][1])
     assert float(table["training"][0]) > 0 and float(table["audit"][0]) > 0
     clean, worst = map(
         float, re.search(r"clean ([\d.]+)%, worst case ([\d.]+)%", done.stdout).groups()
