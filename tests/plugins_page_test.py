@@ -35,7 +35,7 @@ for config, *given in commands:
     print(*(registry.selector(part) for s in stages[-1:] for part in (s.model, s.distiller)))
 print(*gin_files.suite("my_suite.gin").attacks)
 given = [line for _, *lines in commands for line in lines]
-given += ["Stage.epochs = 1", "Stage.validate_every = 1", "datasets.brightness.examples = 120"]
+given += ["Stage.validate_every = 1", "datasets.brightness.examples = 120"]
 given += [f"{name}/Stage.epochs = 1" for name in ("robust_teacher", "student")]
 gin_files.parse(["quickstart.gin"], given)
 """
