@@ -143,7 +143,7 @@ def record_writer(path: str, file_format: str) -> Any:
     from array_record.python import array_record_module
 
     # One record a group, as TFDS writes: random access decompresses nothing else. Snappy's records
-    # are read in 0.6 of the time of Zstandard's, and are a third to a half larger for photographs.
+    # cost less CPU to read than Zstandard's, and are larger for photographs.
     options = "group_size:1,snappy"
     return contextlib.closing(array_record_module.ArrayRecordWriter(path, options))
 
