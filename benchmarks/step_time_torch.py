@@ -1,10 +1,12 @@
 """The PyTorch side of `step_time.py`: one B-MTARD step as the official code has it in substance.
 
     python benchmarks/step_time.py --torch 'TORCH_PYTHON benchmarks/step_time_torch.py'
+    python benchmarks/step_time.py --model resnet18 --batch 64 \
+        --torch 'TORCH_PYTHON benchmarks/step_time_torch.py --model resnet18'
 
 PGD-10 on the student in evaluation mode, the robust teacher on the adversarial batch, the clean one
 on the clean batch, two training passes of the student, mean divergences, balance of temperatures
-and weights, SGD with momentum and weight decay. All three nets are CIFAR ResNet-20 with 1x1
+and weights, SGD with momentum and weight decay. All three nets are one CIFAR ResNet with 1x1
 shortcuts. `--bfloat16` runs the nets under autocast. Prints one line of JSON with the median
 seconds of a step. Needs `torch` alone.
 """
@@ -43,13 +45,22 @@ class Block(nn.Module):
         return F.relu(self.body(x) + self.shortcut(x))
 
 
-def resnet20(classes: int = 10) -> nn.Module:
-    """0.27 million parameters."""
-    sizes = [(16, 16, 1)] * 3 + [(16, 32, 2)] + [(32, 32, 1)] * 2 + [(32, 64, 2), (64, 64, 1)]
-    sizes.append((64, 64, 1))
-    first = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    last = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes)]
-    return nn.Sequential(*first, *(Block(*size) for size in sizes), *last)
+def resnet(blocks: tuple[int, ...], width: int, classes: int = 10) -> nn.Module:
+    """A CIFAR ResNet: stages of `blocks`, each twice as wide as the one before and half as large."""
+    layers = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    channels = width
+    for stage, count in enumerate(blocks):
+        for block in range(count):
+            filters = width * 2**stage
+            layers.append(Block(channels, filters, 2 if stage and not block else 1))
+            channels = filters
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
+    )
+
+
+# 0.27 and 11.2 million parameters.
+NETS = {"resnet20": ((3, 3, 3), 16), "resnet18": ((2, 2, 2, 2), 64)}
 
 
 def divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -81,9 +92,11 @@ def perturb(student: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tenso
 class Training:
     """Three nets, an optimizer, and the state of both balances."""
 
-    def __init__(self, batch: int, channels_last: bool) -> None:
+    def __init__(self, model: str, batch: int, channels_last: bool) -> None:
         torch.manual_seed(0)
-        self.student, self.robust, self.clean = resnet20(), resnet20().eval(), resnet20().eval()
+        self.student, self.robust, self.clean = (resnet(*NETS[model]) for _ in range(3))
+        self.robust.eval()
+        self.clean.eval()
         self.x, self.y = torch.rand(batch, 3, 32, 32), torch.randint(0, 10, (batch,))
         if channels_last:
             for net in (self.student, self.robust, self.clean):
@@ -128,12 +141,13 @@ class Training:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="resnet20", choices=NETS)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--bfloat16", action="store_true")
     flags = parser.parse_args()
-    training = Training(flags.batch, flags.channels_last)
+    training = Training(flags.model, flags.batch, flags.channels_last)
     seconds = []
     for _ in range(flags.steps + 1):
         start = time.perf_counter()

@@ -17,6 +17,7 @@ from mtard_tf.models import precision
 from mtard_tf.models.folding import FoldedInference
 from mtard_tf.models.fused import FusedTraining
 from mtard_tf.models.precision import with_precision
+from mtard_tf.models.resnet_cifar import resnet8
 from mtard_tf.plugins.adversarial_training.pgd_at import PGDAdversarialTraining
 from mtard_tf.running import machine
 from mtard_tf.threat import ThreatModel
@@ -79,6 +80,16 @@ def test_plain_operations_run_in_every_precision(make, policy: str, tmp_path) ->
     back = with_precision(loaded, "float32")
     np.testing.assert_array_equal(np.asarray(back(images)), wanted)
     assert with_precision(model, "float32") is model
+
+
+def test_what_passes_a_folded_layer_is_not_converted() -> None:
+    fold = FoldedInference(with_precision(resnet8(SHAPE, 2), "mixed_bfloat16"))
+    graph = tf.function(lambda images: fold()(images)).get_concrete_function(_images()).graph
+    casts = [op for op in graph.get_operations() if op.type == "Cast"]
+    shapes = [tuple(op.inputs[0].shape) for op in casts]
+    # Nets average in float32, at the end; besides that, kernels and biases.
+    assert [shape for shape in shapes if shape[0] == 4] == [(4, *SHAPE), (4, 2, 2, 64), (4, 64)]
+    assert len(shapes) > 10
 
 
 def _images(count: int = 4) -> tf.Tensor:

@@ -105,7 +105,8 @@ class FoldedInference(twins.Twinned):
         if layer.name in self._folded:
             return kind.from_config(layer.get_config() | {"use_bias": True})
         if layer.name in self._folded.values():
-            return _PassThrough(name=layer.name)
+            # Of another precision it would convert what passes, there and back.
+            return _PassThrough(name=layer.name, dtype=layer.dtype_policy.name)
         return kind.from_config(layer.get_config())
 
 
