@@ -46,7 +46,7 @@ class Block(nn.Module):
 
 
 def resnet(blocks: tuple[int, ...], width: int, classes: int = 10) -> nn.Module:
-    """A CIFAR ResNet: stages of `blocks`, each twice as wide as the one before and half as large."""
+    """A CIFAR ResNet: each stage of `blocks` is twice as wide as the last and half as large."""
     layers = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
     channels = width
     for stage, count in enumerate(blocks):
