@@ -1,4 +1,4 @@
-"""The strided convolution against TensorFlow's, forward and in all gradients."""
+"""The strided convolution against TensorFlow's, and the type that BatchNorm computes in."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import tensorflow as tf
 import mtard_tf as mt
 from mtard_tf.models.cpu_kernels import StridedConv2D, convolution, has_fast_gradient
 from mtard_tf.models.folding import FoldedInference
+from mtard_tf.models.fused import FusedTraining
+from mtard_tf.models.precision import with_precision
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
@@ -97,3 +99,30 @@ def test_only_strided_convolutions_of_few_channels_are_replaced(options, expecte
     wide = keras.layers.Conv2D(4, 3, 2)
     wide.build((None, 8, 8, 5))
     assert not has_fast_gradient(wide)
+
+
+@pytest.mark.parametrize(
+    ("policy", "channels", "expected"),
+    [
+        ("mixed_bfloat16", 24, tf.float32),
+        ("mixed_bfloat16", 32, tf.bfloat16),
+        ("float32", 24, tf.float32),
+    ],
+)
+def test_a_batch_is_normalised_in_the_fastest_type(policy, channels, expected) -> None:
+    inputs = keras.Input([4, 4, channels])
+    plain = keras.Model(inputs, keras.layers.BatchNormalization()(inputs))
+    images = tf.random.stateless_uniform([8, 4, 4, channels], [0, 1])
+    answer = FusedTraining(plain)(images)
+    statistics = [v.numpy() for v in plain.non_trainable_variables]
+
+    model = with_precision(keras.models.clone_model(plain), policy)
+    fused = FusedTraining(model)
+    traced = tf.function(lambda x: fused(x)).get_concrete_function(images)
+    (norm,) = [op for op in traced.graph.get_operations() if op.type == "FusedBatchNormV3"]
+    assert norm.get_attr("T") == expected
+    found = traced(images)
+    assert found.dtype == model.output.dtype
+    np.testing.assert_allclose(tf.cast(found, tf.float32), answer, atol=0.02)
+    for ours, wanted in zip(model.non_trainable_variables, statistics, strict=True):
+        np.testing.assert_allclose(ours.numpy(), wanted, atol=2e-3)

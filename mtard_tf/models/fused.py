@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from mtard_tf.models import twins
 from mtard_tf.models.compatibility import is_functional
+from mtard_tf.models.cpu_kernels import batch_norm_dtype
 from mtard_tf.models.precision import with_precision
 
 
@@ -102,7 +103,7 @@ class _FusedBatchNormalization(keras.layers.BatchNormalization):
         if not training:
             return super().call(inputs, training=False, mask=mask)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
+            x=tf.cast(inputs, batch_norm_dtype(inputs.dtype, inputs.shape[-1])),
             scale=tf.convert_to_tensor(self.gamma),
             offset=tf.convert_to_tensor(self.beta),
             mean=tf.convert_to_tensor(self.moving_mean),
@@ -113,7 +114,7 @@ class _FusedBatchNormalization(keras.layers.BatchNormalization):
         )
         self.moving_mean.assign(mean)
         self.moving_variance.assign(variance)
-        return outputs
+        return tf.cast(outputs, inputs.dtype)
 
 
 def _fusible(layer: keras.layers.Layer) -> bool:
