@@ -167,6 +167,11 @@ def _request(model_path, tmp_path, **changes) -> Eval:
             {"strategy": "multi_worker", "model": None, "dataset": None, "run_dir": "no"},
             "no holds no run (no config.gin); run mtard-train first.",
         ),
+        (
+            {"jobs": 2, "share": "0/2", "max_rate": 1.0},
+            "--jobs is 2, and --share and --max_rate of one process; leave one of the two out.",
+        ),
+        ({"jobs": 3, "strategy": "mirrored"}, "--jobs is 3, and --strategy of one process; leave"),
         ({"devices": 2}, "one_device has one device, not 2; use mirrored."),
         ({"workers": ["a:1"]}, "--workers and --index go with --strategy=multi_worker, not one_de"),
     ],
@@ -258,16 +263,6 @@ def test_keras_own_export_is_read(model_path, tmp_path) -> None:
     saved = model_files.load(tmp_path / "plain")
     images = np.random.RandomState(0).uniform(size=(2, 28, 28, 1)).astype(np.float32)
     np.testing.assert_allclose(saved(images), model(images), atol=1e-5)
-
-
-@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "0/0"])
-def test_a_share_that_means_nothing(text) -> None:
-    assert eval.part("1/4") == (1, 4)
-    with pytest.raises(ValueError) as caught:
-        eval.part(text)
-    assert str(caught.value) == (
-        f"--share is {text!r}; give I/N with I from 0 to N - 1, such as 0/4."
-    )
 
 
 @pytest.mark.parametrize(

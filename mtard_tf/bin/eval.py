@@ -4,7 +4,8 @@
     mtard-eval --run_dir=runs/quickstart --stage=student --suite=autoattack --examples=500
     mtard-eval --model=student.keras --dataset=fashion_mini --suite=paper --epsilon=0.1 --out=audit
 
-    mtard-eval --run_dir=runs/quickstart --strategy=mirrored   (all GPUs; docs/scaling.md)
+    mtard-eval --run_dir=runs/quickstart --jobs=4              (4 processes; docs/scaling.md)
+    mtard-eval --run_dir=runs/quickstart --strategy=mirrored   (all GPUs)
 
 Suites: quick, paper, autoattack, defensive, defensive_brief, or a .gin file. Killed, it resumes
 where it was, given the same flags. Also `python -m mtard_tf.bin.eval ...`.

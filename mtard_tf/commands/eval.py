@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from mtard_tf.auditing import wrong_inputs
 from mtard_tf.auditing.audit import Audit
-from mtard_tf.commands import gate, requests
+from mtard_tf.commands import audit_parts, gate, requests
 from mtard_tf.commands.datasets import dataset
 from mtard_tf.config import gin_files
 from mtard_tf.data.image_data import ImageData
@@ -44,44 +44,12 @@ def run(request: requests.Eval) -> str:
     """
     if (request.model is None) == (request.run_dir is None):
         raise ValueError("Give --model=FILE (with --dataset, --epsilon, --out) or --run_dir=DIR.")
-    judging = {"require": request.require, "junit": request.junit}
-    if part(request.share)[1] > 1 and (given := [f"--{k}" for k, v in judging.items() if v]):
-        raise ValueError(
-            f"{' and '.join(given)} cannot be checked on a part of the images; leave out --share, "
-            "or give them to the command without --share, which writes the report of all shares."
-        )
+    audit_parts.check(request)
     _check_stages(request) if request.model is None else _check_model(request)
-    strategy = _strategy(request)
+    strategy = audit_parts.strategy(request)
     if strategies.worker_count(strategy) == 1:
         return _audited(request, strategy)
     return _by_workers(request, strategy)
-
-
-def _strategy(request: requests.Eval) -> tf.distribute.Strategy:
-    """The devices and workers that the flags name, before anything else is done.
-
-    Raises:
-      ValueError: a strategy that is not one of audits, or flags that do not go with it.
-    """
-    name = request.strategy
-    if name not in ("one_device", "mirrored", "multi_worker"):
-        raise ValueError(f"--strategy is {name!r}; give one_device, mirrored or multi_worker.")
-    if name == "multi_worker":
-        if part(request.share)[1] > 1:
-            raise ValueError(
-                f"--share is {request.share} and --strategy multi_worker, which gives each worker "
-                "its share; leave one of the two out."
-            )
-        if request.max_requests is not None or request.max_rate is not None:
-            raise ValueError(
-                "--max_requests and --max_rate are for one process and its server, not for "
-                "--strategy=multi_worker; leave one of the two out."
-            )
-        if request.run_dir is not None:
-            gin_files.of_run(pathlib.Path(request.run_dir))  # before workers wait for each other
-    return strategies.create(
-        name, devices=request.devices, workers=request.workers, index=request.index
-    )
 
 
 def _by_workers(request: requests.Eval, strategy: tf.distribute.Strategy) -> str:
@@ -100,18 +68,6 @@ def _by_workers(request: requests.Eval, strategy: tf.distribute.Strategy) -> str
 def _audited(request: requests.Eval, strategy: tf.distribute.Strategy) -> str:
     run = _run_model if request.model is not None else _run_stages
     return run(request, strategy)
-
-
-def part(text: str) -> tuple[int, int]:
-    """A share of the work: "1/4" is the second of four.
-
-    Raises:
-      ValueError: anything else.
-    """
-    index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdigit() and int(index) < int(count)):
-        raise ValueError(f"--share is {text!r}; give I/N with I from 0 to N - 1, such as 0/4.")
-    return int(index), int(count)
 
 
 def _check_model(request: requests.Eval) -> None:
@@ -145,6 +101,7 @@ def _run_model(request: requests.Eval, strategy: tf.distribute.Strategy) -> str:
     model_files.check(model, audit.chosen, data.label_names)
     if missing_flag := wrong_inputs.hint(model, audit.chosen):
         print(f"warning: {missing_flag}", file=sys.stderr)
+    audit_parts.attack(request, [name], out)
     result = audit(model, name, out, surrogate, {"file": str(request.model)})
     if not audit.whole:
         return str(result["verdict"])
@@ -202,6 +159,7 @@ def _run_stages(request: requests.Eval, strategy: tf.distribute.Strategy) -> str
         request.stages or known,
         request.stages or gate.students(experiment.stages),
     )
+    audit_parts.attack(request, request.stages or known, run_dir)
     results = report.evaluate_run(
         run_dir,
         experiment,
@@ -243,6 +201,6 @@ def _audit(
         request.examples,
         request.batch_size,
         seed,
-        part(request.share),
+        audit_parts.part(request.share),
         strategy=strategy,
     )

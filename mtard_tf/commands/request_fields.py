@@ -1,4 +1,4 @@
-"""The fields of requests: what a flag says and takes, and those that several commands share."""
+"""The fields of requests, what a flag says and takes; and a request as flags again."""
 
 from __future__ import annotations
 
@@ -72,3 +72,21 @@ def task_cpus() -> Any:
 
 def task_gpus() -> Any:
     return flag("With ray: GPUs per task; a fraction shares one.", 0.0, minimum=0.0)
+
+
+def flags(request: Any) -> list[str]:
+    """The flags that make a request, without those that have their default."""
+    given = []
+    for field in dataclasses.fields(request):
+        value, name = getattr(request, field.name), field.metadata.get("name", field.name)
+        if value == field.default:
+            continue
+        if isinstance(value, bool):
+            given.append(f"--{'' if value else 'no'}{name}")
+        elif isinstance(value, str | int | float):
+            given.append(f"--{name}={value}")
+        elif value and field.metadata.get("commas"):
+            given.append(f"--{name}={','.join(value)}")
+        else:
+            given += [f"--{name}={one}" for one in value]
+    return given

@@ -78,6 +78,7 @@ class Eval:
     input_scale: float = fields.input_scale()
     normalization: str = flag("Normalization that --model expects, such as imagenet.", "raw")
     channels_first: bool = fields.channels_first()
+    jobs: int = flag("Processes, each on its share of the cores.", 1, minimum=1)
     share: str = flag(
         "I/N: only this part of the batches, and no report; see docs/scaling.md.", "0/1"
     )
