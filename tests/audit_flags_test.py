@@ -169,9 +169,12 @@ def _request(model_path, tmp_path, **changes) -> Eval:
         ),
         (
             {"jobs": 2, "share": "0/2", "max_rate": 1.0},
-            "--jobs is 2, and --share and --max_rate of one process; leave one of the two out.",
+            "--jobs=2 does not go with --share and --max_rate, which one process has for itself; leave",
         ),
-        ({"jobs": 3, "strategy": "mirrored"}, "--jobs is 3, and --strategy of one process; leave"),
+        (
+            {"jobs": 3, "strategy": "mirrored"},
+            "--jobs=3 does not go with --strategy, which one process",
+        ),
         ({"devices": 2}, "one_device has one device, not 2; use mirrored."),
         ({"workers": ["a:1"]}, "--workers and --index go with --strategy=multi_worker, not one_de"),
     ],
