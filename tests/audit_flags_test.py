@@ -169,7 +169,7 @@ def _request(model_path, tmp_path, **changes) -> Eval:
         ),
         (
             {"jobs": 2, "share": "0/2", "max_rate": 1.0},
-            "--jobs=2 does not go with --share and --max_rate, which one process has for itself; leave",
+            "--jobs=2 does not go with --share and --max_rate, which one process has for",
         ),
         (
             {"jobs": 3, "strategy": "mirrored"},

@@ -40,8 +40,8 @@ def check(request: requests.Eval) -> None:
     }
     if given := [f"--{name}" for name, used in others.items() if used]:
         raise ValueError(
-            f"--jobs={request.jobs} does not go with {' and '.join(given)}, which one process has for "
-            "itself; leave one of the two out."
+            f"--jobs={request.jobs} does not go with {' and '.join(given)}, which one process has "
+            "for itself; leave one of the two out."
         )
 
 
