@@ -38,6 +38,7 @@ def test_every_run_file_builds_its_stages(files):
         distiller = built[kind]
         students[stage.name] = distiller.student
         assert distiller.student.output_shape == (None, 10 + distiller.extra_classes)
+    bindings.check_read(experiment.stages, apart_from="datasets")
 
 
 class _Shapes:
