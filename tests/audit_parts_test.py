@@ -57,7 +57,7 @@ def test_processes_of_an_audit(monkeypatch, tmp_path) -> None:
 
     def of_run(jobs: int) -> dict[str, set[str]]:
         asked = dataclasses.replace(run, jobs=jobs)
-        return {k: set(v) for k, v in _commands(monkeypatch, asked, ["a", "b"]).items()}
+        return {k: set(v) for k, v in _commands(monkeypatch, asked, ["a", "b", "a"]).items()}
 
     assert of_run(1) == {}
     whole = {"a.audit": {*told, "--stage=a"}, "b.audit": {*told, "--stage=b"}}
