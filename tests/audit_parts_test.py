@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 
-from mtard_tf.commands import audit_parts, request_fields
+from mtard_tf.commands import audit_parts, eval, request_fields
 from mtard_tf.commands.requests import Eval
 from mtard_tf.models.small_cnn import small_cnn
 
@@ -57,7 +58,7 @@ def test_processes_of_an_audit(monkeypatch, tmp_path) -> None:
 
     def of_run(jobs: int) -> dict[str, set[str]]:
         asked = dataclasses.replace(run, jobs=jobs)
-        return {k: set(v) for k, v in _commands(monkeypatch, asked, ["a", "b", "a"]).items()}
+        return {k: set(v) for k, v in _commands(monkeypatch, asked, ["a", "b"]).items()}
 
     assert of_run(1) == {}
     whole = {"a.audit": {*told, "--stage=a"}, "b.audit": {*told, "--stage=b"}}
@@ -73,6 +74,56 @@ def test_processes_of_an_audit(monkeypatch, tmp_path) -> None:
     assert _commands(monkeypatch, model, ["net"]) == {
         f"net.audit.{i}": [*given, f"--share={i}/2", f"--out={out}", "--nogate"] for i in range(2)
     }
+
+
+def test_a_run_is_checked_before_processes_start(monkeypatch, tiny_run) -> None:
+    monkeypatch.setattr(audit_parts, "attack", lambda *_: pytest.fail("processes were started"))
+    with pytest.raises(ValueError, match="^The run has no stage 'studnet'; its stages: clean_"):
+        eval.run(Eval(run_dir=str(tiny_run), stages=["student", "studnet"], jobs=2))
+    (tiny_run / "robust_teacher" / "student.keras").unlink()
+    with pytest.raises(ValueError, match="robust_teacher") as caught:
+        eval.run(Eval(run_dir=str(tiny_run), jobs=2))
+    assert "\n" not in str(caught.value)
+
+
+# Quick to train, with names as in a run of one's own.
+TINY = (
+    "Experiment.stages = ('clean_teacher', 'robust_teacher', @replicates())",
+    "replicates.names = ('bmtard',)",
+    "replicates.count = 1",
+    "Stage.epochs = 1",
+    "Stage.batch_size = 512",
+    "Stage.validation_examples = 100",
+    "models.small_cnn.widths = (2, 2, 4, 4)",
+    "models.small_cnn.dense = 8",
+)
+
+
+@pytest.mark.slow
+def test_processes_of_a_run_leave_nothing_to_attack(tmp_path) -> None:
+    def command(of: str, *flags: str) -> str:
+        asked = [sys.executable, "-m", f"mtard_tf.bin.{of}", *flags]
+        done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    bindings = [f"--gin={line}" for line in TINY]
+    command("train", "--config=runs/compare/quick.gin", "--run_dir=one", *bindings)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    flags = ["--stage=bmtard_s0", "--stage=robust_teacher", "--suite=paper", "--examples=50"]
+    flags += ["--skip=autoattack", "--skip=square_100", "--batch_size=25"]
+    for jobs, run in ((1, "one"), (2, "two")):
+        said = command("eval", f"--run_dir={run}", f"--jobs={jobs}", *flags)
+    kept = re.findall("^(.*): audited before on the same inputs", said, re.M)
+    assert kept == ["bmtard_s0", "robust_teacher"]
+    for stage in kept:
+        one, two = (
+            json.loads((tmp_path / run / "evaluation" / stage / "report.json").read_text())
+            for run in ("one", "two")
+        )
+        assert two == one
+        # Crafted on the robust teacher, which has none of its own.
+        assert ("transfer_pgd_trades" in one["attacks"]) == (stage == "bmtard_s0")
 
 
 def _audit(model: pathlib.Path, out: pathlib.Path, *flags: str) -> tuple[str, dict]:

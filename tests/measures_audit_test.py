@@ -174,6 +174,7 @@ def test_a_stage_says_at_which_temperature_it_was_trained(tmp_path, monkeypatch)
     files.write_json(tmp_path / "student" / "stage.json", whole)
     monkeypatch.setattr(report, "load_student", lambda run_dir, stage: "model")
     monkeypatch.setattr(report, "file_digest", lambda path: "digest")
+    monkeypatch.setattr(report, "existing", lambda run_dir, stage: None)
     given = []
 
     class Share:

@@ -111,7 +111,6 @@ def attack(request: requests.Eval, names: Sequence[str], folder: pathlib.Path) -
 
 
 def _jobs(request: requests.Eval, names: Sequence[str]) -> list[jobs.Job]:
-    names = list(dict.fromkeys(names))
     parts = max(1, request.jobs // len(names))
     own = dataclasses.replace(
         request, jobs=1, require=(), require_confident=False, junit=None, gate=False

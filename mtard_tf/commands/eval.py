@@ -159,7 +159,6 @@ def _run_stages(request: requests.Eval, strategy: tf.distribute.Strategy) -> str
         request.stages or known,
         request.stages or gate.students(experiment.stages),
     )
-    audit_parts.attack(request, request.stages or known, run_dir)
     results = report.evaluate_run(
         run_dir,
         experiment,
@@ -167,6 +166,7 @@ def _run_stages(request: requests.Eval, strategy: tf.distribute.Strategy) -> str
         request.stages,
         surrogate=request.surrogate,
         out=out,
+        first=lambda stages: audit_parts.attack(request, stages, run_dir),
     )
     lines = [f"{result['model']}: {result['verdict']}" for result in results]
     if not audit.whole:

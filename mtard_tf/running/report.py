@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from mtard_tf.reporting import calibrations, plots, run_files, tensorboard_files
 from mtard_tf.reporting.run_page import refresh
 from mtard_tf.reporting.tables import Table
 from mtard_tf.running.experiment_run import check_stage
-from mtard_tf.running.run_directory import load_student, note_stages, student_path
+from mtard_tf.running.run_directory import existing, load_student, note_stages, student_path
 
 # What the trade-off figure shows, if all stages have it.
 HEADLINE = "pgd_sat"
@@ -31,6 +31,7 @@ def evaluate_run(
     *,
     surrogate: str | None = None,
     out: pathlib.Path | None = None,
+    first: Callable[[Sequence[str]], None] = lambda stages: None,
 ) -> list[dict]:
     """Audits students of a run; writes `evaluation/<stage>/` and the report over all stages.
 
@@ -39,6 +40,7 @@ def evaluate_run(
       surrogate: model file for the transfer attacks; None takes the stage's robust teacher, or that
         of the last stage that has one.
       out: instead of `evaluation/`.
+      first: is given the stages once all is checked, and may leave shares of their audits there.
 
     Returns:
       One `report.json` per stage.
@@ -52,6 +54,9 @@ def evaluate_run(
     chosen = list(dict.fromkeys(stages)) or known
     if out is None and audit.whole:
         _check_readable(run_dir, known, chosen)
+    for stage in chosen:
+        existing(run_dir, stage)
+    first(chosen)
     reports = []
     for stage in chosen:
         given, folder = None, (out or run_dir / "evaluation") / stage
