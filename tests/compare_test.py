@@ -444,12 +444,12 @@ def test_audits_wait_for_their_student_and_their_surrogate(tiny_run_file, tmp_pa
         "-m",
         "mtard_tf.bin.eval",
         f"--run_dir={tmp_path / 'run'}",
-        f"--out={tmp_path / 'run' / 'evaluation'}",
-        "--suite=paper",
-        "--nogate",
-        "--skip=autoattack",
-        "--examples=7",
         "--stage=student",
+        "--examples=7",
+        "--suite=paper",
+        "--skip=autoattack",
+        f"--out={tmp_path / 'run' / 'evaluation'}",
+        "--nogate",
     ]
     # Without --config nothing is trained, and what is not trained is not audited.
     seen.clear()

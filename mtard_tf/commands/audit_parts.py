@@ -123,7 +123,12 @@ def _jobs(request: requests.Eval, names: Sequence[str]) -> list[jobs.Job]:
         for index in range(parts):
             stages = () if own.run_dir is None else (name,)
             one = dataclasses.replace(own, stages=stages, share=f"{index}/{parts}")
-            command = [sys.executable, "-m", "mtard_tf.bin.eval", *request_fields.flags(one)]
             job = f"{name}.audit" + (f".{index}" if parts > 1 else "")
-            todo.append(jobs.Job(job, [*command, *plugin_files.given()]))
+            todo.append(jobs.Job(job, command(one)))
     return todo
+
+
+def command(request: requests.Eval) -> list[str]:
+    """The arguments of a process that does what is asked, with the plugins of this one."""
+    flags = request_fields.flags(request)
+    return [sys.executable, "-m", "mtard_tf.bin.eval", *flags, *plugin_files.given()]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from mtard_tf import files
 from mtard_tf.auditing.audit import Audit
 from mtard_tf.auditing.suite import Suite
-from mtard_tf.commands import executors, gate, requests
+from mtard_tf.commands import audit_parts, executors, gate, requests
 from mtard_tf.comparing import audits, comparison, temperatures, text
 from mtard_tf.comparing.audits import ComparisonError
 from mtard_tf.comparing.comparison import WORST
-from mtard_tf.config import gin_files, plugin_files
+from mtard_tf.config import gin_files
 from mtard_tf.distribute import strategies
 from mtard_tf.experiment.experiment import Experiment
 from mtard_tf.models.global_state import fresh_names
@@ -160,15 +160,15 @@ def _audit_jobs(
     Raises:
       ComparisonError: a stage asked for by name is not trained, or has an audit that holds more.
     """
-    command = [
-        *(sys.executable, "-m", "mtard_tf.bin.eval", f"--run_dir={run_dir}"),
+    own = requests.Eval(
+        run_dir=str(run_dir),
         # Named, so that no process rewrites the report over all stages while others read it.
-        f"--out={run_dir / 'evaluation'}",
-        *(f"--suite={request.suite}", "--nogate"),
-        *(f"--skip={name}" for name in request.skip),
-        *plugin_files.given(),
-        *([] if request.examples is None else [f"--examples={request.examples}"]),
-    ]
+        out=str(run_dir / "evaluation"),
+        suite=request.suite,
+        skip=request.skip,
+        examples=request.examples,
+        gate=False,
+    )
     result = []
     for stage in experiment.stages:
         if request.stages and stage.name not in request.stages:
@@ -189,7 +189,8 @@ def _audit_jobs(
             suite = audit.suite if source else audit.suite.without(list(audit.suite.transfer))
             _check_replaces(run_dir, stage.name, suite, audit.data.num_classes)
         name = f"{stage.name}.audit"
-        result.append(jobs.Job(name, [*command, f"--stage={stage.name}"], needs))
+        command = audit_parts.command(dataclasses.replace(own, stages=(stage.name,)))
+        result.append(jobs.Job(name, command, needs))
     return result
 
 
