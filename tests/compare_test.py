@@ -225,6 +225,30 @@ def test_writes_markdown_csv_latex_json_and_a_figure(made_up):
     assert not (folder / "temperatures.md").exists()
 
 
+def test_a_trade_off_curve_is_written_with_what_lies_above_it(made_up):
+    # Clean 4/8 and 8/8, robust 1/8 and 0/8 in the worst case; "d" is at 6/8 and 2/8.
+    _fabricate(made_up, "low", ("11110000", "11000000", "10000000"))
+    _fabricate(made_up, "d", ("11111100", "11110000", "11000000"))
+    names, through = [*STAGES, "low", "d"], ("c", "low")
+    lines = compare.write(made_up, names, None, "fgsm", through)
+    # The teacher, at 7/8, is of another size. Fgsm leaves a_b 3/8 on average at 5/8, d 4/8.
+    assert re.fullmatch(
+        r"Robust accuracy \(fgsm\) above the curve through low, c at equal clean accuracy, in "
+        r"points: a_b \+18\.75 \([-+.\d]+ to [-+.\d]+\)( \*)?; d \+37\.50 \([^)]*\) \*\.",
+        lines[1],
+    )
+    folder = made_up / "comparison"
+    assert lines[1] in (folder / "table.md").read_text()
+    stored = files.read_json(folder / "comparison.json")["curve"]
+    assert stored["curve"] == ["low", "c"] and stored["heights"]["d"]["height"] == 0.375
+    page = (folder / "index.html").read_text()
+    assert "above the curve through low, c" in page
+    compare.write(made_up, names)
+    assert "curve" not in files.read_json(folder / "comparison.json")
+    with pytest.raises(ComparisonError, match="^The curve goes through a, which has no audit"):
+        compare.write(made_up, [*names, "a"], None, "fgsm", ("a", "c"))
+
+
 def test_the_summary_says_how_far_the_leader_is_from_the_baseline(made_up):
     compared = _compare(made_up, "a_b")
     found = compared["rows"][2]["against_baseline"]["worst_case"]

@@ -11,7 +11,7 @@ from mtard_tf import files
 from mtard_tf.auditing.audit import Audit
 from mtard_tf.auditing.suite import Suite
 from mtard_tf.commands import audit_parts, executors, gate, requests
-from mtard_tf.comparing import audits, comparison, temperatures, text
+from mtard_tf.comparing import audits, comparison, curve, temperatures, text
 from mtard_tf.comparing.audits import ComparisonError
 from mtard_tf.comparing.comparison import WORST
 from mtard_tf.config import gin_files
@@ -48,6 +48,7 @@ def run(request: requests.Compare) -> str:
             wanted = request.stages or names
             to_come = [name for name in wanted if given or student_path(run_dir, name).exists()]
             comparison.check_audited([*to_come, *known], request.baseline)
+    curve.check(names, request.curve)
     judge = _gate(request, experiment, suite)
     if request.jobs:
         try:
@@ -56,7 +57,7 @@ def run(request: requests.Compare) -> str:
             raise jobs.JobError(f"{error} {_table_of_the_rest(request, names)}") from error
     elif given:
         claim(run_dir, gin_files.text())
-    summary = "\n".join(write(run_dir, names, request.baseline, request.attack))
+    summary = "\n".join(write(run_dir, names, request.baseline, request.attack, request.curve))
     reports = {one.name: one.report for one in audits.load(run_dir, names)}
     return judge.close(summary, reports)
 
@@ -73,9 +74,10 @@ def _gate(request: requests.Compare, experiment: Experiment, suite: Suite) -> ga
 def _table_of_the_rest(request: requests.Compare, names: Sequence[str]) -> str:
     """Writes what there is after a failure, which may be the baseline's; returns one sentence."""
     run_dir, problem = pathlib.Path(request.run_dir), ""
-    for baseline, attack in ((request.baseline, request.attack), (None, WORST)):
+    asked = (request.baseline, request.attack, request.curve)
+    for baseline, attack, through in (asked, (None, WORST, ())):
         try:
-            return f"The rest is compared. {write(run_dir, names, baseline, attack)[-1]}."
+            return f"The rest is compared. {write(run_dir, names, baseline, attack, through)[-1]}."
         except ComparisonError as error:
             problem = str(error)
     return f"There is no table: {problem}"
@@ -111,7 +113,11 @@ def _train_and_audit(
 
 
 def write(
-    run_dir: pathlib.Path, names: Sequence[str], baseline: str | None = None, attack: str = WORST
+    run_dir: pathlib.Path,
+    names: Sequence[str],
+    baseline: str | None = None,
+    attack: str = WORST,
+    through: Sequence[str] = (),
 ) -> list[str]:
     """Writes `comparison/` from what the stages and their audits left; returns lines that sum up.
 
@@ -120,13 +126,19 @@ def write(
       names: of all its stages.
       baseline: a row, or None.
       attack: of the trade-off figure; rows that were not attacked with it are not in it.
+      through: rows of a trade-off curve, or none.
 
     Raises:
-      ComparisonError: see `comparison.compare`.
+      ComparisonError: see `comparison.compare` and `curve.above`.
     """
     audited = audits.load(run_dir, names)
     compared = comparison.compare(audited, names, baseline)
     _check_attack(attack, compared["attacks"])
+    if through:
+        teachers = {row["row"] for row in compared["rows"] if row["teacher"]} - set(through)
+        students = [one for one in audited if audits.row_of(one.name) not in teachers]
+        shared = compared["worst_case_of"]
+        compared["curve"] = curve.above(students, through, attack, shared)
     folder = run_dir / "comparison"
     points = temperatures.by_temperature(audited)
     figures = ["trade_off.png"]
@@ -135,7 +147,8 @@ def write(
         raise ComparisonError(
             f"No row has all its replicates attacked with {attack}; plot another."
         )
-    plots.trade_off(shown, attack, folder / figures[0])
+    on_curve = compared["curve"]["curve"] if through else ()
+    plots.trade_off(shown, attack, folder / figures[0], on_curve)
     if points:
         figures += temperatures.write(points, folder)
     files.write_text(folder / "table.md", text.markdown(compared, figures))

@@ -117,6 +117,9 @@ class Compare:
     stages: Sequence[str] = flag("Stage to audit; repeatable, default all.", (), name="stage")
     baseline: str | None = flag("Row that the others are compared with.")
     attack: str = flag("Attack whose accuracy the trade-off figure shows.", "worst_case")
+    curve: Sequence[str] = flag(
+        "Row of a trade-off curve, from which the others are measured; repeatable.", ()
+    )
     require: Sequence[str] = fields.require()
     require_confident: bool = flag(
         "Requirements must also hold at the nearer end of the 95 % interval.", False

@@ -106,9 +106,9 @@ def _row(
 ) -> dict:
     clean = [float(one.correct["clean"].mean()) for one in group]
     robust = {
-        attack: [float(correct.mean()) for correct in _correct(group, attack, shared)]
+        attack: [float(correct.mean()) for correct in survivors(group, attack, shared)]
         for attack in (*attacks, WORST)
-        if _have(group, attack)
+        if have(group, attack)
     }
     seconds = [one.seconds for one in group if one.seconds is not None]
     return {
@@ -139,16 +139,17 @@ def _against(
             _parts(group, attack, shared), _parts(baseline, attack, shared), seed
         )
         for attack in (*group[0].report["attacks"], WORST)
-        if _have(group, attack) and _have(baseline, attack)
+        if have(group, attack) and have(baseline, attack)
         if len(_crafted([*group, *baseline], attack)) < 2
     }
 
 
-def _have(group: Sequence[Audited], attack: str) -> bool:
+def have(group: Sequence[Audited], attack: str) -> bool:
+    """Whether all replicates of a row were attacked so; the worst case all have."""
     return attack == WORST or all(attack in one.report["attacks"] for one in group)
 
 
-def _correct(group: Sequence[Audited], attack: str, shared: Sequence[str]) -> list[np.ndarray]:
+def survivors(group: Sequence[Audited], attack: str, shared: Sequence[str]) -> list[np.ndarray]:
     """What survives the attack, bool `[examples]` per replicate.
 
     The worst case is over the attacks that all rows share.
@@ -164,4 +165,4 @@ def _correct(group: Sequence[Audited], attack: str, shared: Sequence[str]) -> li
 def _parts(group: Sequence[Audited], attack: str, shared: Sequence[str]) -> np.ndarray:
     """W-Robust by example, float `[replicates, examples]`."""
     clean = np.stack([one.correct["clean"] for one in group])
-    return w_robust_by_example(clean, np.stack(_correct(group, attack, shared)))
+    return w_robust_by_example(clean, np.stack(survivors(group, attack, shared)))

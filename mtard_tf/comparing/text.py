@@ -21,7 +21,7 @@ _STAR = (
 
 def summary(compared: Mapping) -> list[str]:
     """Which row leads, how far it is from the baseline, and what is not in the table."""
-    lines = [_leader(compared)]
+    lines = [_leader(compared), *_above_curve(compared)]
     if compared["not_in_worst_case"]:
         lines.append(f"Not in the worst case: {'; '.join(compared['not_in_worst_case'].values())}.")
     if compared["missing"]:
@@ -51,6 +51,21 @@ def _leader(compared: Mapping) -> str:
             f"{100 * low:+.2f} to {100 * high:+.2f}, which {_zero(found)} zero)"
         )
     return f"{line}."
+
+
+def _above_curve(compared: Mapping) -> list[str]:
+    """Where the rows lie about the trade-off curve, if there is one."""
+    if not (found := compared.get("curve")):
+        return []
+    heights = [f"{row} {_height(one)}" for row, one in found["heights"].items()]
+    line = (
+        f"Robust accuracy ({_column(found['attack'])}) above the curve through "
+        f"{', '.join(found['curve'])} at equal clean accuracy, in points: "
+        f"{'; '.join(heights) or 'no row is within its clean accuracies'}."
+    )
+    if found["outside"]:
+        line += f" Beyond its ends: {', '.join(found['outside'])}."
+    return [line]
 
 
 def tables(compared: Mapping) -> list[Table]:
@@ -107,7 +122,7 @@ def markdown(compared: Mapping, figures: Sequence[str]) -> str:
     lines.append(_conditions(compared))
     for table in tables(compared):
         lines += ["", f"## {table.title}", "", *table.markdown()]
-    if compared["baseline"] is not None:
+    if compared["baseline"] is not None or compared.get("curve"):
         lines += ["", f"\\{_STAR}"]
     for figure in figures:
         lines += ["", f"![{figure.removesuffix('.png').replace('_', ' ')}]({figure})"]
@@ -117,7 +132,7 @@ def markdown(compared: Mapping, figures: Sequence[str]) -> str:
 def latex(compared: Mapping) -> str:
     """The tables as `tabular`s, and what explains them as a paragraph."""
     lines = [line for table in tables(compared) for line in (*table.latex(), "")]
-    starred = [_STAR] if compared["baseline"] is not None else []
+    starred = [_STAR] if compared["baseline"] is not None or compared.get("curve") else []
     notes = [_conditions(compared), *starred, *summary(compared)[1:]]
     lines += [f"\\noindent {escape(' '.join(notes))}", ""]
     return "\n".join(lines)
@@ -178,9 +193,17 @@ def _percent(found: Mapping | None) -> str:
 def _difference(found: Mapping | None) -> str:
     if found is None:
         return ""
+    return _with_interval(found["difference"], found)
+
+
+def _height(found: Mapping) -> str:
+    return _with_interval(found["height"], found)
+
+
+def _with_interval(value: float, found: Mapping) -> str:
     low, high = (f"{100 * end:+.2f}" for end in found["interval"])
     star = " *" if found["excludes_zero"] else ""
-    return f"{100 * found['difference']:+.2f} ({low} to {high}){star}"
+    return f"{100 * value:+.2f} ({low} to {high}){star}"
 
 
 def _numbers(name: str, found: Mapping | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -122,7 +123,12 @@ def lines(
     return svg.figure(WIDTH, HEIGHT, parts, title)
 
 
-def trade_off(points: Sequence[Mapping[str, Any]], y_label: str, close_up: bool = False) -> Markup:
+def trade_off(
+    points: Sequence[Mapping[str, Any]],
+    y_label: str,
+    close_up: bool = False,
+    curve: Sequence[str] = (),
+) -> Markup:
     """Clean against robust accuracy; labels that found no free place are numbers.
 
     Args:
@@ -130,6 +136,7 @@ def trade_off(points: Sequence[Mapping[str, Any]], y_label: str, close_up: bool 
         `robust_deviation` (or None), and `place` of the mark.
       y_label: of the axis.
       close_up: the axes fit the points; otherwise both run from 0 to 100 %.
+      curve: labels of points that a line joins, in its order; those absent are passed over.
     """
     x_ticks = y_ticks = [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     if close_up:
@@ -146,6 +153,9 @@ def trade_off(points: Sequence[Mapping[str, Any]], y_label: str, close_up: bool 
     named = [point["label"] for point in points] if len(points) <= _NAMED else numbers
     bars = [bar for point in points for bar in _bars(axes, point)]
     placed = labels.place(at, named, numbers, box, [_around(*bar) for bar in bars])
+    found = dict(zip((point["label"] for point in points), at, strict=True))
+    line = itertools.pairwise(found[label] for label in curve if label in found)
+    parts += [svg.line(x1, y1, x2, y2, "whisker") for (x1, y1), (x2, y2) in line]
     parts += [
         svg.line(*label.leader[0], *label.leader[1], "leader") for label in placed if label.leader
     ]

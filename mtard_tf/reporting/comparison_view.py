@@ -39,7 +39,7 @@ def view(compared: Mapping) -> dict[str, Any]:
         "baseline": compared["baseline"],
         "rows": rows,
         "best": best and best["row"],
-        "figures": _figures(compared["rows"]),
+        "figures": _figures(compared),
         "missing": compared["missing"],
         "seconds": any(row["seconds"] for row in rows),
     }
@@ -89,8 +89,9 @@ def _against(found: Mapping | None) -> dict[str, Any] | None:
     }
 
 
-def _figures(rows: Sequence[Mapping]) -> list[Markup]:
+def _figures(compared: Mapping) -> list[Markup]:
     """The whole, and a close-up of the rows of at least half the best robust accuracy."""
+    curve = compared.get("curve", {}).get("curve", ())
     points = [
         {
             "label": row["row"],
@@ -100,11 +101,11 @@ def _figures(rows: Sequence[Mapping]) -> list[Markup]:
             "robust_deviation": row["robust"][_WORST]["deviation"],
             "place": place,
         }
-        for place, row in enumerate(rows)
+        for place, row in enumerate(compared["rows"])
     ]
     best = max(point["robust"] for point in points)
     near = [point for point in points if point["robust"] >= best / 2]
-    figures = [charts.trade_off(points, "worst case")]
+    figures = [charts.trade_off(points, "worst case", curve=curve)]
     if len(near) > 1:
-        figures.append(charts.trade_off(near, "worst case, close up", close_up=True))
+        figures.append(charts.trade_off(near, "worst case, close up", True, curve))
     return figures

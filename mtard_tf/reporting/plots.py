@@ -14,7 +14,12 @@ from mtard_tf import files
 from mtard_tf.reporting import charts, notation, palette
 
 
-def trade_off(points: Sequence[Mapping[str, Any]], attack: str, path: pathlib.Path) -> None:
+def trade_off(
+    points: Sequence[Mapping[str, Any]],
+    attack: str,
+    path: pathlib.Path,
+    curve: Sequence[str] = (),
+) -> None:
     """Clean against robust accuracy, one marker per point, with lines of equal W-Robust.
 
     Of more than four points, those of at least half the best robust accuracy, where others lie far
@@ -25,6 +30,7 @@ def trade_off(points: Sequence[Mapping[str, Any]], attack: str, path: pathlib.Pa
         `clean_deviation` and `robust_deviation`, where there are any.
       attack: what `robust` is the accuracy under, or "worst_case".
       path: the PNG.
+      curve: labels of points that a line joins, in its order.
     """
     many = len(points) > 4
     best = max(point["robust"] for point in points)
@@ -36,7 +42,10 @@ def trade_off(points: Sequence[Mapping[str, Any]], attack: str, path: pathlib.Pa
         point["label"]: {"color": palette.colour(place), "fmt": palette.mark(place)}
         for place, point in enumerate(points)
     }
+    of = {point["label"]: (point["clean"], point["robust"]) for point in points}
+    line = np.array([of[label] for label in curve]).reshape(-1, 2)
     for axis, shown in zip(axes[0], panels, strict=True):
+        axis.plot(*line.T, color="0.4", linewidth=1, zorder=1)
         lowest = min(point["clean"] for point in shown)
         limits = (max(0.0, lowest - 0.1), 1.0, -0.02, 1.0)
         if shown is near:
