@@ -313,12 +313,17 @@ def test_replicates_share_a_scope_and_differ_by_name(tiny_run_file):
     assert experiment.stages[4].teachers == {"clean": "clean_teacher", "robust": "robust_teacher"}
     built = experiment.stages[3].build(_Shapes(), {}, experiment.threat, 0)
     assert built.student.layers[-2].units == 5  # what `trades/` binds, not the 8 of all stages
+    only = ["replicates.first = 1", "replicates.count = 1"]
+    gin_files.parse([str(tiny_run_file)], [*REPLICATES, *only])
+    names = [stage.name for stage in gin_files.experiment().stages]
+    assert names == ["clean_teacher", "robust_teacher", "student_s1", "trades_s1"]
 
 
 @pytest.mark.parametrize(
     ("binding", "message"),
     [
         ("replicates.count = 0", "replicates.count is 0; give a whole number, at least 1."),
+        ("replicates.first = -1", "replicates.first is -1; give a whole number, at least 0."),
         ("trades_s1/Stage.epochs = 4", "trades_s1/... configures nothing: the scope of this stage is trades/trades_s1; write trades/trades_s1/..."),
         ("trades/Stage.epochs = 0", "trades/trades_s0/Stage.epochs is 0; give a whole number, at least 1."),
     ],

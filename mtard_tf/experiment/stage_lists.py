@@ -77,7 +77,7 @@ def stage(name: str, scope: str = "", **settings: Any) -> Stage:
         return gin.get_configurable("Stage")(name=name, scope=scope or name, **settings)
 
 
-def replicates(names: str | Sequence[str], count: int = 3) -> list[Stage]:
+def replicates(names: str | Sequence[str], count: int = 3, first: int = 0) -> list[Stage]:
     """`count` stages of each name that differ by their seed alone: `<name>_s0`, `<name>_s1`, ...
 
     What is bound to `<name>/` configures all of its replicates, `<name>/<name>_s1/` one of them.
@@ -85,18 +85,23 @@ def replicates(names: str | Sequence[str], count: int = 3) -> list[Stage]:
     Args:
       names: one, or several.
       count: of replicates of each, at least 1.
+      first: number of the first, such as 3 on a machine that adds to those of another.
 
     Returns:
       The first replicate of every name, then the second of every name, and so on: a comparison
       that is cut off holds whole seeds.
 
     Raises:
-      ValueError: a count that is no whole number, or less than 1.
+      ValueError: a count that is no whole number, or less than 1; a first that is none, or less
+        than 0.
     """
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"replicates.count is {count!r}; give a whole number, at least 1.")
+    for name, value, least in (("count", count, 1), ("first", first, 0)):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(
+                f"replicates.{name} is {value!r}; give a whole number, at least {least}."
+            )
     names = [names] if isinstance(names, str) else names
-    pairs = [(name, f"{name}_s{seed}") for seed in range(count) for name in names]
+    pairs = [(name, f"{name}_s{seed}") for seed in range(first, first + count) for name in names]
     return [stage(replicate, f"{name}/{replicate}") for name, replicate in pairs]
 
 
