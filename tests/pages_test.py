@@ -371,6 +371,20 @@ def test_ticks_enclose() -> None:
     assert "e-14" in charts.lines([tiny], "Loss", "epoch")
 
 
+def test_a_trade_off_curve_joins_its_points_in_its_order() -> None:
+    points = [
+        {"label": label, "clean": clean, "robust": robust, "place": place}
+        for place, (label, clean, robust) in enumerate(
+            [("high", 0.8, 0.3), ("aside", 0.5, 0.5), ("low", 0.6, 0.5), ("middle", 0.7, 0.4)]
+        )
+    ]
+    joined = charts.trade_off(points, "pgd", True, ["low", "middle", "high", "absent"])
+    middle = re.findall(r'<line x1="([\d.]+)" [^>]*x2="([\d.]+)" [^>]*class="whisker"/>', joined)
+    assert len(middle) == 2 and middle[0][1] == middle[1][0]
+    assert float(middle[0][0]) < float(middle[0][1]) < float(middle[1][1])
+    assert "whisker" not in charts.trade_off(points, "pgd", True)
+
+
 def test_a_png_is_read_back(tmp_path) -> None:
     pixels = np.random.RandomState(0).randint(0, 256, (5, 7, 3)).astype(np.uint8)
     path = tmp_path / "image.png"
