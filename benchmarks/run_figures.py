@@ -1,7 +1,7 @@
 """Copies of a run what its tables and pages are made from: no weights, no images, some kB a stage.
 
-    python benchmarks/run_figures.py RUN docs/results/cifar10
-    mtard-compare --run_dir=docs/results/cifar10 --jobs=0 --baseline=bmtard
+    python benchmarks/run_figures.py RUN FIGURES
+    mtard-compare --run_dir=FIGURES --jobs=0 --baseline=bmtard
 
 From the copy `mtard-compare --jobs=0` makes the same tables and intervals as from the run, and
 seeds that were trained elsewhere can be added to it. Prints the hours that each stage was trained.
@@ -18,6 +18,7 @@ import numpy as np
 from tables import table
 
 from mtard_tf import files
+from mtard_tf.reporting import run_files
 
 _OF_STAGE = ("stage.json", "timing.jsonl")
 _OF_AUDIT = ("report.json", "timing.json")
@@ -40,8 +41,8 @@ def main() -> None:
         if (audit / "report.json").exists():
             _copy(audit, given.out / "evaluation" / stage, _OF_AUDIT)
             _outcomes(audit, given.out / "evaluation" / stage)
-        epochs = _seconds(path.parent)
-        rows.append([f"`{stage}`", len(epochs), sum(epochs) / 3600])
+        epochs = run_files.rows(path.parent / "timing.jsonl", {"seconds": (int, float)})
+        rows.append([f"`{stage}`", len(epochs), sum(row["seconds"] for row in epochs) / 3600])
     table(["stage", "epochs", "hours"], rows)
 
 
@@ -60,14 +61,9 @@ def _epochs(source: pathlib.Path, target: pathlib.Path) -> None:
 
 def _outcomes(source: pathlib.Path, target: pathlib.Path) -> None:
     """Of `examples.npz` which images are classified correctly, without the images."""
-    with np.load(source / "examples.npz") as stored:
-        kept = {name: stored[name] for name in stored.files if stored[name].dtype == bool}
+    stored = run_files.arrays(source / "examples.npz")
+    kept = {name: values for name, values in stored.items() if values.dtype == bool}
     np.savez_compressed(target / "examples.npz", **kept)
-
-
-def _seconds(stage: pathlib.Path) -> list[float]:
-    lines = (stage / "timing.jsonl").read_text().splitlines()
-    return [json.loads(line)["seconds"] for line in lines]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 from mtard_tf.auditing import accuracies
 from mtard_tf.comparing.audits import Audited, ComparisonError, row_of
 from mtard_tf.comparing.comparison import check_row, have, survivors
+from mtard_tf.comparing.statistics import bounds_of
 
 
 def check(names: Sequence[str], curve: Sequence[str]) -> None:
@@ -83,12 +84,8 @@ def above(
         if not line[0, 0] <= point[0] <= line[-1, 0]:
             outside.append(row)
             continue
-        interval = accuracies.interval(np.array(list(map(height, lines, drawn[row]))))
-        heights[row] = {
-            "height": height(line, point),
-            "interval": interval,
-            "excludes_zero": bool(interval[0] > 0 or interval[1] < 0),
-        }
+        in_draws = np.array(list(map(height, lines, drawn[row])))
+        heights[row] = {"height": height(line, point), **bounds_of(in_draws)}
     return {"curve": on, "attack": attack, "heights": heights, "outside": outside}
 
 

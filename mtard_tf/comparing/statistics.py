@@ -61,12 +61,13 @@ def paired_difference(
     times = random.multinomial(examples, counts / examples, draws)
     means = times @ columns.T / examples  # [draws, replicates of both]
     above = _resampled(means[:, : len(row)], random) - _resampled(means[:, len(row) :], random)
-    interval = accuracies.interval(above)
-    return {
-        "difference": float(row.mean() - baseline.mean()),
-        "interval": interval,
-        "excludes_zero": bool(interval[0] > 0 or interval[1] < 0),
-    }
+    return {"difference": float(row.mean() - baseline.mean()), **bounds_of(above)}
+
+
+def bounds_of(drawn: np.ndarray) -> dict[str, Any]:
+    """The 95 % percentile `interval` of a bootstrap's draws, and whether it `excludes_zero`."""
+    interval = accuracies.interval(drawn)
+    return {"interval": interval, "excludes_zero": bool(interval[0] > 0 or interval[1] < 0)}
 
 
 def _resampled(means: np.ndarray, random: np.random.RandomState) -> np.ndarray:
